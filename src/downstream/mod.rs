@@ -1,0 +1,14 @@
+//! The way to the browsers: what a request is, whether it may pass, and one file per dialect.
+
+pub mod carrier;
+mod drain;
+mod edge;
+mod origin;
+mod route;
+mod settings;
+
+pub use drain::Drain;
+pub use edge::{ConnInfo, Edge};
+pub use origin::{InvalidOrigin, Origins};
+pub use route::{Route, RouteSettings, Routes, ServicePattern};
+pub use settings::{Limits, SessionSettings, Settings};

@@ -1,0 +1,72 @@
+//! What the downstream side needs to know.
+
+use std::time::Duration;
+
+use super::{Origins, RouteSettings};
+
+/// Settings of the downstream side, shared by all workers.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whose pages may call: one list for CORS and sockets.
+    pub origins: Origins,
+    /// What a client may use.
+    pub limits: Limits,
+    /// The session protocol.
+    pub session: SessionSettings,
+    /// Where calls go.
+    pub routes: Vec<RouteSettings>,
+}
+
+/// What a client may use before and besides its calls.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The largest message in either direction unless a route says otherwise. 4 MiB, gRPC's own default.
+    pub max_message: u64,
+    /// The largest metadata of a call, and the largest HTTP header block. 16 KiB.
+    pub max_metadata: u32,
+    /// Open session sockets per client address. 100: several people behind one address, each with several tabs.
+    pub sockets_per_address: u32,
+    /// How long a TLS handshake may take. 10 s.
+    pub handshake_timeout: Duration,
+    /// How long a client may take to send a request's headers. 10 s.
+    pub header_timeout: Duration,
+    /// Open HTTP/2 streams per connection. 250.
+    pub http2_streams: u32,
+}
+
+/// The session protocol's settings; see `session::Settings` for their meaning.
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    /// Credit per stream. 256 KiB.
+    pub credit: u32,
+    /// Open streams per session. 256.
+    pub max_streams: u32,
+    /// Ping interval. 20 s.
+    pub ping: Duration,
+    /// Time until Hello. 10 s.
+    pub hello_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_message: 4 * 1024 * 1024,
+            max_metadata: 16 * 1024,
+            sockets_per_address: 100,
+            handshake_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            http2_streams: 250,
+        }
+    }
+}
+
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self {
+            credit: 256 * 1024,
+            max_streams: 256,
+            ping: Duration::from_secs(20),
+            hello_timeout: Duration::from_secs(10),
+        }
+    }
+}

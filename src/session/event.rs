@@ -1,0 +1,88 @@
+//! What a session tells its owner.
+
+use bytes::Bytes;
+
+use super::StreamId;
+use crate::wire::{Code, v1};
+
+/// Something that the owner has to act on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Proxy: the client gave the stream up, or it was ended for a violation on it (then Trailers are already on
+    /// their way). The stream is gone from the session: cancel the call upstream.
+    Cancelled {
+        /// The stream.
+        stream: StreamId,
+        /// Why, in a word for logs.
+        reason: &'static str,
+    },
+    /// The session is over; close the carrier after sending what `poll_packet` still gives. Nothing follows.
+    Closed(CloseReason),
+    /// A message or a piece of one. The credit for it (its length plus the overhead) is the owner's to return
+    /// with `consumed`.
+    Data {
+        /// The stream.
+        stream: StreamId,
+        /// The bytes.
+        bytes: Bytes,
+        /// Bytes of the same message still to come.
+        remaining: u64,
+        /// Whether this piece begins a message; its size is then `bytes.len() + remaining`.
+        first: bool,
+        /// No more messages follow (client → proxy: the `last` flag). No `HalfClosed` event follows.
+        last: bool,
+    },
+    /// Client: the call is over. The stream is gone from the session.
+    Ended {
+        /// The stream.
+        stream: StreamId,
+        /// How.
+        trailers: Box<v1::Trailers>,
+    },
+    /// Client: the proxy takes no new streams. Those above `last_stream` were not processed.
+    GoAway(Box<v1::GoAway>),
+    /// Proxy: the client sends no more messages on this stream.
+    HalfClosed {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// Client: initial metadata.
+    Headers {
+        /// The stream.
+        stream: StreamId,
+        /// The metadata.
+        headers: v1::Headers,
+    },
+    /// Proxy: a new call. Default metadata (of Hello or Refresh) is merged in already.
+    Opened {
+        /// The stream.
+        stream: StreamId,
+        /// Method, metadata, timeout, codec.
+        open: Box<v1::Open>,
+    },
+    /// Proxy: the client introduced itself; its Welcome is on its way.
+    Greeted {
+        /// `Hello.agent`, cut to 128 characters.
+        agent: String,
+    },
+    /// Client: the proxy answered.
+    Welcomed(Box<v1::Welcome>),
+    /// Credit arrived on a stream whose `capacity` was too small for a send; it may be tried again.
+    Writable {
+        /// The stream.
+        stream: StreamId,
+    },
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseReason {
+    /// The WebSocket close code: 1000, 1001, or 4000 + a gRPC code.
+    pub close_code: u16,
+    /// The gRPC code behind it; OK for a normal end.
+    pub code: Code,
+    /// A sentence for the close frame, at most 123 bytes of UTF-8.
+    pub message: String,
+    /// A stable word for metrics and logs, such as `violation`, `silent`, `hello_timeout`, `drained`.
+    pub label: &'static str,
+}

@@ -1,0 +1,39 @@
+//! What an upstream needs to know.
+
+use std::{sync::Arc, time::Duration};
+
+use super::Endpoint;
+
+/// An upstream's settings, per worker where they count things.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its name in the configuration, for logs and metrics.
+    pub name: String,
+    /// At least one. A new connection goes to the endpoint with the fewest calls among those not failing.
+    pub endpoints: Vec<Endpoint>,
+    /// How long a connection may take, with TLS and the server's first SETTINGS. 5 s.
+    pub connect_timeout: Duration,
+    /// The most connections per endpoint and worker. Another is opened when the server's stream limit is reached;
+    /// at the cap a call fails at once with RESOURCE_EXHAUSTED. 8.
+    pub max_connections: usize,
+    /// The HTTP/2 window of one call: the most bytes of it that the proxy holds. 64 KiB.
+    pub stream_window: u32,
+    /// The largest headers or trailers taken from the server, in bytes (64 KiB: room for rich status details).
+    pub max_header_list: u32,
+    /// HTTP/2 pings: how often while calls are open (`None`: never). gRPC servers refuse more than one in five
+    /// minutes by default, so the default is 5 min 10 s… as a dead connection is also found by TCP.
+    pub keepalive: Option<Duration>,
+    /// How long to wait for the answer to a ping. 20 s.
+    pub keepalive_timeout: Duration,
+    /// For `https` endpoints.
+    pub tls: ClientTls,
+}
+
+/// TLS towards a service.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    /// Roots, client certificate and ALPN `h2`, ready made.
+    pub config: Arc<rustls::ClientConfig>,
+    /// The name to verify and to send as SNI, instead of the endpoint's host.
+    pub server_name: Option<String>,
+}
