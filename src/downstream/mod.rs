@@ -1,12 +1,14 @@
 //! The way to the browsers: what a request is, whether it may pass, and one file per dialect.
 
 pub mod carrier;
+mod conn_io;
 mod drain;
 mod edge;
 mod origin;
 mod route;
 mod settings;
 
+pub use conn_io::ConnIo;
 pub use drain::Drain;
 pub use edge::{ConnInfo, Edge};
 pub use origin::{InvalidOrigin, Origins};
