@@ -86,3 +86,24 @@ pub struct CloseReason {
     /// A stable word for metrics and logs, such as `violation`, `silent`, `hello_timeout`, `drained`.
     pub label: &'static str,
 }
+
+impl CloseReason {
+    /// A failure with a gRPC code: close code 4000 + the code. The message is cut to what a close frame holds.
+    pub fn failure(code: Code, message: &str, label: &'static str) -> Self {
+        Self { close_code: code.to_close(), code, message: fit(message), label }
+    }
+
+    /// The peer broke RFC 6455 itself: close code 1002.
+    pub fn websocket(message: &str) -> Self {
+        Self { close_code: 1002, code: Code::INVALID_ARGUMENT, message: fit(message), label: "websocket" }
+    }
+}
+
+/// At most 123 bytes (RFC 6455, section 5.5: a control frame has 125, the code takes two), whole characters.
+fn fit(message: &str) -> String {
+    let mut end = message.len().min(123);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message[..end].to_owned()
+}
