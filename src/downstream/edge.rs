@@ -6,7 +6,7 @@ use axum::body::Body;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use super::{Drain, Routes, Settings};
+use super::{AddressTable, Drain, Routes, Settings};
 use crate::{telemetry::Metrics, upstream::Upstream};
 
 /// What is known of the connection a request came on.
@@ -29,17 +29,21 @@ pub struct Edge {
     pub metrics: Arc<Metrics>,
     /// Shared by all workers.
     pub drain: Drain,
+    /// Shared by all workers.
+    pub addresses: Arc<AddressTable>,
 }
 
 impl Edge {
-    /// A worker's front door over its upstreams (by name).
+    /// A worker's front door over its upstreams (by name). All but the upstreams is shared by the workers.
     pub fn new(
-        _settings: Arc<Settings>,
-        _upstreams: &HashMap<String, Upstream>,
-        _metrics: Arc<Metrics>,
-        _drain: Drain,
+        settings: Arc<Settings>,
+        upstreams: &HashMap<String, Upstream>,
+        metrics: Arc<Metrics>,
+        drain: Drain,
+        addresses: Arc<AddressTable>,
     ) -> Arc<Self> {
-        todo!()
+        let routes = Routes::new(&settings.routes, upstreams, &metrics);
+        Arc::new(Self { settings, routes, metrics, drain, addresses })
     }
 
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.

@@ -1,5 +1,7 @@
 //! The way to the browsers: what a request is, whether it may pass, and one file per dialect.
 
+mod address_table;
+mod admission;
 pub mod carrier;
 mod conn_io;
 mod drain;
@@ -8,6 +10,8 @@ mod origin;
 mod route;
 mod settings;
 
+pub use address_table::{AddressPermit, AddressTable};
+pub(crate) use admission::{Admitted, Opening, admit};
 pub use conn_io::ConnIo;
 pub use drain::Drain;
 pub use edge::{ConnInfo, Edge};

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{ConnInfo, ConnIo, Edge, Rejection};
+use super::{AddressPermit, ConnInfo, ConnIo, Edge, Rejection};
 use crate::{
     session::{self, CloseReason, Session, Side},
     wire::Code,
@@ -69,12 +69,12 @@ pub fn upgrade(
 }
 
 /// A place among the address's sockets, or why there is none.
-fn admit(edge: &Edge, conn: &ConnInfo) -> Result<super::AddressGuard, CloseReason> {
+fn admit(edge: &Edge, conn: &ConnInfo) -> Result<AddressPermit, CloseReason> {
     if edge.drain.draining.is_cancelled() {
         let text = "this instance is shutting down; connect again";
         return Err(CloseReason::failure(Code::UNAVAILABLE, text, "draining"));
     }
-    edge.sockets.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
+    edge.addresses.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
         let limit = edge.settings.limits.sockets_per_address;
         edge.metrics.refused("sockets_per_address");
         let text = format!("this address has {limit} open sockets, which is the limit");
