@@ -8,7 +8,7 @@ mod origin;
 mod route;
 mod settings;
 
-pub use conn_io::ConnIo;
+pub use conn_io::{ConnIo, OpenConnection};
 pub use drain::Drain;
 pub use edge::{ConnInfo, Edge};
 pub use origin::{InvalidOrigin, Origins};
