@@ -12,7 +12,7 @@ mod settings;
 
 pub use address_table::{AddressPermit, AddressTable};
 pub(crate) use admission::{Admitted, Opening, admit};
-pub use conn_io::ConnIo;
+pub use conn_io::{ConnIo, OpenConnection};
 pub use drain::Drain;
 pub use edge::{ConnInfo, Edge};
 pub use origin::{InvalidOrigin, Origins};
