@@ -11,6 +11,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let demo = protox::compile(["demo/v1/demo.proto"], ["proto"])?;
     std::fs::write(out.join("demo.binpb"), prost::Message::encode_to_vec(&demo))?;
-    tonic_prost_build::configure().compile_fds(demo)?;
+    tonic_prost_build::configure().bytes(".").compile_fds(demo)?;
     Ok(())
 }
