@@ -86,3 +86,15 @@ pub struct CloseReason {
     /// A stable word for metrics and logs, such as `violation`, `silent`, `hello_timeout`, `drained`.
     pub label: &'static str,
 }
+
+impl CloseReason {
+    /// A close frame takes at most 125 bytes of payload (RFC 6455, section 5.5), two of them the code.
+    pub const MAX_MESSAGE: usize = 123;
+
+    /// A session-level failure: close code 4000 + `code`; `message` is cut to fit a close frame.
+    pub fn new(code: Code, label: &'static str, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(Self::MAX_MESSAGE));
+        Self { close_code: code.to_close(), code, message, label }
+    }
+}
