@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     downstream::{AddressPermit, ConnInfo, Edge, Opening, admit},
-    session::{CloseReason, Event, Session, StreamId},
+    session::{CloseReason, Event, MAX_PACKET, Session, StreamId},
     telemetry::{CallRecord, Dialect},
     wire::{Code, Outcome, metadata, v1},
 };
@@ -164,10 +164,10 @@ impl Driver {
                     self.gone(cx, "client_closed", &format!("the client closed the socket ({code:?})"));
                     return false;
                 }
-                Incoming::Broken(Broken::TooLarge) => self.session.close(CloseReason::failure(
+                Incoming::Broken(Broken::TooLarge) => self.session.close(CloseReason::new(
                     Code::RESOURCE_EXHAUSTED,
-                    "a packet is larger than the 256 KiB that a carrier message may have",
                     "packet_too_large",
+                    format!("a packet is larger than {MAX_PACKET} bytes"),
                 )),
                 Incoming::Broken(Broken::Lost) => {
                     self.gone(cx, "lost", "the client's connection was lost");
@@ -175,7 +175,7 @@ impl Driver {
                 }
                 Incoming::Broken(Broken::Protocol(error)) => {
                     let message = format!("the WebSocket protocol was broken: {error}");
-                    self.session.close(CloseReason::websocket(&message));
+                    self.session.close(CloseReason::carrier(message));
                 }
             }
             self.drain_events();

@@ -72,13 +72,13 @@ pub fn upgrade(
 fn admit(edge: &Edge, conn: &ConnInfo) -> Result<AddressPermit, CloseReason> {
     if edge.drain.draining.is_cancelled() {
         let text = "this instance is shutting down; connect again";
-        return Err(CloseReason::failure(Code::UNAVAILABLE, text, "draining"));
+        return Err(CloseReason::new(Code::UNAVAILABLE, "draining", text));
     }
     edge.addresses.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
         let limit = edge.settings.limits.sockets_per_address;
         edge.metrics.refused("sockets_per_address");
         let text = format!("this address has {limit} open sockets, which is the limit");
-        CloseReason::failure(Code::RESOURCE_EXHAUSTED, &text, "sockets_per_address")
+        CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
     })
 }
 
