@@ -94,6 +94,11 @@ impl Session {
         {
             self.fill_turn(stream, packet);
         }
+        for list in [&mut self.outbox.owing, &mut self.outbox.ready] {
+            if list.is_empty() && list.capacity() > 64 {
+                *list = VecDeque::new(); // a burst must not pin its room in an idle session
+            }
+        }
     }
 
     fn fill_session(&mut self, packet: &mut BytesMut) {
