@@ -5,6 +5,7 @@ mod admission;
 mod answer;
 mod assets;
 pub mod carrier;
+mod conn_io;
 mod cors;
 mod drain;
 mod edge;
@@ -24,6 +25,7 @@ mod shared_record;
 
 pub use address_table::{AddressPermit, AddressTable};
 pub(crate) use admission::{Admitted, Opening, admit};
+pub use conn_io::{ConnIo, OpenConnection};
 pub(crate) use cors::Cors;
 pub use drain::Drain;
 pub use edge::{ConnInfo, Edge};
