@@ -147,7 +147,9 @@ where
     receiver.poll_receive(cx).map(|received| match received {
         Received::Headers(headers) => Ok(headers),
         Received::End(outcome) => Err(outcome),
-        Received::Data(_) => Err(Box::new(Outcome::proxy(Code::INTERNAL, "the service sent data before its headers"))),
+        Received::Data(_) => {
+            Err(Box::new(Outcome::proxy(Code::INTERNAL, "the service sent data before its headers")))
+        }
     })
 }
 

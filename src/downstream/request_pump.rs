@@ -108,9 +108,8 @@ where
                         }
                     }
                     Some(Err(error)) => {
-                        return Poll::Ready(Err(Outcome::cancelled(format!(
-                            "the request broke off: {error}"
-                        ))));
+                        let outcome = Outcome::cancelled(format!("the request broke off: {error}"));
+                        return Poll::Ready(Err(Box::new(outcome)));
                     }
                     None => self.end()?,
                 }
