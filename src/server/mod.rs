@@ -27,7 +27,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::{downstream::Drain, telemetry::Metrics};
+use crate::{
+    downstream::{AddressTable, Drain},
+    telemetry::Metrics,
+};
 use admin::Readiness;
 use worker::Worker;
 
@@ -140,12 +143,14 @@ impl Server {
         }
 
         let places = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+        let addresses = Arc::<AddressTable>::default();
         let workers = listeners.into_iter().map(|listeners| Worker {
             settings: settings.clone(),
             listeners,
             metrics: metrics.clone(),
             places: places.clone(),
             drain: drain.clone(),
+            addresses: addresses.clone(),
         });
         let threads = start(workers.collect(), &stop).await;
         readiness.ready();

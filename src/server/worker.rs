@@ -11,7 +11,7 @@ use super::{
     listener::Acceptor,
 };
 use crate::{
-    downstream::{Drain, Edge, OpenConnection},
+    downstream::{AddressTable, Drain, Edge, OpenConnection},
     telemetry::Metrics,
     upstream::Upstream,
 };
@@ -27,6 +27,8 @@ pub(super) struct Worker {
     /// Places for connections in the whole process.
     pub(super) places: Arc<Semaphore>,
     pub(super) drain: Drain,
+    /// Sockets per client, in the whole process.
+    pub(super) addresses: Arc<AddressTable>,
 }
 
 impl Worker {
@@ -46,7 +48,7 @@ impl Worker {
             .collect();
         let downstream = self.settings.downstream.clone();
         let http = connection::http(&downstream.limits);
-        let edge = Edge::new(downstream, &upstreams, self.metrics.clone(), drain.clone());
+        let edge = Edge::new(downstream, &upstreams, self.metrics.clone(), drain.clone(), self.addresses);
         for (listener, settings) in self.listeners.into_iter().zip(&self.settings.listeners) {
             let acceptor = Acceptor::new(listener, self.metrics.clone())?;
             let connections = Arc::new(Connections {

@@ -323,7 +323,7 @@ impl Driver {
     }
 
     /// The metadata of an Open, if the frame asks for what there is.
-    fn readable(&self, open: &v1::Open) -> Result<HeaderMap, Outcome> {
+    fn readable(&self, open: &v1::Open) -> Result<HeaderMap, Box<Outcome>> {
         let outcome = if open.codec != v1::Codec::Protobuf as i32 {
             Outcome::proxy(Code::UNIMPLEMENTED, "the JSON codec is not available; send protobuf messages")
         } else {
@@ -335,7 +335,7 @@ impl Driver {
         let metrics = Arc::clone(self.edge.routes.unrouted(Dialect::Session));
         let session = Some(Arc::clone(&self.session_id));
         CallRecord::start(metrics, &open.method, self.conn.peer, session).end(&outcome);
-        Err(outcome)
+        Err(Box::new(outcome))
     }
 
     fn end_stream(&mut self, id: StreamId, outcome: &Outcome) {

@@ -32,7 +32,7 @@ use socket::{CarrierIo, Socket};
 ///
 /// What a browser should learn of a refusal comes after the upgrade, as a close code: a page cannot see the HTTP
 /// status of a refused WebSocket.
-pub fn upgrade(
+pub(crate) fn upgrade(
     edge: &Arc<Edge>,
     mut request: Request<Incoming>,
     conn: &ConnInfo,
@@ -99,8 +99,7 @@ fn settings(edge: &Edge, session_id: &str) -> session::Settings {
 /// 64 random bits in hexadecimal: names a session in logs.
 fn session_id() -> Result<Arc<str>, Rejection> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        Rejection::new(500, Code::INTERNAL, format!("the system has no random numbers: {error}"))
-    })?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Rejection::internal(format!("the system has no random numbers: {error}")))?;
     Ok(format!("{:016x}", u64::from_ne_bytes(bytes)).into())
 }
