@@ -45,10 +45,13 @@ pub(crate) struct Admitted {
 ///
 /// `metadata` that the proxy adds for the service: `x-forwarded-for` (the client's address, appended to what was
 /// there) and `x-forwarded-proto` (replaced: only we know how the client reached us).
-pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Outcome> {
+pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
     let Opening { dialect, conn, session, path, metadata, timeout } = opening;
     let route = edge.routes.find(path);
-    let metrics = route.map_or(edge.routes.unrouted(dialect), |route| route.metrics(dialect));
+    let metrics = match route {
+        Some(route) => route.metrics(dialect),
+        None => edge.routes.unrouted(dialect),
+    };
     let record = CallRecord::start(Arc::clone(metrics), path, conn.peer, session.cloned());
     match prepare(edge, conn, route, path, metadata, timeout) {
         Ok((route, request)) => Ok(Admitted { route, request, record }),
@@ -66,15 +69,15 @@ fn prepare(
     path: &str,
     mut metadata: HeaderMap,
     timeout: Option<Duration>,
-) -> Result<(Arc<Route>, Request), Outcome> {
+) -> Result<(Arc<Route>, Request), Box<Outcome>> {
     if edge.drain.draining.is_cancelled() {
-        return Err(Outcome::proxy(Code::UNAVAILABLE, "the proxy is draining and takes no new calls"));
+        return Err(refusal(Code::UNAVAILABLE, "the proxy is draining and takes no new calls"));
     }
     let Some(route) = route else {
-        return Err(Outcome::proxy(Code::UNIMPLEMENTED, no_route(path)));
+        return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };
     let Ok(path) = PathAndQuery::try_from(path) else {
-        return Err(Outcome::proxy(Code::UNIMPLEMENTED, no_route(path)));
+        return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };
 
     let timeout = match timeout {
@@ -86,7 +89,7 @@ fn prepare(
     let limit = edge.settings.limits.max_metadata as usize;
     if size > limit {
         let message = format!("the call's metadata has {size} bytes, more than the limit of {limit} bytes");
-        return Err(Outcome::proxy(Code::RESOURCE_EXHAUSTED, message));
+        return Err(refusal(Code::RESOURCE_EXHAUSTED, message));
     }
     forwarded(&mut metadata, conn);
 
@@ -100,11 +103,15 @@ fn prepare(
     Ok((Arc::clone(route), Request { path, content_type, metadata, deadline }))
 }
 
+fn refusal(code: Code, message: impl Into<String>) -> Box<Outcome> {
+    Box::new(Outcome::proxy(code, message))
+}
+
 /// The timeout of a dialect that speaks HTTP headers.
-fn header_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Outcome> {
+fn header_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Box<Outcome>> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
     let timeout = timeout::decode(value.as_bytes());
-    timeout.map(Some).map_err(|error| Outcome::proxy(Code::INVALID_ARGUMENT, error.to_string()))
+    timeout.map(Some).map_err(|error| refusal(Code::INVALID_ARGUMENT, error.to_string()))
 }
 
 /// What a client reads that asks for something no route serves. Its text is cut: it goes into a header.

@@ -81,7 +81,11 @@ impl Edge {
     ) -> Response<Body> {
         let mut response = match kind {
             RequestKind::Preflight => return cors.preflight(&head.headers),
-            RequestKind::Socket => return carrier::upgrade(&self, Request::from_parts(head, body), &conn),
+            RequestKind::Socket => {
+                let version = head.version;
+                return carrier::upgrade(&self, Request::from_parts(head, body), &conn)
+                    .unwrap_or_else(|rejection| self.reject(rejection, &RequestKind::Socket, version));
+            }
             RequestKind::GrpcWeb(negotiated) => {
                 exchange::answer(&self, head, body, &conn, HttpDialect::Web(negotiated)).await
             }
@@ -106,7 +110,6 @@ impl Edge {
             RequestKind::Grpc | RequestKind::GrpcWeb(_) if head.method != Method::POST => {
                 Err(Rejection::method())
             }
-            RequestKind::Socket if self.drain.draining.is_cancelled() => Err(Rejection::draining()),
             _ => Ok(()),
         }
     }

@@ -100,7 +100,7 @@ where
     };
     let mut admitted = match admit(edge, opening) {
         Ok(admitted) => admitted,
-        Err(outcome) => return answer::trailers_only(outcome, dialect.client_type(None)),
+        Err(outcome) => return answer::trailers_only(*outcome, dialect.client_type(None)),
     };
     admitted.request.content_type = content_type;
     let max_message = admitted.route.settings.max_message;
@@ -126,7 +126,7 @@ where
         }
         Err(outcome) => {
             record.end(&outcome);
-            answer::trailers_only(outcome, dialect.client_type(None))
+            answer::trailers_only(*outcome, dialect.client_type(None))
         }
     }
 }
@@ -136,7 +136,7 @@ fn poll_first<B>(
     cx: &mut Context<'_>,
     pump: &mut RequestPump<B>,
     receiver: &mut CallReceiver,
-) -> Poll<Result<HeaderMap, Outcome>>
+) -> Poll<Result<HeaderMap, Box<Outcome>>>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: fmt::Display,
@@ -146,8 +146,10 @@ where
     }
     receiver.poll_receive(cx).map(|received| match received {
         Received::Headers(headers) => Ok(headers),
-        Received::End(outcome) => Err(*outcome),
-        Received::Data(_) => Err(Outcome::proxy(Code::INTERNAL, "the service sent data before its headers")),
+        Received::End(outcome) => Err(outcome),
+        Received::Data(_) => {
+            Err(Box::new(Outcome::proxy(Code::INTERNAL, "the service sent data before its headers")))
+        }
     })
 }
 

@@ -63,3 +63,78 @@ impl MessageGate {
         self.meter.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::envelope::prefix;
+
+    fn message(size: usize) -> Vec<u8> {
+        let mut message = prefix(size as u32).to_vec();
+        message.extend((0..size).map(|i| i as u8));
+        message
+    }
+
+    fn push(gate: &mut MessageGate, chunk: &[u8]) -> Gated {
+        gate.push(Bytes::copy_from_slice(chunk), |_| ())
+    }
+
+    #[test]
+    fn only_whole_small_messages_come_out_however_upstream_cuts_them() {
+        let stream: Vec<u8> = [message(3), message(0), message(300)].concat();
+        let ends = [8, 13, 318];
+        for first in 0..=stream.len() {
+            for second in [first, (first + 1).min(stream.len()), stream.len()] {
+                let mut gate = MessageGate::new(1000);
+                let mut out = Vec::new();
+                for chunk in [&stream[..first], &stream[first..second], &stream[second..]] {
+                    out.extend(push(&mut gate, chunk).out);
+                    assert!(out.is_empty() || ends.contains(&out.len()), "{first} {second}: {}", out.len());
+                    assert!(gate.is_between_messages());
+                }
+                assert_eq!(out, stream, "{first} {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_and_what_comes_out_add_up() {
+        let mut gate = MessageGate::new(1000);
+        let gated = push(&mut gate, &[message(3), message(10)[..7].to_vec()].concat());
+        assert_eq!((gated.out.len(), gated.kept), (8, 7));
+        let gated = push(&mut gate, &message(10)[7..]);
+        assert_eq!((gated.out.len(), gated.kept), (15, 0));
+    }
+
+    #[test]
+    fn a_whole_message_passes_without_a_copy() {
+        let mut gate = MessageGate::new(1000);
+        let chunk = Bytes::from(message(100));
+        let gated = gate.push(chunk.clone(), |_| ());
+        assert_eq!(gated.out.as_ptr(), chunk.as_ptr());
+    }
+
+    #[test]
+    fn a_large_message_passes_in_pieces_and_trailers_must_wait_for_its_end() {
+        let size = HELD_MAX as usize + 1;
+        let stream = message(size);
+        let mut gate = MessageGate::new(1 << 20);
+        assert_eq!(push(&mut gate, &stream[..3]).out.len(), 0, "its size is not known yet");
+        assert_eq!(push(&mut gate, &stream[3..100]).out.len(), 100);
+        assert!(!gate.is_between_messages());
+        assert!(gate.finish().is_err());
+        let last = push(&mut gate, &[&stream[100..], &message(9)[..6]].concat());
+        assert_eq!((last.out.len(), last.kept), (stream.len() - 100, 6));
+        assert!(gate.is_between_messages());
+    }
+
+    #[test]
+    fn nothing_of_a_refused_message_comes_out() {
+        let mut gate = MessageGate::new(10);
+        assert_eq!(push(&mut gate, &[message(3), message(11)[..2].to_vec()].concat()).out.len(), 8);
+        let gated = push(&mut gate, &message(11)[2..]);
+        assert_eq!(gated.error, Some(EnvelopeError::TooLarge { size: 11, limit: 10 }));
+        assert!(gated.out.is_empty());
+        assert!(gate.is_between_messages());
+    }
+}

@@ -58,3 +58,55 @@ impl MessageMeter {
         self.reader.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &[u8] = b"\0\0\0\0\x03abc\0\0\0\0\0";
+
+    fn measure(meter: &mut MessageMeter, chunk: &'static [u8]) -> (Measured, Vec<u64>) {
+        let mut sizes = Vec::new();
+        let measured = meter.measure(&Bytes::from_static(chunk), |size| sizes.push(size));
+        (measured, sizes)
+    }
+
+    #[test]
+    fn every_message_is_told_with_its_size_wherever_the_stream_is_cut() {
+        for cut in 0..=TWO.len() {
+            let mut meter = MessageMeter::new(100);
+            let (_, mut sizes) = measure(&mut meter, &TWO[..cut]);
+            let (_, more) = measure(&mut meter, &TWO[cut..]);
+            sizes.extend(more);
+            assert_eq!(sizes, [3, 0], "cut at {cut}");
+            assert_eq!(meter.finish(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_boundary_is_where_the_last_whole_message_ends() {
+        for (cut, boundary) in [(0, 0), (4, 0), (7, 0), (8, 8), (12, 8), (13, 13)] {
+            let mut meter = MessageMeter::new(100);
+            assert_eq!(
+                measure(&mut meter, &TWO[..cut]).0,
+                Measured { boundary, error: None },
+                "cut at {cut}"
+            );
+            assert_eq!(meter.finish().is_ok(), cut == boundary, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_lies_behind_the_boundary() {
+        let mut meter = MessageMeter::new(3);
+        let (measured, sizes) = measure(&mut meter, b"\0\0\0\0\x03abc\0\0\0\0\x04abcd");
+        assert_eq!(
+            measured,
+            Measured { boundary: 8, error: Some(EnvelopeError::TooLarge { size: 4, limit: 3 }) }
+        );
+        assert_eq!(sizes, [3]);
+        let mut meter = MessageMeter::new(3);
+        let (measured, _) = measure(&mut meter, b"\x80\0\0\0\0");
+        assert_eq!(measured, Measured { boundary: 0, error: Some(EnvelopeError::Flag(0x80)) });
+    }
+}

@@ -24,7 +24,7 @@ mod settings;
 mod shared_record;
 
 pub use address_table::{AddressPermit, AddressTable};
-pub(crate) use admission::{Admitted, Opening, admit};
+pub(crate) use admission::{Opening, admit};
 pub use conn_io::{ConnIo, OpenConnection};
 pub(crate) use cors::Cors;
 pub use drain::Drain;

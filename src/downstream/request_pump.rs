@@ -69,7 +69,7 @@ where
 
     /// Goes on. Ready when the request is sent whole, when upstream takes no more of it, or when it is not valid: then
     /// the call has this outcome, and upstream has not seen the request's end.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Outcome>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Box<Outcome>>> {
         if self.done {
             return Poll::Ready(Ok(()));
         }
@@ -78,7 +78,7 @@ where
         Poll::Ready(result)
     }
 
-    fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Outcome>> {
+    fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Box<Outcome>>> {
         loop {
             if !self.pending.is_empty() {
                 let capacity = ready!(self.sender.poll_capacity(cx, self.pending.len()));
@@ -108,9 +108,8 @@ where
                         }
                     }
                     Some(Err(error)) => {
-                        return Poll::Ready(Err(Outcome::cancelled(format!(
-                            "the request broke off: {error}"
-                        ))));
+                        let outcome = Outcome::cancelled(format!("the request broke off: {error}"));
+                        return Poll::Ready(Err(Box::new(outcome)));
                     }
                     None => self.end()?,
                 }
@@ -119,7 +118,7 @@ where
     }
 
     /// A chunk's bytes as upstream gets them.
-    fn check(&mut self, data: Bytes) -> Result<Bytes, Outcome> {
+    fn check(&mut self, data: Bytes) -> Result<Bytes, Box<Outcome>> {
         let data = match &mut self.base64 {
             None => data,
             Some(decoder) => decoder.decode(&data).map_err(invalid_text)?,
@@ -131,7 +130,7 @@ where
         }
     }
 
-    fn end(&mut self) -> Result<(), Outcome> {
+    fn end(&mut self) -> Result<(), Box<Outcome>> {
         if let Some(decoder) = &self.base64 {
             decoder.finish().map_err(invalid_text)?;
         }
@@ -141,15 +140,15 @@ where
     }
 }
 
-fn invalid_text(error: InvalidBase64) -> Outcome {
-    Outcome::proxy(Code::INVALID_ARGUMENT, format!("the request cannot be read: {error}"))
+fn invalid_text(error: InvalidBase64) -> Box<Outcome> {
+    Box::new(Outcome::proxy(Code::INVALID_ARGUMENT, format!("the request cannot be read: {error}")))
 }
 
-fn invalid_request(error: &EnvelopeError) -> Outcome {
+fn invalid_request(error: &EnvelopeError) -> Box<Outcome> {
     let code = match error {
         EnvelopeError::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
         // A flag of 0x80 too: trailers in a request are not in the specification.
         EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => Code::INVALID_ARGUMENT,
     };
-    Outcome::proxy(code, format!("the request is not valid: {error}"))
+    Box::new(Outcome::proxy(code, format!("the request is not valid: {error}")))
 }

@@ -51,7 +51,7 @@ pub(crate) struct ResponseBody {
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
     /// Sends how the request failed; closed when it did not.
-    pub(crate) failure: oneshot::Receiver<Outcome>,
+    pub(crate) failure: oneshot::Receiver<Box<Outcome>>,
     /// Pumps the request; aborted when the call is over.
     pub(crate) _pump: AbortOnDropHandle<()>,
 }
@@ -60,7 +60,7 @@ pub(crate) struct OpenRequest {
 enum Phase {
     Streaming(CallReceiver),
     /// The last data is out; this is left to tell.
-    Ending(Outcome),
+    Ending(Box<Outcome>),
     Over,
 }
 
@@ -78,8 +78,8 @@ enum Cut {
 pub(crate) struct BrokenOff;
 
 /// The outcome of calls that outlive the drain.
-pub(crate) fn cut_off() -> Outcome {
-    Outcome::proxy(Code::UNAVAILABLE, "the proxy is draining and has ended the call")
+pub(crate) fn cut_off() -> Box<Outcome> {
+    Box::new(Outcome::proxy(Code::UNAVAILABLE, "the proxy is draining and has ended the call"))
 }
 
 impl ResponseBody {
@@ -95,7 +95,7 @@ impl ResponseBody {
     }
 
     /// Why the call ends although upstream has not ended it.
-    fn poll_interruption(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll_interruption(&mut self, cx: &mut Context<'_>) -> Poll<Box<Outcome>> {
         if let Some(request) = &mut self.request {
             match Pin::new(&mut request.failure).poll(cx) {
                 Poll::Ready(Ok(outcome)) => return Poll::Ready(outcome),
@@ -111,7 +111,7 @@ impl ResponseBody {
     }
 
     /// Ends the call: the account, upstream, and the last frame.
-    fn finish(&mut self, outcome: Outcome) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn finish(&mut self, outcome: Box<Outcome>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         self.phase = Phase::Over;
         self.request = None;
         let outcome = self.form.complete(outcome);
@@ -144,7 +144,7 @@ impl BodyForm {
     }
 
     /// The outcome, which is not OK when the last message is not whole.
-    fn complete(&self, outcome: Outcome) -> Outcome {
+    fn complete(&self, outcome: Box<Outcome>) -> Box<Outcome> {
         let whole = match self {
             Self::Native(meter) => meter.finish(),
             Self::Web(gate, _) => gate.finish(),
@@ -168,12 +168,12 @@ fn written(bytes: Bytes, form: Form) -> Bytes {
     }
 }
 
-fn invalid_response(error: &EnvelopeError) -> Outcome {
+fn invalid_response(error: &EnvelopeError) -> Box<Outcome> {
     let code = match error {
         EnvelopeError::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
         EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => Code::INTERNAL,
     };
-    Outcome::proxy(code, format!("the response of the service is not valid: {error}"))
+    Box::new(Outcome::proxy(code, format!("the response of the service is not valid: {error}")))
 }
 
 impl Body for ResponseBody {
@@ -221,7 +221,7 @@ impl Body for ResponseBody {
                         return Poll::Ready(Some(Ok(Frame::data(out))));
                     }
                 }
-                Poll::Ready(Received::End(outcome)) => return this.finish(*outcome),
+                Poll::Ready(Received::End(outcome)) => return this.finish(outcome),
                 Poll::Pending => {
                     let Cut::Unarmed(token) = &this.cut else { return Poll::Pending };
                     this.cut = Cut::Armed(Box::pin(token.clone().cancelled_owned()));
