@@ -1,4 +1,5 @@
 //! Integration tests, one binary: each theme is a file, what they share is in `support`.
 
 mod support;
+mod upstream_calls;
 mod upstream_faults;
