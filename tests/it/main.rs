@@ -2,4 +2,5 @@
 
 mod session;
 mod support;
+mod upstream_calls;
 mod upstream_faults;
