@@ -1,4 +1,5 @@
 //! Integration tests, one binary: each theme is a file, what they share is in `support`.
 
+mod grpc_web;
 mod support;
 mod upstream_faults;
