@@ -1,5 +1,6 @@
 //! Integration tests, one binary: each theme is a file, what they share is in `support`.
 
+mod grpc_web;
 mod session;
 mod support;
 mod upstream_calls;

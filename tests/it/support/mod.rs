@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod calls;
+pub(crate) mod edge;
 pub(crate) mod raw;
 pub(crate) mod socket;
 pub(crate) mod upstream;
