@@ -67,7 +67,8 @@ pub enum Event {
     },
     /// Client: the proxy answered.
     Welcomed(Box<v1::Welcome>),
-    /// Credit arrived on a stream whose `capacity` was too small for a send; it may be tried again.
+    /// Credit arrived, or the outbox has room again, on a stream whose `capacity` was too small for a send; it may be
+    /// tried again. Comes out of `handle_packet` and of `poll_packet`.
     Writable {
         /// The stream.
         stream: StreamId,
@@ -88,22 +89,18 @@ pub struct CloseReason {
 }
 
 impl CloseReason {
-    /// A failure with a gRPC code: close code 4000 + the code. The message is cut to what a close frame holds.
-    pub fn failure(code: Code, message: &str, label: &'static str) -> Self {
-        Self { close_code: code.to_close(), code, message: fit(message), label }
+    /// A close frame takes at most 125 bytes of payload (RFC 6455, section 5.5), two of them the code.
+    pub const MAX_MESSAGE: usize = 123;
+
+    /// A session-level failure: close code 4000 + `code`; `message` is cut to fit a close frame.
+    pub fn new(code: Code, label: &'static str, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(Self::MAX_MESSAGE));
+        Self { close_code: code.to_close(), code, message, label }
     }
 
-    /// The peer broke RFC 6455 itself: close code 1002.
-    pub fn websocket(message: &str) -> Self {
-        Self { close_code: 1002, code: Code::INVALID_ARGUMENT, message: fit(message), label: "websocket" }
+    /// The peer broke the carrier's own protocol: close code 1002 (RFC 6455, section 7.4.1).
+    pub fn carrier(message: impl Into<String>) -> Self {
+        Self { close_code: 1002, ..Self::new(Code::INVALID_ARGUMENT, "carrier", message) }
     }
-}
-
-/// At most 123 bytes (RFC 6455, section 5.5: a control frame has 125, the code takes two), whole characters.
-fn fit(message: &str) -> String {
-    let mut end = message.len().min(123);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    message[..end].to_owned()
 }

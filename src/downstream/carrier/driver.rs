@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use http::HeaderMap;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -20,8 +21,8 @@ use super::{
     stream::Stream,
 };
 use crate::{
-    downstream::{AddressGuard, ConnInfo, Edge, admission},
-    session::{CloseReason, Event, Session, StreamId},
+    downstream::{AddressPermit, ConnInfo, Edge, Opening, admit},
+    session::{CloseReason, Event, MAX_PACKET, Session, StreamId},
     telemetry::{CallRecord, Dialect},
     wire::{Code, Outcome, metadata, v1},
 };
@@ -65,7 +66,7 @@ pub(super) struct Driver {
     blocked: bool,
     state: State,
     /// The client address's place among its sockets, given back at the end.
-    _place: Option<AddressGuard>,
+    _place: Option<AddressPermit>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl Driver {
         socket: Socket,
         mut session: Session,
         session_id: Arc<str>,
-        admitted: Result<AddressGuard, CloseReason>,
+        admitted: Result<AddressPermit, CloseReason>,
     ) -> Self {
         let ready = Arc::new(ReadyList::default());
         let own = ready.waker(SELF);
@@ -163,10 +164,10 @@ impl Driver {
                     self.gone(cx, "client_closed", &format!("the client closed the socket ({code:?})"));
                     return false;
                 }
-                Incoming::Broken(Broken::TooLarge) => self.session.close(CloseReason::failure(
+                Incoming::Broken(Broken::TooLarge) => self.session.close(CloseReason::new(
                     Code::RESOURCE_EXHAUSTED,
-                    "a packet is larger than the 256 KiB that a carrier message may have",
                     "packet_too_large",
+                    format!("a packet is larger than {MAX_PACKET} bytes"),
                 )),
                 Incoming::Broken(Broken::Lost) => {
                     self.gone(cx, "lost", "the client's connection was lost");
@@ -174,7 +175,7 @@ impl Driver {
                 }
                 Incoming::Broken(Broken::Protocol(error)) => {
                     let message = format!("the WebSocket protocol was broken: {error}");
-                    self.session.close(CloseReason::websocket(&message));
+                    self.session.close(CloseReason::carrier(message));
                 }
             }
             self.drain_events();
@@ -267,7 +268,7 @@ impl Driver {
                         stream.end_up(&mut self.session);
                     }
                 }
-                Event::Opened { stream, open } => self.open(stream, *open),
+                Event::Opened { stream, open } => self.open(stream, &open),
                 Event::Cancelled { stream, reason } => {
                     if let Some(stream) = self.streams.remove(&stream) {
                         stream.close(&Outcome::cancelled(reason));
@@ -295,40 +296,46 @@ impl Driver {
         }
     }
 
-    fn open(&mut self, id: StreamId, open: v1::Open) {
-        if open.codec != v1::Codec::Protobuf as i32 {
-            let text = "the JSON codec is not available; send protobuf messages";
-            return self.refuse(id, &open.method, &Outcome::proxy(Code::UNIMPLEMENTED, text));
-        }
-        let headers = match metadata::from_entries(&open.metadata) {
-            Ok(headers) => headers,
-            Err(error) => {
-                let outcome = Outcome::proxy(Code::INVALID_ARGUMENT, error.to_string());
-                return self.refuse(id, &open.method, &outcome);
-            }
-        };
-        let timeout = (open.timeout_ms > 0).then(|| Duration::from_millis(open.timeout_ms));
-        match admission::admit(&self.edge, &self.conn, Dialect::Session, &open.method, headers, timeout) {
+    fn open(&mut self, id: StreamId, open: &v1::Open) {
+        let admitted = self.readable(open).and_then(|metadata| {
+            admit(
+                &self.edge,
+                Opening {
+                    dialect: Dialect::Session,
+                    conn: &self.conn,
+                    session: Some(&self.session_id),
+                    path: &open.method,
+                    metadata,
+                    timeout: (open.timeout_ms > 0).then(|| Duration::from_millis(open.timeout_ms)),
+                },
+            )
+        });
+        match admitted {
             Ok(admitted) => {
-                let record = CallRecord::start(
-                    admitted.metrics,
-                    &open.method,
-                    self.conn.peer,
-                    Some(Arc::clone(&self.session_id)),
-                );
                 let call = admitted.route.upstream.call(admitted.request);
                 let waker = self.ready.waker(id);
-                let max_message = admitted.route.settings.max_message;
                 waker.wake();
-                self.streams.insert(id, Stream::new(id, call, waker, record, max_message));
+                let max_message = admitted.route.settings.max_message;
+                self.streams.insert(id, Stream::new(id, call, waker, admitted.record, max_message));
             }
-            Err(outcome) => self.refuse(id, &open.method, &outcome),
+            Err(outcome) => self.session.end(id, trailers(&outcome)),
         }
     }
 
-    fn refuse(&mut self, id: StreamId, method: &str, outcome: &Outcome) {
-        admission::refused(&self.edge, Dialect::Session, method, &self.conn, outcome);
-        self.session.end(id, trailers(outcome));
+    /// The metadata of an Open, if the frame asks for what there is.
+    fn readable(&self, open: &v1::Open) -> Result<HeaderMap, Box<Outcome>> {
+        let outcome = if open.codec != v1::Codec::Protobuf as i32 {
+            Outcome::proxy(Code::UNIMPLEMENTED, "the JSON codec is not available; send protobuf messages")
+        } else {
+            match metadata::from_entries(&open.metadata) {
+                Ok(metadata) => return Ok(metadata),
+                Err(error) => Outcome::proxy(Code::INVALID_ARGUMENT, error.to_string()),
+            }
+        };
+        let metrics = Arc::clone(self.edge.routes.unrouted(Dialect::Session));
+        let session = Some(Arc::clone(&self.session_id));
+        CallRecord::start(metrics, &open.method, self.conn.peer, session).end(&outcome);
+        Err(Box::new(outcome))
     }
 
     fn end_stream(&mut self, id: StreamId, outcome: &Outcome) {

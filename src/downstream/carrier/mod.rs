@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{ConnInfo, ConnIo, Edge, Rejection};
+use super::{AddressPermit, ConnInfo, ConnIo, Edge, Rejection};
 use crate::{
     session::{self, CloseReason, Session, Side},
     wire::Code,
@@ -32,7 +32,7 @@ use socket::{CarrierIo, Socket};
 ///
 /// What a browser should learn of a refusal comes after the upgrade, as a close code: a page cannot see the HTTP
 /// status of a refused WebSocket.
-pub fn upgrade(
+pub(crate) fn upgrade(
     edge: &Arc<Edge>,
     mut request: Request<Incoming>,
     conn: &ConnInfo,
@@ -69,16 +69,16 @@ pub fn upgrade(
 }
 
 /// A place among the address's sockets, or why there is none.
-fn admit(edge: &Edge, conn: &ConnInfo) -> Result<super::AddressGuard, CloseReason> {
+fn admit(edge: &Edge, conn: &ConnInfo) -> Result<AddressPermit, CloseReason> {
     if edge.drain.draining.is_cancelled() {
         let text = "this instance is shutting down; connect again";
-        return Err(CloseReason::failure(Code::UNAVAILABLE, text, "draining"));
+        return Err(CloseReason::new(Code::UNAVAILABLE, "draining", text));
     }
-    edge.sockets.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
+    edge.addresses.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
         let limit = edge.settings.limits.sockets_per_address;
         edge.metrics.refused("sockets_per_address");
         let text = format!("this address has {limit} open sockets, which is the limit");
-        CloseReason::failure(Code::RESOURCE_EXHAUSTED, &text, "sockets_per_address")
+        CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
     })
 }
 
@@ -99,8 +99,7 @@ fn settings(edge: &Edge, session_id: &str) -> session::Settings {
 /// 64 random bits in hexadecimal: names a session in logs.
 fn session_id() -> Result<Arc<str>, Rejection> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        Rejection::new(500, Code::INTERNAL, format!("the system has no random numbers: {error}"))
-    })?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Rejection::internal(format!("the system has no random numbers: {error}")))?;
     Ok(format!("{:016x}", u64::from_ne_bytes(bytes)).into())
 }

@@ -29,7 +29,7 @@ impl ReadyList {
 
     /// A waker that notes `key`.
     pub(super) fn waker(self: &Arc<Self>, key: u32) -> KeyWaker {
-        let entry = Arc::new(Entry { key, queued: AtomicBool::new(false), list: Self::clone(self) });
+        let entry = Arc::new(Entry { key, queued: AtomicBool::new(false), list: Arc::clone(self) });
         KeyWaker { waker: Waker::from(Arc::clone(&entry)), entry }
     }
 

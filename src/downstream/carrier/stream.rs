@@ -19,9 +19,6 @@ use crate::{
     },
 };
 
-/// A piece smaller than this is not cut from a message just because credit is short: more will come.
-const LEAST_CUT: usize = 1024;
-
 /// A payload up to this size that has to wait is copied, so that it does not keep a whole read buffer alive.
 const COPY_WHEN_HELD: usize = 2 * 1024;
 
@@ -230,11 +227,8 @@ impl Stream {
             }
             self.down_size = piece.bytes.len() as u64 + piece.remaining;
         }
-        let Some(room) = session.capacity(self.id) else { return Ok(Some(held(piece))) };
+        let Some(room) = session.piece(self.id, piece.bytes.len()) else { return Ok(Some(held(piece))) };
         if room < piece.bytes.len() {
-            if room < LEAST_CUT {
-                return Ok(Some(held(piece)));
-            }
             let head = piece.bytes.split_to(room);
             let remaining = piece.remaining + piece.bytes.len() as u64;
             session.send(self.id, head, remaining, false);

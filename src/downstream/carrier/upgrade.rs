@@ -1,13 +1,10 @@
 //! The WebSocket handshake: HTTP/1.1 upgrade (RFC 6455, section 4.2) and HTTP/2 extended CONNECT (RFC 8441).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderValue, Request, Version, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::{
-    downstream::Rejection,
-    wire::Code,
-};
+use crate::downstream::Rejection;
 
 /// The subprotocol of binary sessions.
 pub const SUBPROTOCOL: &str = "bidiway.v1";
@@ -23,17 +20,14 @@ pub(super) struct Handshake {
 pub(super) fn check<B>(request: &Request<B>) -> Result<Handshake, Rejection> {
     let headers = request.headers();
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v.as_bytes() != b"13") {
-        return Err(Rejection::new(
-            426,
-            Code::INVALID_ARGUMENT,
+        return Err(Rejection::handshake(
+            StatusCode::UPGRADE_REQUIRED,
             "only WebSocket version 13 (RFC 6455) is spoken here; send `sec-websocket-version: 13`",
-        )
-        .with_header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")));
+        ));
     }
     if !offers(headers, SUBPROTOCOL) {
-        return Err(Rejection::new(
-            400,
-            Code::INVALID_ARGUMENT,
+        return Err(Rejection::handshake(
+            StatusCode::BAD_REQUEST,
             "no subprotocol that is spoken here was offered; open the WebSocket with \"bidiway.v1\"",
         ));
     }
@@ -42,9 +36,8 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<Handshake, Rejection> {
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
     if STANDARD.decode(key).map_or(0, |k| k.len()) != 16 {
-        return Err(Rejection::new(
-            400,
-            Code::INVALID_ARGUMENT,
+        return Err(Rejection::handshake(
+            StatusCode::BAD_REQUEST,
             "`sec-websocket-key` must be 16 random bytes in base64 (RFC 6455, section 4.1)",
         ));
     }
