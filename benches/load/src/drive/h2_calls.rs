@@ -37,7 +37,7 @@ pub(super) async fn connect(plan: &Plan, index: u32) -> anyhow::Result<Vec<Strea
     for _ in 0..plan.shape.streams {
         let mut send = send.clone().ready().await?;
         let calls = match plan.shape.kind {
-            Kind::Unary => Calls::Unary { send, request: request.clone() },
+            Kind::Unary => Calls::Unary { send, request: Box::new(request.clone()) },
             Kind::Echo => {
                 let (response, up) = send.send_request(request.clone(), false)?;
                 Calls::Echo { up, down: response.await.context("the call was not answered")?.into_body() }
@@ -70,7 +70,7 @@ pub(super) struct Stream {
 
 enum Calls {
     Echo { up: SendStream<Bytes>, down: RecvStream },
-    Unary { send: SendRequest<Bytes>, request: Request<()> },
+    Unary { send: SendRequest<Bytes>, request: Box<Request<()>> },
 }
 
 impl Worker for Stream {
@@ -104,7 +104,7 @@ impl Worker for Stream {
                 while phase.take() {
                     let begun = phase::wait(phase.slot(self.index, turn)).await;
                     turn += 1;
-                    unary(send, request.clone(), self.message.clone(), size).await?;
+                    unary(send, Request::clone(request), self.message.clone(), size).await?;
                     phase.record(Instant::now() - begun);
                 }
                 Ok(())

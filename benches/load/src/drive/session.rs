@@ -44,7 +44,6 @@ pub(super) async fn connect(plan: &Plan, index: u32) -> anyhow::Result<Socket> {
         window: plan.shape.window,
         calls: Vec::new(),
         by_id: HashMap::new(),
-        blocked: false,
         in_flight: 0,
         index,
     };
@@ -76,8 +75,6 @@ pub(super) struct Socket {
     window: u32,
     calls: Vec<Call>,
     by_id: HashMap<StreamId, usize>,
-    /// Some call could not send all it has.
-    blocked: bool,
     in_flight: u64,
     index: u32,
 }
@@ -139,59 +136,47 @@ impl Socket {
         Ok(())
     }
 
-    /// Gives the session as much as it takes of what a call has to send. Says whether it took anything.
-    fn push(&mut self, place: usize) -> bool {
+    /// Gives the session as much as it takes of what a call has to send; a `Writable` event calls again.
+    fn push(&mut self, place: usize) {
         let call = &mut self.calls[place];
-        let mut any = false;
         loop {
             if call.rest.is_empty() {
                 if call.queued == 0 {
-                    return any;
+                    return;
                 }
                 call.queued -= 1;
                 call.rest = self.message.clone();
             }
-            let room = self.session.capacity(call.id).unwrap_or(0).min(call.rest.len());
-            if room == 0 {
-                self.blocked = true;
-                return any;
-            }
+            let Some(room) = self.session.piece(call.id, call.rest.len()) else { return };
             let piece = call.rest.split_to(room);
             let last = self.kind == Kind::Unary && call.rest.is_empty();
             self.session.send(call.id, piece, call.rest.len() as u64, last);
-            any = true;
         }
     }
 
     /// Sends what is ready, waits for what comes, and acts on it.
     async fn turn(&mut self, phase: Option<&Phase>) -> anyhow::Result<()> {
-        self.fill();
+        while self.web.waiting() < OUTBOX_TARGET && self.session.poll_packet(&mut self.packet, PACKET_TARGET)
+        {
+            self.web.queue(&self.packet);
+            self.packet.clear();
+            // Room in the outbox may let calls go on.
+            self.drain(phase, Instant::now())?;
+        }
         self.web.exchange().await?;
         let now = Instant::now();
         while let Some(packet) = self.web.next()? {
             self.session.handle_packet(packet, now);
-            while let Some(event) = self.session.poll_event() {
-                self.act(event, phase, now)?;
-            }
+            self.drain(phase, now)?;
         }
         Ok(())
     }
 
-    /// Makes packets of all that the session has ready.
-    fn fill(&mut self) {
-        while self.web.waiting() < OUTBOX_TARGET {
-            self.packet.clear();
-            if self.session.poll_packet(&mut self.packet, PACKET_TARGET) {
-                self.web.queue(&self.packet);
-                continue;
-            }
-            // The session's outbox has been emptied: who found no room there may find it now.
-            let blocked = std::mem::take(&mut self.blocked);
-            let pushed = blocked && (0..self.calls.len()).fold(false, |any, place| self.push(place) | any);
-            if !pushed {
-                return;
-            }
+    fn drain(&mut self, phase: Option<&Phase>, now: Instant) -> anyhow::Result<()> {
+        while let Some(event) = self.session.poll_event() {
+            self.act(event, phase, now)?;
         }
+        Ok(())
     }
 
     fn act(&mut self, event: Event, phase: Option<&Phase>, now: Instant) -> anyhow::Result<()> {

@@ -128,7 +128,7 @@ routes:
 limits:
   sockets_per_address: 100000
 log:
-  filter: warn
+  level: warn
 "
     )
 }
