@@ -157,10 +157,6 @@ impl<'a> World<'a> {
         while let Some(frame) = reader.next().expect("a session writes valid packets") {
             self.see(side, frame.stream, &frame.kind);
         }
-        for call in self.calls.values_mut() {
-            let flow = if side == Side::Client { &mut call.up } else { &mut call.down };
-            flow.blocked = false;
-        }
     }
 
     fn see(&mut self, from: Side, stream: StreamId, kind: &FrameKind) {
@@ -197,6 +193,7 @@ impl<'a> World<'a> {
                 let allowed = down_window + call.down.allowed;
                 (&mut call.down, allowed)
             };
+            flow.blocked = false; // there is room in the outbox again
             flow.spent += bytes.len() as u64 + u64::from(FRAME_OVERHEAD);
             assert!(flow.spent <= allowed, "stream {stream}: credit is never exceeded");
         }
@@ -578,6 +575,7 @@ impl<'a> World<'a> {
             self.settle();
         }
         assert_eq!((self.client.open_streams(), self.proxy.open_streams()), (0, 0));
+        assert_eq!(self.proxy_closed, self.going_away, "who goes away closes after the last call");
         let open = self.streams(Side::Client, |_| true);
         assert!(open.is_empty(), "every call has ended: {open:?}");
     }
