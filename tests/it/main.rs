@@ -2,6 +2,8 @@
 
 mod grpc_web;
 mod session;
+mod session_calls;
+mod session_refusals;
 mod support;
 mod upstream_calls;
 mod upstream_faults;
