@@ -1,6 +1,7 @@
 //! Integration tests, one binary: each theme is a file, what they share is in `support`.
 
 mod grpc_web;
+mod interop;
 mod session;
 mod session_calls;
 mod session_refusals;
