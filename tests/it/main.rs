@@ -1,5 +1,9 @@
 //! Integration tests, one binary: each theme is a file, what they share is in `support`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 mod upstream_calls;
 mod upstream_faults;
+mod upstream_pool;
+mod upstream_tls;
