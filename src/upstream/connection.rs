@@ -104,19 +104,22 @@ impl Link {
         lock(&self.send).as_ref().map_or(0, client::SendRequest::current_max_send_streams)
     }
 
-    /// A handle to open one stream with; `None` (for good) after GOAWAY, a lost connection or the last stream id.
+    /// A handle to open one stream with; `None` when the connection takes none any more.
     ///
     /// It is a fresh clone: a handle whose last request still waits to be written refuses the next one.
     pub(super) fn handle(&self) -> Option<client::SendRequest<Chunk>> {
+        if self.check() { lock(&self.send).clone() } else { None }
+    }
+
+    /// Whether the connection still takes new streams; notices GOAWAY, a lost connection and the last stream id.
+    pub(super) fn check(&self) -> bool {
         let mut send = lock(&self.send);
-        let mut handle = send.as_ref()?.clone();
-        match handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) | Poll::Pending => Some(handle),
-            Poll::Ready(Err(_)) => {
-                *send = None;
-                None
-            }
+        let Some(handle) = send.as_mut() else { return false };
+        let open = !matches!(handle.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)));
+        if !open {
+            *send = None;
         }
+        open
     }
 
     /// Takes no new streams from now on. h2 closes the connection when the last one has ended.
@@ -208,8 +211,8 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
                 Poll::Pending => {}
             }
-            // Notices GOAWAY, which leaves the connection running for its streams.
-            let _ = link.handle();
+            // A GOAWAY leaves the connection running for its streams, but must not get new ones.
+            link.check();
             watch.poll(cx, &mut self.pings, link)
         })
         .await;

@@ -315,6 +315,59 @@ async fn calls_of_a_dead_endpoint_move_to_a_living_one() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_comes_back_is_found_without_a_call_waiting_for_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let alive = Scripted::start(echo).await;
+    let upstream = Upstream::new(Arc::new(settings(&[&format!("http://{address}"), &alive.url])));
+    within(5, unary(&upstream, b"x")).await.assert(Origin::Upstream, Code::OK, "");
+    let back = RawServer::at(address).await;
+    let probed = async {
+        let mut connection = back.http2(&[]).await;
+        let stream = connection.request().await;
+        connection.write(&[ok_headers(stream), trailers(stream, &[("grpc-status", "9")])].concat()).await;
+        connection
+    };
+    let mut probed = std::pin::pin!(probed);
+    within(5, async {
+        loop {
+            // Busy with one call, so that the next prefers the other endpoint once that is known to work.
+            let busy = running(&upstream).await;
+            let other = async { unary(&upstream, b"x").await.code() };
+            tokio::select! {
+                code = other => if code == Code::FAILED_PRECONDITION { return },
+                _ = &mut probed => return,
+            }
+            drop(busy);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_without_calls_closes_after_five_minutes() {
+    let server = RawServer::bind().await;
+    let upstream = upstream(&format!("http://{}", server.address));
+    let mut call = upstream.call(request());
+    let mut connection = server.http2(&[]).await;
+    let stream = connection.request().await;
+    connection.write(&[ok_headers(stream), trailers(stream, &[("grpc-status", "0")])].concat()).await;
+    within(5, answer(&mut call)).await.assert(Origin::Upstream, Code::OK, "");
+    tokio::time::pause();
+    // The first interval saw the call.
+    for _ in 0..2 {
+        tokio::time::advance(Duration::from_secs(301)).await;
+        // The connection's task gets its turns, and the runtime looks at its timers.
+        for _ in 0..500 {
+            tokio::task::yield_now().await;
+        }
+    }
+    tokio::time::resume();
+    within(5, connection.closed()).await;
+}
+
+#[tokio::test]
 async fn with_every_endpoint_dead_a_call_fails_with_the_last_error() {
     let mut dead = Vec::new();
     for _ in 0..3 {
