@@ -1,5 +1,7 @@
 //! Integration tests, one binary: each theme is a file, what they share is in `support`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod grpc_web;
 mod session;
 mod session_calls;
@@ -7,3 +9,5 @@ mod session_refusals;
 mod support;
 mod upstream_calls;
 mod upstream_faults;
+mod upstream_pool;
+mod upstream_tls;
