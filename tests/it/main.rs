@@ -1,0 +1,4 @@
+//! Integration tests, in one binary: it links once.
+
+mod config;
+mod server;
