@@ -19,7 +19,16 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/", HTML, include_str!("page/index.html")),
     ("/demo/style.css", CSS, include_str!("page/style.css")),
     ("/favicon.svg", SVG, include_str!("page/favicon.svg")),
+    ("/demo/call.js", JS, include_str!("page/call.js")),
+    ("/demo/chat.js", JS, include_str!("page/chat.js")),
+    ("/demo/code.js", JS, include_str!("page/code.js")),
+    ("/demo/format.js", JS, include_str!("page/format.js")),
+    ("/demo/forms.js", JS, include_str!("page/forms.js")),
     ("/demo/main.js", JS, include_str!("page/main.js")),
+    ("/demo/messages.js", JS, include_str!("page/messages.js")),
+    ("/demo/result.js", JS, include_str!("page/result.js")),
+    ("/demo/timeline.js", JS, include_str!("page/timeline.js")),
+    ("/demo/wire.js", JS, include_str!("page/wire.js")),
 ];
 
 /// The page may run its own scripts and talk to its own origin; nothing else.

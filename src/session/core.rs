@@ -164,20 +164,22 @@ impl Session {
     }
 
     /// How many payload bytes `send` takes on this stream now: what credit and the bounded outbox leave, at most
-    /// [`super::MAX_PIECE`]. `None`: not even an empty message; `Some(0)`: an empty message only. When the answer
-    /// was too little, a `Writable` event (credit) or the draining of `poll_packet` (outbox) makes it worth asking
-    /// again. For a stream that is gone: `None`.
+    /// [`super::MAX_PIECE`]. `None`: not even an empty message; `Some(0)`: an empty message only. For a
+    /// stream that is gone: `None`.
     ///
-    /// Do not cut a message smaller than [`super::MIN_PIECE`] because capacity is short: see [`Session::piece`].
+    /// Do not cut a message smaller than [`super::MIN_PIECE`] because capacity is short: ask [`Session::piece`].
     pub fn capacity(&self, stream: StreamId) -> Option<usize> {
         self.streams.get(&stream).filter(|s| !s.gone)?.outbound.capacity()
     }
 
-    /// How many of the `at_hand` bytes of a message to `send` now. `None`: none, wait for `Writable` or for room in
-    /// the outbox. Never a silly little piece: all that is at hand, or at least [`super::MIN_PIECE`].
-    pub fn piece(&self, stream: StreamId, at_hand: usize) -> Option<usize> {
-        let capacity = self.capacity(stream)?;
-        (capacity >= at_hand.min(MIN_PIECE)).then_some(capacity.min(at_hand))
+    /// How many of the `at_hand` bytes of a message to `send` now. `None`: none; a `Writable` event tells when to ask
+    /// again. Never a silly little piece: all that is at hand, or at least [`super::MIN_PIECE`].
+    pub fn piece(&mut self, stream: StreamId, at_hand: usize) -> Option<usize> {
+        let out = &mut self.streams.get_mut(&stream).filter(|s| !s.gone)?.outbound;
+        let least = at_hand.min(MIN_PIECE);
+        let room = out.capacity().filter(|&capacity| capacity >= least);
+        out.denied = room.is_none().then_some(least);
+        room.map(|capacity| capacity.min(at_hand))
     }
 
     /// Sends a message or a piece of one; `bytes` must fit `capacity`. `last` (client only, `remaining` 0): no more

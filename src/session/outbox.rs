@@ -139,9 +139,8 @@ impl Session {
             }
             None => {}
         }
-        let full = out.is_full();
         if let Some(piece) = out.pop() {
-            if full && !out.is_full() && !out.finished {
+            if out.relent() {
                 self.events.push_back(Event::Writable { stream });
             }
             self.sequence.sent += 1;

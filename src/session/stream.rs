@@ -189,6 +189,8 @@ pub(super) struct Outbound {
     pub(super) headers: bool,
     /// It stands in the session's `ready` list.
     pub(super) ready: bool,
+    /// The owner has asked for this much room and got none: it waits for `Writable`.
+    pub(super) denied: Option<usize>,
 }
 
 impl Outbound {
@@ -203,6 +205,7 @@ impl Outbound {
             finished: false,
             headers: false,
             ready: false,
+            denied: None,
         }
     }
 
@@ -242,7 +245,7 @@ impl Outbound {
         Some(piece)
     }
 
-    /// Adds credit. Returns whether a sender may have been waiting for it.
+    /// Adds credit. Returns whether the owner has been waiting for it.
     pub(super) fn allow(&mut self, more: u64) -> Result<bool, Violation> {
         if more == 0 {
             return Err(Violation::CreditZero);
@@ -251,9 +254,18 @@ impl Outbound {
         if sum > u64::from(MAX_CREDIT) {
             return Err(Violation::CreditBeyondCap { sum });
         }
-        let waiting = self.credit < super::MIN_PIECE as u32 + FRAME_OVERHEAD;
         self.credit = sum as u32;
-        Ok(waiting && !self.finished)
+        Ok(self.relent())
+    }
+
+    /// Whether an owner that was denied room should ask again now.
+    pub(super) fn relent(&mut self) -> bool {
+        let Some(least) = self.denied else { return false };
+        let relents = self.capacity().is_some_and(|capacity| capacity >= least);
+        if relents {
+            self.denied = None;
+        }
+        relents
     }
 
     /// Drops what waits, except an Open: numbers have no gaps, so it must reach the proxy.

@@ -29,6 +29,10 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// How many cancelled streams are remembered, so that what the server had already sent on them is ignored quietly.
 const REMEMBERED_RESETS: usize = 1024;
 
+/// How much more than our own limit for headers h2 takes, so that the limit can be held per call. Beyond its limit
+/// h2 silently drops what is too much of trailers, and well beyond it ends the connection.
+const HEADER_SLACK: u32 = 8;
+
 /// A connection on which no call was open for so long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -149,7 +153,7 @@ async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link
     let (send, mut http2) = client::Builder::new()
         .initial_window_size(settings.stream_window)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(settings.max_header_list)
+        .max_header_list_size(settings.max_header_list.saturating_mul(HEADER_SLACK))
         .enable_push(false)
         // No stream until the first SETTINGS; then h2 takes the server's limit, or none at all.
         .initial_max_send_streams(0)

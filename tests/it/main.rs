@@ -1,4 +1,9 @@
-//! Integration tests, in one binary: it links once.
+//! Integration tests, one binary: each theme is a file, what they share is in `support`.
 
 mod config;
+mod grpc_web;
 mod server;
+mod session;
+mod support;
+mod upstream_calls;
+mod upstream_faults;

@@ -87,11 +87,12 @@ fn no_window_and_no_message_size_can_deadlock() {
                 for _ in 0..messages {
                     let mut rest = Bytes::from(vec![1; size]);
                     loop {
-                        let ready =
-                            if up { &pair.client } else { &pair.proxy }.piece(stream, rest.len()).is_some();
+                        let ready = if up { &mut pair.client } else { &mut pair.proxy }
+                            .piece(stream, rest.len())
+                            .is_some();
                         if !ready {
                             pair.settle();
-                            let session = if up { &pair.client } else { &pair.proxy };
+                            let session = if up { &mut pair.client } else { &mut pair.proxy };
                             assert!(
                                 session.piece(stream, rest.len()).is_some(),
                                 "deadlock: window {window}, message {size}, {} left",
@@ -130,6 +131,7 @@ fn writable_comes_once_when_credit_was_short() {
         rest = pair::feed(&mut client.session, stream, rest);
         client.frames();
     }
+    client.events();
     client.feed(stream, FrameKind::Credit(40_000));
     client.feed(stream, FrameKind::Credit(40_000));
     assert_eq!(client.events(), [Event::Writable { stream }]);

@@ -67,6 +67,7 @@ fn until_welcome_the_client_works_with_the_initial_credit_and_then_gets_the_diff
     let left = pair::feed(&mut client.session, stream, left);
     assert!(left.len() > 300_000 - 65_536, "no more than the initial credit");
     assert_eq!(client.session.piece(stream, left.len()), None);
+    client.events();
     let mut welcome = welcome();
     welcome.limits = welcome.limits.map(|l| v1::Limits { stream_credit: 100_000, ..l });
     client.feed(0, FrameKind::Welcome(Box::new(welcome)));
