@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod config;
 mod grpc_web;
+mod server;
 mod session;
 mod session_calls;
 mod session_refusals;
