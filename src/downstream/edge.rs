@@ -2,11 +2,16 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use axum::body::Body;
-use http::{Request, Response};
+use axum::{Router, body::Body};
+use http::{Method, Request, Response, Version, request::Parts};
 use hyper::body::Incoming;
+use tower::ServiceExt;
 
-use super::{Drain, Routes, Settings};
+use super::{
+    AddressTable, Cors, Drain, Rejection, RequestKind, Routes, Settings, carrier,
+    exchange::{self, HttpDialect},
+    guard, pages,
+};
 use crate::{telemetry::Metrics, upstream::Upstream};
 
 /// What is known of the connection a request came on.
@@ -29,21 +34,88 @@ pub struct Edge {
     pub metrics: Arc<Metrics>,
     /// Shared by all workers.
     pub drain: Drain,
+    /// Shared by all workers.
+    pub addresses: Arc<AddressTable>,
+    /// What is no call.
+    pages: Router,
 }
 
 impl Edge {
-    /// A worker's front door over its upstreams (by name).
+    /// A worker's front door over its upstreams (by name). All but the upstreams is shared by the workers.
     pub fn new(
-        _settings: Arc<Settings>,
-        _upstreams: &HashMap<String, Upstream>,
-        _metrics: Arc<Metrics>,
-        _drain: Drain,
+        settings: Arc<Settings>,
+        upstreams: &HashMap<String, Upstream>,
+        metrics: Arc<Metrics>,
+        drain: Drain,
+        addresses: Arc<AddressTable>,
     ) -> Arc<Self> {
-        todo!()
+        let routes = Routes::new(&settings.routes, upstreams, &metrics);
+        let pages = pages::router(settings.pages.clone());
+        Arc::new(Self { settings, routes, metrics, drain, addresses, pages })
     }
 
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.
-    pub async fn handle(self: Arc<Self>, _request: Request<Incoming>, _conn: ConnInfo) -> Response<Body> {
-        todo!()
+    pub async fn handle(self: Arc<Self>, request: Request<Incoming>, conn: ConnInfo) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let kind = RequestKind::of(&head);
+        let version = head.version;
+        let cors = match guard::check(&self, &head, &conn) {
+            Ok(cors) => cors,
+            Err(rejection) => return self.reject(rejection, &kind, version),
+        };
+        if let Err(rejection) = self.check_form(&kind, &head) {
+            let mut response = self.reject(rejection, &kind, version);
+            cors.write_to(response.headers_mut());
+            return response;
+        }
+        self.dispatch(kind, head, body, conn, cors).await
+    }
+
+    async fn dispatch(
+        self: Arc<Self>,
+        kind: RequestKind,
+        head: Parts,
+        body: Incoming,
+        conn: ConnInfo,
+        cors: Cors,
+    ) -> Response<Body> {
+        let mut response = match kind {
+            RequestKind::Preflight => return cors.preflight(&head.headers),
+            RequestKind::Socket => {
+                let version = head.version;
+                return carrier::upgrade(&self, Request::from_parts(head, body), &conn)
+                    .unwrap_or_else(|rejection| self.reject(rejection, &RequestKind::Socket, version));
+            }
+            RequestKind::GrpcWeb(negotiated) => {
+                exchange::answer(&self, head, body, &conn, HttpDialect::Web(negotiated)).await
+            }
+            RequestKind::Grpc => exchange::answer(&self, head, body, &conn, HttpDialect::Grpc).await,
+            RequestKind::Page => {
+                let mut request = Request::from_parts(head, Body::new(body));
+                request.extensions_mut().insert(conn);
+                match self.pages.clone().oneshot(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
+            }
+        };
+        cors.write_to(response.headers_mut());
+        response
+    }
+
+    /// What a request must have besides its origin.
+    fn check_form(&self, kind: &RequestKind, head: &Parts) -> Result<(), Rejection> {
+        match kind {
+            RequestKind::Grpc if head.version != Version::HTTP_2 => Err(Rejection::native_over_http1()),
+            RequestKind::Grpc | RequestKind::GrpcWeb(_) if head.method != Method::POST => {
+                Err(Rejection::method())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn reject(&self, rejection: Rejection, kind: &RequestKind, version: Version) -> Response<Body> {
+        self.metrics.refused(rejection.reason);
+        rejection.into_response(kind, version)
     }
 }

@@ -1,8 +1,11 @@
 //! Which upstream serves a method.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use crate::{telemetry::Metrics, upstream::Upstream};
+use crate::{
+    telemetry::{CallMetrics, Dialect, Metrics},
+    upstream::Upstream,
+};
 
 /// Which methods a route serves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +18,17 @@ pub enum ServicePattern {
     Service(String),
     /// `chat.v1.Chat/Talk`: one method.
     Method(String, String),
+}
+
+impl fmt::Display for ServicePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Package(package) => write!(f, "{package}*"),
+            Self::Service(service) => f.write_str(service),
+            Self::Method(service, method) => write!(f, "{service}/{method}"),
+        }
+    }
 }
 
 /// One route of the configuration. The most specific pattern wins: method, service, longest package, any.
@@ -39,26 +53,122 @@ pub struct Route {
     pub upstream: Upstream,
     /// The name for metrics and logs: the pattern as configured.
     pub name: String,
+    metrics: DialectMetrics,
 }
+
+impl Route {
+    /// The handles for counting this route's calls in a dialect.
+    pub fn metrics(&self, dialect: Dialect) -> &Arc<CallMetrics> {
+        self.metrics.of(dialect)
+    }
+}
+
+/// The metric label of calls that no route serves.
+const UNROUTED: &str = "(none)";
 
 /// All routes of a worker.
 #[derive(Debug)]
 pub struct Routes {
-    _todo: (),
+    /// By `package.Service/Method`.
+    methods: HashMap<String, Arc<Route>>,
+    /// By `package.Service`.
+    services: HashMap<String, Arc<Route>>,
+    /// By `package.`, the longest first.
+    packages: Vec<(String, Arc<Route>)>,
+    any: Option<Arc<Route>>,
+    unrouted: DialectMetrics,
 }
 
 impl Routes {
     /// Builds the table. Panics on an upstream name that `upstreams` does not have: the configuration has checked it.
-    pub fn new(
-        _routes: &[RouteSettings],
-        _upstreams: &HashMap<String, Upstream>,
-        _metrics: &Metrics,
-    ) -> Self {
-        todo!()
+    pub fn new(routes: &[RouteSettings], upstreams: &HashMap<String, Upstream>, metrics: &Metrics) -> Self {
+        let mut table = Self {
+            methods: HashMap::new(),
+            services: HashMap::new(),
+            packages: Vec::new(),
+            any: None,
+            unrouted: DialectMetrics::new(metrics, UNROUTED),
+        };
+        for settings in routes {
+            let upstream = upstreams
+                .get(&settings.upstream)
+                .expect("the configuration accepts only routes to upstreams that it has")
+                .clone();
+            let name = settings.pattern.to_string();
+            let metrics = DialectMetrics::new(metrics, &name);
+            let route = Arc::new(Route { settings: settings.clone(), upstream, name, metrics });
+            match &settings.pattern {
+                ServicePattern::Any => table.any = Some(route),
+                ServicePattern::Package(package) => table.packages.push((package.clone(), route)),
+                ServicePattern::Service(service) => {
+                    table.services.insert(service.clone(), route);
+                }
+                ServicePattern::Method(service, method) => {
+                    table.methods.insert(format!("{service}/{method}"), route);
+                }
+            }
+        }
+        table.packages.sort_by_key(|(package, _)| Reverse(package.len()));
+        table
     }
 
     /// The route for `/package.Service/Method`; `None` when there is none or the path has another form.
-    pub fn find(&self, _path: &str) -> Option<&Arc<Route>> {
-        todo!()
+    pub fn find(&self, path: &str) -> Option<&Arc<Route>> {
+        let (service, _) = split(path)?;
+        if !self.methods.is_empty()
+            && let Some(route) = self.methods.get(&path[1..])
+        {
+            return Some(route);
+        }
+        if let Some(route) = self.services.get(service) {
+            return Some(route);
+        }
+        let package = self.packages.iter().find(|(package, _)| service.starts_with(package.as_str()));
+        package.map(|(_, route)| route).or(self.any.as_ref())
+    }
+
+    /// The handles for counting calls that no route serves.
+    pub(crate) fn unrouted(&self, dialect: Dialect) -> &Arc<CallMetrics> {
+        self.unrouted.of(dialect)
+    }
+}
+
+/// Service and method of `/package.Service/Method`; `None` when the path has another form. What the names may hold
+/// is narrower than a URL's path: visible ASCII without the characters that end a path or begin an escape.
+pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'?' | b'#' | b'%'))
+    };
+    (is_name(service) && is_name(method)).then_some((service, method))
+}
+
+/// One route's metric handles, by dialect: found without a look-up by name.
+#[derive(Debug)]
+struct DialectMetrics {
+    grpc_web: Arc<CallMetrics>,
+    grpc_web_text: Arc<CallMetrics>,
+    grpc: Arc<CallMetrics>,
+    session: Arc<CallMetrics>,
+}
+
+impl DialectMetrics {
+    fn new(metrics: &Metrics, route: &str) -> Self {
+        Self {
+            grpc_web: metrics.calls(route, Dialect::GrpcWeb),
+            grpc_web_text: metrics.calls(route, Dialect::GrpcWebText),
+            grpc: metrics.calls(route, Dialect::Grpc),
+            session: metrics.calls(route, Dialect::Session),
+        }
+    }
+
+    fn of(&self, dialect: Dialect) -> &Arc<CallMetrics> {
+        match dialect {
+            Dialect::GrpcWeb => &self.grpc_web,
+            Dialect::GrpcWebText => &self.grpc_web_text,
+            Dialect::Grpc => &self.grpc,
+            Dialect::Session => &self.session,
+        }
     }
 }

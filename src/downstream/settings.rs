@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Origins, RouteSettings};
 
 /// Settings of the downstream side, shared by all workers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Whose pages may call: one list for CORS and sockets.
     pub origins: Origins,
@@ -15,6 +15,9 @@ pub struct Settings {
     pub session: SessionSettings,
     /// Where calls go.
     pub routes: Vec<RouteSettings>,
+    /// Pages besides the proxy's own (`/bidiway/…`, which it must not contain): the demo's. Requests that are no
+    /// gRPC in any dialect end here, after the origin check. Its fallback is replaced.
+    pub pages: axum::Router,
 }
 
 /// What a client may use before and besides its calls.

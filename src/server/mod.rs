@@ -1,56 +1,215 @@
 //! The process: listeners, workers, TLS, the admin port, start and stop.
+//!
+//! Workers share nothing on the way of a message: each is a thread with a runtime, listeners, upstream connections
+//! and sessions of its own. What they do share is settings, metrics and the signals of the drain.
 
+mod admin;
+mod connection;
+mod listener;
 mod settings;
+pub mod tls;
+mod worker;
 
 pub use settings::{ListenerSettings, Settings};
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{
+    future::Future,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread,
+};
 
-use crate::telemetry::Metrics;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    downstream::{AddressTable, Drain},
+    telemetry::Metrics,
+};
+use admin::Readiness;
+use worker::Worker;
 
 /// A server whose ports are bound and that serves nothing yet.
 #[derive(Debug)]
 pub struct Server {
-    _todo: (),
+    settings: Arc<Settings>,
+    addresses: Vec<SocketAddr>,
+    admin: Option<TcpListener>,
+    admin_address: Option<SocketAddr>,
+    /// One set of listeners for each worker.
+    listeners: Vec<Vec<TcpListener>>,
+    metrics: Arc<Metrics>,
+    drain: Drain,
 }
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A port cannot be bound.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}{}", advice(source))]
     Bind {
         /// The configured address.
         address: SocketAddr,
         /// Why not.
-        source: std::io::Error,
+        source: io::Error,
     },
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; stop what listens there, or choose another port",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "; no network interface of this machine has this address",
+        _ => "",
+    }
 }
 
 impl Server {
     /// Binds every port (0 is replaced by a free one), and starts nothing.
-    pub fn bind(_settings: Settings) -> Result<Self, StartError> {
-        todo!()
+    pub fn bind(settings: Settings) -> Result<Self, StartError> {
+        let workers = settings.workers.max(1);
+        let mut listeners: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::new();
+        for &ListenerSettings { address, .. } in &settings.listeners {
+            let failed = |source| StartError::Bind { address, source };
+            let bound = listener::bind(address, workers).map_err(failed)?;
+            addresses.push(bound[0].local_addr().map_err(failed)?);
+            for (worker, listener) in listeners.iter_mut().zip(bound) {
+                worker.push(listener);
+            }
+        }
+        let admin = match settings.admin {
+            None => None,
+            Some(address) => Some(
+                listener::bind(address, 1)
+                    .and_then(|mut bound| {
+                        let listener = bound.remove(0);
+                        Ok((listener.local_addr()?, listener))
+                    })
+                    .map_err(|source| StartError::Bind { address, source })?,
+            ),
+        };
+        let (admin_address, admin) = admin.unzip();
+        Ok(Self {
+            settings: Arc::new(settings),
+            addresses,
+            admin,
+            admin_address,
+            listeners,
+            metrics: Metrics::new(),
+            drain: Drain::default(),
+        })
     }
 
     /// The bound addresses of the listeners, in the order of the settings.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        todo!()
+        self.addresses.clone()
     }
 
     /// The bound address of the admin port.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        todo!()
+        self.admin_address
     }
 
     /// The process's metrics.
     pub fn metrics(&self) -> Arc<Metrics> {
-        todo!()
+        self.metrics.clone()
+    }
+
+    /// Cancel this to end a drain before its deadline: what still runs then ends with UNAVAILABLE.
+    pub fn cut(&self) -> CancellationToken {
+        self.drain.cut.clone()
     }
 
     /// Serves until `shutdown` completes, then drains: readiness off, GoAway, calls finish until the deadline, then
-    /// UNAVAILABLE. Returns when everything has ended.
-    pub async fn serve(self, _shutdown: impl Future<Output = ()> + Send) {
-        todo!()
+    /// UNAVAILABLE. Returns when everything has ended. With one worker, it runs within the caller's runtime.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
+        let Self { settings, admin, listeners, metrics, drain, .. } = self;
+        let stop = CancellationToken::new();
+        let readiness = Arc::<Readiness>::default();
+        if let Some(listener) = admin {
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let stop = stop.clone().cancelled_owned();
+                    tokio::spawn(admin::serve(listener, readiness.clone(), metrics.clone(), stop));
+                }
+                Err(error) => error!(%error, "the admin port does not work"),
+            }
+        }
+
+        let places = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+        let addresses = Arc::<AddressTable>::default();
+        let workers = listeners.into_iter().map(|listeners| Worker {
+            settings: settings.clone(),
+            listeners,
+            metrics: metrics.clone(),
+            places: places.clone(),
+            drain: drain.clone(),
+            addresses: addresses.clone(),
+        });
+        let threads = start(workers.collect(), &stop).await;
+        readiness.ready();
+
+        shutdown.await;
+        readiness.draining();
+        info!(deadline = ?settings.drain, "draining: open calls may finish, new ones are refused");
+        drain.draining.cancel();
+        drain.tasks.close();
+        let ended = tokio::select! {
+            () = drain.tasks.wait() => true,
+            () = tokio::time::sleep(settings.drain) => false,
+            () = drain.cut.cancelled() => false,
+        };
+        drain.cut.cancel();
+        // Twice: a call may end within its grace, and its connection after that.
+        if !ended && timeout(2 * connection::LAST_WORDS, drain.tasks.wait()).await.is_err() {
+            warn!(tasks = drain.tasks.len(), "some connections did not end in time and are dropped");
+        }
+        stop.cancel();
+        for thread in threads {
+            if tokio::task::spawn_blocking(|| thread.join()).await.is_err() {
+                error!("a worker's thread did not end well");
+            }
+        }
+        info!("stopped");
     }
+}
+
+/// Starts the workers: one alone within this runtime, several in threads of their own. Returns when all accept.
+async fn start(mut workers: Vec<Worker>, stop: &CancellationToken) -> Vec<thread::JoinHandle<()>> {
+    if workers.len() == 1 {
+        if let Err(error) = workers.remove(0).start() {
+            error!(%error, "the worker cannot accept connections");
+        }
+        return Vec::new();
+    }
+    let mut threads = Vec::new();
+    for (number, worker) in workers.into_iter().enumerate() {
+        let (started, wait) = oneshot::channel();
+        let stop = stop.clone();
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("the kernel gives each worker an epoll instance at the start");
+            runtime.block_on(async {
+                if let Err(error) = worker.start() {
+                    error!(%error, number, "a worker cannot accept connections");
+                }
+                let _ = started.send(());
+                stop.cancelled().await;
+            });
+        };
+        match thread::Builder::new().name(format!("worker-{number}")).spawn(run) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => error!(%error, number, "a worker's thread cannot be started"),
+        }
+        let _ = wait.await;
+    }
+    threads
 }

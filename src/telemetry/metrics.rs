@@ -1,6 +1,22 @@
-//! Every metric, named once.
+//! Every metric, named once: [`Metrics::new`] is the list, with the sentence that `/metrics` shows for each.
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::{Family, MetricConstructor},
+        gauge::Gauge,
+        histogram::Histogram,
+    },
+    registry::Registry,
+};
+
+use super::{CallMetrics, call_metrics::Traffic};
 
 /// How a client speaks; the label `dialect`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,54 +35,344 @@ impl Dialect {
     /// The label's value.
     pub fn as_str(self) -> &'static str {
         match self {
-            Dialect::GrpcWeb => "grpc-web",
-            Dialect::GrpcWebText => "grpc-web-text",
-            Dialect::Grpc => "grpc",
-            Dialect::Session => "session",
+            Self::GrpcWeb => "grpc-web",
+            Self::GrpcWebText => "grpc-web-text",
+            Self::Grpc => "grpc",
+            Self::Session => "session",
         }
     }
 }
 
-/// All metrics of a process, shared by its workers through atomics.
-#[derive(Debug)]
-pub struct Metrics {
-    _todo: (),
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: String,
+    dialect: &'static str,
 }
 
-/// The handles of one route and dialect, looked up once and cached: counting costs an atomic add.
-#[derive(Debug)]
-pub struct CallMetrics {
-    _todo: (),
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TrafficLabels {
+    route: String,
+    dialect: &'static str,
+    direction: &'static str,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct EndLabels {
+    pub(super) route: String,
+    pub(super) dialect: &'static str,
+    pub(super) code: &'static str,
+    pub(super) origin: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Closed {
+    closed: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpstreamName {
+    upstream: String,
+}
+
+/// Seconds, from a local unary call to a stream that lasted an hour.
+const DURATION_BUCKETS: [f64; 16] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0];
+
+#[derive(Clone)]
+struct NewDuration;
+
+impl MetricConstructor<Histogram> for NewDuration {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(DURATION_BUCKETS)
+    }
+}
+
+/// All metrics of a process, shared by its workers through atomics.
+pub struct Metrics {
+    registry: Registry,
+    calls_started: Family<RouteLabels, Counter>,
+    calls_active: Family<RouteLabels, Gauge>,
+    calls: Family<EndLabels, Counter>,
+    call_duration: Family<RouteLabels, Histogram, NewDuration>,
+    messages: Family<TrafficLabels, Counter>,
+    message_bytes: Family<TrafficLabels, Counter>,
+    sessions_open: Gauge,
+    sessions: Family<Closed, Counter>,
+    refused: Family<Reason, Counter>,
+    connections_open: Gauge,
+    connections: Counter,
+    accept_errors: Family<Kind, Counter>,
+    tls_handshake_failures: Counter,
+    upstream_connections: Family<UpstreamName, Gauge>,
+    upstream_connects: Family<UpstreamName, Counter>,
+    upstream_connect_failures: Family<UpstreamName, Counter>,
+    upstream_retries: Family<UpstreamName, Counter>,
 }
 
 impl Metrics {
     /// All metrics at zero.
     pub fn new() -> Arc<Self> {
-        todo!()
+        let mut m = Self {
+            registry: Registry::with_prefix("bidiway"),
+            calls_started: Family::default(),
+            calls_active: Family::default(),
+            calls: Family::default(),
+            call_duration: Family::new_with_constructor(NewDuration),
+            messages: Family::default(),
+            message_bytes: Family::default(),
+            sessions_open: Gauge::default(),
+            sessions: Family::default(),
+            refused: Family::default(),
+            connections_open: Gauge::default(),
+            connections: Counter::default(),
+            accept_errors: Family::default(),
+            tls_handshake_failures: Counter::default(),
+            upstream_connections: Family::default(),
+            upstream_connects: Family::default(),
+            upstream_connect_failures: Family::default(),
+            upstream_retries: Family::default(),
+        };
+        // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
+        let r = &mut m.registry;
+        r.register("calls_started", "Calls that began", m.calls_started.clone());
+        r.register("calls_active", "Calls that run now", m.calls_active.clone());
+        r.register("calls", "Calls that ended, by gRPC code and by who made the status", m.calls.clone());
+        r.register("call_duration_seconds", "Time from a call's begin to its end", m.call_duration.clone());
+        r.register("messages", "gRPC messages; up is to the service, down to the client", m.messages.clone());
+        r.register("message_bytes", "Bytes of the messages, without framing", m.message_bytes.clone());
+        r.register("sessions_open", "Sessions that are open now", m.sessions_open.clone());
+        r.register("sessions", "Sessions that ended, by why", m.sessions.clone());
+        r.register("refused", "Requests and sockets refused before they became a call", m.refused.clone());
+        r.register("connections_open", "Downstream TCP connections open now", m.connections_open.clone());
+        r.register("connections", "Downstream TCP connections accepted", m.connections.clone());
+        r.register("accept_errors", "Failures to accept a connection", m.accept_errors.clone());
+        r.register(
+            "tls_handshake_failures",
+            "Connections that ended before their TLS handshake did",
+            m.tls_handshake_failures.clone(),
+        );
+        r.register("upstream_connections", "Upstream connections open now", m.upstream_connections.clone());
+        r.register("upstream_connects", "Upstream connections established", m.upstream_connects.clone());
+        r.register(
+            "upstream_connect_failures",
+            "Upstream connections that could not be established",
+            m.upstream_connect_failures.clone(),
+        );
+        r.register(
+            "upstream_retries",
+            "Calls sent again because the service had not looked at them",
+            m.upstream_retries.clone(),
+        );
+        Arc::new(m)
     }
 
     /// The handles for calls of a route (its configured name, never a client's text) in a dialect.
-    pub fn calls(&self, _route: &str, _dialect: Dialect) -> Arc<CallMetrics> {
-        todo!()
+    pub fn calls(&self, route: &str, dialect: Dialect) -> Arc<CallMetrics> {
+        let dialect = dialect.as_str();
+        let labels = RouteLabels { route: route.to_owned(), dialect };
+        let traffic = |direction| {
+            let labels = TrafficLabels { route: route.to_owned(), dialect, direction };
+            Traffic {
+                messages: self.messages.get_or_create_owned(&labels),
+                bytes: self.message_bytes.get_or_create_owned(&labels),
+            }
+        };
+        Arc::new(CallMetrics {
+            started: self.calls_started.get_or_create_owned(&labels),
+            active: self.calls_active.get_or_create_owned(&labels),
+            duration: self.call_duration.get_or_create_owned(&labels),
+            up: traffic("up"),
+            down: traffic("down"),
+            ended: self.calls.clone(),
+            by_end: [const { [const { OnceLock::new() }; 3] }; _],
+            route: labels.route,
+            dialect,
+        })
     }
 
-    /// The Prometheus text exposition (OpenMetrics).
+    /// The handles for one upstream's connections.
+    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
+        let labels = UpstreamName { upstream: name.to_owned() };
+        UpstreamMetrics {
+            open: self.upstream_connections.get_or_create_owned(&labels),
+            connects: self.upstream_connects.get_or_create_owned(&labels),
+            failures: self.upstream_connect_failures.get_or_create_owned(&labels),
+            retries: self.upstream_retries.get_or_create_owned(&labels),
+        }
+    }
+
+    /// The OpenMetrics text exposition; its content type is [`Metrics::CONTENT_TYPE`].
     pub fn encode(&self) -> String {
-        todo!()
+        let mut out = String::with_capacity(16 * 1024);
+        text::encode(&mut out, &self.registry).expect("writing to a String does not fail");
+        out
     }
 
-    /// A session's carrier was opened (+1) or closed (-1).
+    /// What `encode` writes.
+    pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// A session's carrier was opened.
     pub fn session_opened(&self) {
-        todo!()
+        self.sessions_open.inc();
     }
 
     /// The session ended; `label` is `CloseReason::label`.
-    pub fn session_closed(&self, _label: &'static str) {
-        todo!()
+    pub fn session_closed(&self, label: &'static str) {
+        self.sessions_open.dec();
+        self.sessions.get_or_create(&Closed { closed: label }).inc();
     }
 
     /// A request or socket was refused before it became a call; `reason` is a stable word.
-    pub fn refused(&self, _reason: &'static str) {
-        todo!()
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A downstream connection was accepted.
+    pub fn connection_opened(&self) {
+        self.connections.inc();
+        self.connections_open.inc();
+    }
+
+    /// A downstream connection is gone, or was upgraded and its session's end is reported.
+    pub fn connection_closed(&self) {
+        self.connections_open.dec();
+    }
+
+    /// `accept` failed; `kind` is a stable word such as `too_many_files`.
+    pub fn accept_error(&self, kind: &'static str) {
+        self.accept_errors.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// A TLS handshake failed or took too long.
+    pub fn tls_handshake_failed(&self) {
+        self.tls_handshake_failures.inc();
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// The handles for one upstream's connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct UpstreamMetrics {
+    open: Gauge,
+    connects: Counter,
+    failures: Counter,
+    retries: Counter,
+}
+
+impl UpstreamMetrics {
+    /// A connection is established.
+    pub fn connected(&self) {
+        self.connects.inc();
+        self.open.inc();
+    }
+
+    /// An established connection is gone.
+    pub fn disconnected(&self) {
+        self.open.dec();
+    }
+
+    /// A connection could not be established.
+    pub fn connect_failed(&self) {
+        self.failures.inc();
+    }
+
+    /// A call goes to another connection, because the service did not look at it (REFUSED_STREAM, GOAWAY).
+    pub fn retried(&self) {
+        self.retries.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Code, Origin};
+
+    #[test]
+    fn every_metric_has_the_prefix_a_sentence_and_openmetrics_ends_with_eof() {
+        let metrics = Metrics::new();
+        // A family shows up with its first series.
+        metrics.calls("*", Dialect::Grpc).ended(Code::OK, Origin::Upstream).inc();
+        metrics.upstream("chat").connect_failed();
+        metrics.session_closed("drained");
+        metrics.refused("origin");
+        metrics.accept_error("too_many_files");
+        let text = metrics.encode();
+        let names: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# HELP "))
+            .map(|line| line.split_once(' ').unwrap())
+            .collect();
+        assert_eq!(names.len(), 17);
+        for (name, help) in names {
+            assert!(name.starts_with("bidiway_"), "{name}");
+            assert!(help.len() > 10, "{name}: {help}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn handles_of_the_same_route_and_dialect_count_into_one_series() {
+        let metrics = Metrics::new();
+        for _ in 0..2 {
+            let calls = metrics.calls("chat.v1.Chat", Dialect::Session);
+            calls.started.inc();
+            calls.ended(Code(5), Origin::Upstream).inc();
+        }
+        let text = metrics.encode();
+        let labels = r#"route="chat.v1.Chat",dialect="session""#;
+        assert!(text.contains(&format!("bidiway_calls_started_total{{{labels}}} 2")), "{text}");
+        let end = r#"code="NOT_FOUND",origin="upstream""#;
+        assert!(text.contains(&format!("bidiway_calls_total{{{labels},{end}}} 2")), "{text}");
+    }
+
+    #[test]
+    fn codes_outside_grpcs_share_one_series() {
+        let metrics = Metrics::new();
+        let calls = metrics.calls("*", Dialect::Grpc);
+        calls.ended(Code(17), Origin::Upstream).inc();
+        calls.ended(Code(u32::MAX), Origin::Upstream).inc();
+        let text = metrics.encode();
+        assert!(
+            text.contains(r#"calls_total{route="*",dialect="grpc",code="UNKNOWN_CODE",origin="upstream"} 2"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn open_sessions_and_connections_go_up_and_down() {
+        let metrics = Metrics::new();
+        metrics.session_opened();
+        metrics.session_opened();
+        metrics.session_closed("drained");
+        metrics.connection_opened();
+        metrics.connection_closed();
+        let upstream = metrics.upstream("chat");
+        upstream.connected();
+        let text = metrics.encode();
+        for line in [
+            "bidiway_sessions_open 1",
+            "bidiway_sessions_total{closed=\"drained\"} 1",
+            "bidiway_connections_open 0",
+            "bidiway_connections_total 1",
+            "bidiway_upstream_connections{upstream=\"chat\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
     }
 }

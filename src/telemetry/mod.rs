@@ -1,8 +1,13 @@
 //! What Bidiway tells its operators: metrics, one log line per call, redaction.
+//!
+//! Redaction is by construction: a [`CallRecord`] is never given metadata, so no token can reach a log line or a
+//! label. Labels hold configured names and fixed words only, never a client's text, so their number is bounded.
 
+mod call_metrics;
 mod call_record;
 pub mod log;
 mod metrics;
 
+pub use call_metrics::CallMetrics;
 pub use call_record::CallRecord;
-pub use metrics::{CallMetrics, Dialect, Metrics};
+pub use metrics::{Dialect, Metrics, UpstreamMetrics};

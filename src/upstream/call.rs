@@ -1,13 +1,27 @@
 //! One call as bytes.
 
-use std::task::{Context, Poll};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
+use h2::{Reason, RecvStream, client::ResponseFuture};
 use http::{HeaderMap, HeaderValue};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::Chunk;
-use crate::wire::Outcome;
+use super::{
+    Chunk,
+    lane::Lane,
+    pool::{Pool, Slot},
+    response::{self, Early, Head},
+};
+use crate::wire::{Code, Outcome};
+
+/// How much of a foreign body goes into a status message, in bytes.
+const EXCERPT: usize = 200;
 
 /// What opens a call.
 #[derive(Clone, Debug)]
@@ -38,58 +52,354 @@ pub enum Received {
 /// Poll-based, so that one task can drive many calls. Both halves may use different wakers.
 #[derive(Debug)]
 pub struct Call {
-    _todo: (),
+    sender: CallSender,
+    receiver: CallReceiver,
 }
 
 impl Call {
+    pub(super) fn open(pool: &Arc<Pool>, request: Request) -> Self {
+        let deadline = request.deadline;
+        if deadline.is_some_and(|at| at <= Instant::now()) {
+            return Self::refused(Outcome::proxy(
+                Code::DEADLINE_EXCEEDED,
+                "the deadline had passed before the call was sent",
+            ));
+        }
+        let lane = Lane::new(request);
+        pool.place(lane.clone());
+        Self::over(lane, Some(pool.clone()), deadline)
+    }
+
+    fn over(lane: Arc<Lane>, pool: Option<Arc<Pool>>, deadline: Option<Instant>) -> Self {
+        Self {
+            sender: CallSender { lane: lane.clone() },
+            receiver: CallReceiver {
+                lane,
+                pool,
+                stage: Stage::Opening,
+                held: 0,
+                deadline: deadline.map(|at| Box::pin(sleep_until(at))),
+            },
+        }
+    }
+
     /// A call that is over before it began (no route, a refused request): yields only this outcome.
-    pub fn refused(_outcome: Outcome) -> Self {
-        todo!()
+    pub fn refused(outcome: Outcome) -> Self {
+        Self::over(Lane::failed(outcome), None, None)
     }
 
     /// Asks to send `want` bytes (at least 1). Ready with how many may be sent now, at most `want`; ready with 0 when
     /// the call takes no more (it is over, or the server has stopped reading: RST_STREAM with NO_ERROR after its
     /// answer): then drop what is left, and learn the end from `poll_receive`.
-    pub fn poll_capacity(&mut self, _cx: &mut Context<'_>, _want: usize) -> Poll<usize> {
-        todo!()
+    pub fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<usize> {
+        self.sender.poll_capacity(cx, want)
     }
 
     /// Sends bytes within the capacity given by `poll_capacity`. With `last` the request ends.
-    pub fn send(&mut self, _chunk: Chunk, _last: bool) {
-        todo!()
+    pub fn send(&mut self, chunk: Chunk, last: bool) {
+        self.sender.send(chunk, last);
     }
 
     /// Ends the request without more bytes (half-close). Needs no capacity. Before the call is connected it is
     /// remembered.
     pub fn finish(&mut self) {
-        todo!()
+        self.sender.finish();
     }
 
-    /// The next thing from upstream. Also what drives connecting. Not to be polled after `End`.
-    pub fn poll_receive(&mut self, _cx: &mut Context<'_>) -> Poll<Received> {
-        todo!()
+    /// The next thing from upstream. Not to be polled after `End`.
+    pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        self.receiver.poll_receive(cx)
     }
 
     /// The client has taken so many bytes of `Data`: upstream may send as many more.
-    pub fn release(&mut self, _bytes: usize) {
-        todo!()
+    pub fn release(&mut self, bytes: usize) {
+        self.receiver.release(bytes);
     }
 
     /// Two halves for two tasks. Dropping the receiver before the end cancels the call; dropping the sender before
     /// `finish` cancels it too.
     pub fn split(self) -> (CallSender, CallReceiver) {
-        todo!()
+        (self.sender, self.receiver)
     }
 }
 
 /// The sending half of a call.
 #[derive(Debug)]
 pub struct CallSender {
-    _todo: (),
+    lane: Arc<Lane>,
+}
+
+impl CallSender {
+    /// See [`Call::poll_capacity`].
+    pub fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<usize> {
+        self.lane.poll_capacity(cx, want)
+    }
+
+    /// See [`Call::send`].
+    pub fn send(&mut self, chunk: Chunk, last: bool) {
+        self.lane.send(chunk, last);
+    }
+
+    /// See [`Call::finish`].
+    pub fn finish(&mut self) {
+        self.lane.finish();
+    }
+}
+
+impl Drop for CallSender {
+    fn drop(&mut self) {
+        self.lane.sender_dropped();
+    }
 }
 
 /// The receiving half of a call.
 #[derive(Debug)]
 pub struct CallReceiver {
-    _todo: (),
+    lane: Arc<Lane>,
+    pool: Option<Arc<Pool>>,
+    stage: Stage,
+    /// Bytes of `Data` that are not released.
+    held: usize,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// How far the response is.
+#[derive(Debug)]
+enum Stage {
+    /// No stream yet.
+    Opening,
+    /// No headers yet.
+    Head(ResponseFuture, Slot),
+    Body(RecvStream, Slot),
+    /// Headers with a status that do not end the stream.
+    Early(RecvStream, Slot, Box<Early>),
+    /// The first data after such headers, which were passed on.
+    Put(RecvStream, Slot, Bytes),
+    /// An answer that is no gRPC: its body may hold a word of explanation.
+    NotGrpc(RecvStream, Slot, Box<NotGrpc>),
+    /// The outcome, after headers that were passed on late.
+    Last(Box<Outcome>),
+    Done,
+}
+
+#[derive(Debug)]
+struct NotGrpc {
+    code: Code,
+    text: String,
+    body: Vec<u8>,
+}
+
+impl CallReceiver {
+    /// See [`Call::poll_receive`].
+    pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        loop {
+            // Every arm that does not wait leaves a new stage behind; `Done` stands in meanwhile.
+            match std::mem::replace(&mut self.stage, Stage::Done) {
+                Stage::Opening => match self.lane.poll_open(cx) {
+                    Poll::Ready(Ok((response, slot))) => self.stage = Stage::Head(response, slot),
+                    Poll::Ready(Err(outcome)) => return self.end(Reason::CANCEL, outcome),
+                    Poll::Pending => return self.wait(cx, Stage::Opening),
+                },
+                Stage::Head(mut response, slot) => match Pin::new(&mut response).poll(cx) {
+                    Poll::Ready(Ok(response)) => {
+                        if let Some(received) = self.head(response, slot) {
+                            return received;
+                        }
+                    }
+                    Poll::Ready(Err(error)) => {
+                        if response::not_processed(&error) && self.lane.again() {
+                            drop((response, slot));
+                            self.stage = Stage::Opening;
+                            if let Some(pool) = &self.pool {
+                                pool.place(self.lane.clone());
+                            }
+                            continue;
+                        }
+                        return self.broken(&error, &slot);
+                    }
+                    Poll::Pending => return self.wait(cx, Stage::Head(response, slot)),
+                },
+                Stage::Body(mut stream, slot) => match poll_body(&mut stream, cx) {
+                    Poll::Ready(Body::Data(bytes)) => {
+                        self.held += bytes.len();
+                        self.stage = Stage::Body(stream, slot);
+                        return Poll::Ready(Received::Data(bytes));
+                    }
+                    Poll::Ready(Body::Trailers(trailers)) => {
+                        return self.end(
+                            Reason::NO_ERROR,
+                            Box::new(response::read_trailers(trailers, self.limit())),
+                        );
+                    }
+                    Poll::Ready(Body::End) => {
+                        return self.end(Reason::NO_ERROR, Box::new(response::no_trailers()));
+                    }
+                    Poll::Ready(Body::Broken(error)) => return self.broken(&error, &slot),
+                    Poll::Pending => return self.wait(cx, Stage::Body(stream, slot)),
+                },
+                Stage::Early(mut stream, slot, early) => match poll_body(&mut stream, cx) {
+                    Poll::Ready(Body::Data(bytes)) => {
+                        self.stage = Stage::Put(stream, slot, bytes);
+                        return Poll::Ready(Received::Headers(early.headers));
+                    }
+                    Poll::Ready(Body::Trailers(trailers)) => {
+                        self.stage = Stage::Last(Box::new(response::read_trailers(trailers, self.limit())));
+                        return Poll::Ready(Received::Headers(early.headers));
+                    }
+                    Poll::Ready(Body::End) => {
+                        return self.end(Reason::NO_ERROR, Box::new(early.into_outcome()));
+                    }
+                    // The server had said its error. An OK before a broken end is not believed.
+                    Poll::Ready(Body::Broken(_)) if early.status.code != Code::OK => {
+                        return self.end(Reason::NO_ERROR, Box::new(early.into_outcome()));
+                    }
+                    Poll::Ready(Body::Broken(error)) => return self.broken(&error, &slot),
+                    Poll::Pending => return self.wait(cx, Stage::Early(stream, slot, early)),
+                },
+                Stage::Put(stream, slot, bytes) => {
+                    self.held += bytes.len();
+                    self.stage = Stage::Body(stream, slot);
+                    return Poll::Ready(Received::Data(bytes));
+                }
+                Stage::NotGrpc(mut stream, slot, mut answer) => {
+                    if let Poll::Ready(Body::Data(bytes)) = poll_body(&mut stream, cx)
+                        && answer.body.len() < EXCERPT
+                    {
+                        answer.body.extend_from_slice(&bytes[..bytes.len().min(EXCERPT)]);
+                        self.stage = Stage::NotGrpc(stream, slot, answer);
+                        continue;
+                    }
+                    // The whole body, enough of it, or what there is: nobody waits for more of it.
+                    return self.end(Reason::CANCEL, Box::new(answer.into_outcome()));
+                }
+                Stage::Last(outcome) => return self.end(Reason::NO_ERROR, outcome),
+                Stage::Done => unreachable!("a call is not polled after its end"),
+            }
+        }
+    }
+
+    /// See [`Call::release`].
+    pub fn release(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.held);
+        self.held -= bytes;
+        if let Stage::Body(stream, _) = &mut self.stage {
+            // Never more than was received: `held` sees to it.
+            let _ = stream.flow_control().release_capacity(bytes);
+        }
+    }
+
+    /// Sets the stage that the headers lead to; returns what there is to say at once.
+    fn head(&mut self, response: http::Response<RecvStream>, slot: Slot) -> Option<Poll<Received>> {
+        self.lane.answered();
+        let (parts, stream) = response.into_parts();
+        let ended = stream.is_end_stream();
+        match response::read_head(parts, ended, self.limit()) {
+            Head::Headers(headers) => {
+                self.stage = Stage::Body(stream, slot);
+                Some(Poll::Ready(Received::Headers(headers)))
+            }
+            Head::End(outcome) => Some(self.end(Reason::NO_ERROR, outcome)),
+            Head::TooLarge(outcome) => Some(self.end(Reason::CANCEL, outcome)),
+            Head::Early(early) => {
+                self.stage = Stage::Early(stream, slot, early);
+                None
+            }
+            Head::NotGrpc(code, text) => {
+                self.stage = Stage::NotGrpc(stream, slot, Box::new(NotGrpc { code, text, body: Vec::new() }));
+                None
+            }
+        }
+    }
+
+    /// The largest headers or trailers taken.
+    fn limit(&self) -> u32 {
+        self.pool.as_ref().map_or(0, |pool| pool.settings().max_header_list)
+    }
+
+    /// Nothing to say yet; unless the deadline has passed.
+    fn wait(&mut self, cx: &mut Context<'_>, stage: Stage) -> Poll<Received> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            drop(stage);
+            return self.end(Reason::CANCEL, Box::new(response::deadline_exceeded()));
+        }
+        self.stage = stage;
+        Poll::Pending
+    }
+
+    fn broken(&mut self, error: &h2::Error, slot: &Slot) -> Poll<Received> {
+        let cancelled = error.reason() == Some(Reason::CANCEL) && error.is_reset();
+        let expired = self.deadline.as_ref().is_some_and(|sleep| sleep.deadline() <= Instant::now());
+        let outcome = match self.lane.take_failure() {
+            Some(outcome) => outcome,
+            // The server has seen the same deadline pass and was quicker.
+            None if cancelled && expired => Box::new(response::deadline_exceeded()),
+            None => Box::new(response::broken(error, slot.link.lost())),
+        };
+        self.end(Reason::CANCEL, outcome)
+    }
+
+    /// The call is over: whatever it held is given back.
+    fn end(&mut self, reason: Reason, outcome: Box<Outcome>) -> Poll<Received> {
+        self.held = 0;
+        self.deadline = None;
+        self.stage = Stage::Done;
+        self.lane.over(reason);
+        self.pool = None;
+        Poll::Ready(Received::End(outcome))
+    }
+}
+
+impl Drop for CallReceiver {
+    fn drop(&mut self) {
+        if !matches!(self.stage, Stage::Done) {
+            // The reset goes first: once the stream's handles are gone, it would wait behind what is queued.
+            self.lane.over(Reason::CANCEL);
+        }
+    }
+}
+
+/// The next thing of a body.
+enum Body {
+    /// Never empty.
+    Data(Bytes),
+    Trailers(HeaderMap),
+    /// Without trailers.
+    End,
+    Broken(h2::Error),
+}
+
+fn poll_body(stream: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Body> {
+    loop {
+        match stream.poll_data(cx) {
+            Poll::Ready(Some(Ok(bytes))) if bytes.is_empty() => {}
+            Poll::Ready(Some(Ok(bytes))) => return Poll::Ready(Body::Data(bytes)),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Body::Broken(error)),
+            Poll::Ready(None) => break,
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+    stream.poll_trailers(cx).map(|trailers| match trailers {
+        Ok(Some(trailers)) => Body::Trailers(trailers),
+        Ok(None) => Body::End,
+        Err(error) => Body::Broken(error),
+    })
+}
+
+impl NotGrpc {
+    fn into_outcome(self) -> Outcome {
+        let Self { code, mut text, body } = self;
+        // Markup and binary junk are of no use in a message; line breaks would spoil logs.
+        let excerpt: String = String::from_utf8_lossy(&body[..body.len().min(EXCERPT)])
+            .chars()
+            .map(|c| if c.is_control() || c == char::REPLACEMENT_CHARACTER { ' ' } else { c })
+            .collect();
+        let excerpt = excerpt.trim();
+        if !excerpt.is_empty() {
+            text.push_str("; its body begins: ");
+            text.push_str(excerpt);
+        }
+        Outcome::proxy(code, text)
+    }
 }

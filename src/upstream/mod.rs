@@ -6,36 +6,54 @@
 
 mod call;
 mod chunk;
+mod connection;
+mod dial;
 mod endpoint;
+mod lane;
+mod pool;
+mod response;
 mod settings;
+mod tls;
 
 pub use call::{Call, CallReceiver, CallSender, Received, Request};
 pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
-pub use settings::{ClientTls, Settings};
+pub use settings::Settings;
+pub use tls::{ClientPem, ClientTls, TlsError, provider};
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pool::Pool;
 
 /// A named group of endpoints that serve the same services, as one worker sees it. Cheap to clone.
+///
+/// When the last clone and the last call are gone, its connections close.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    settings: Arc<Settings>,
+    pool: Arc<Pool>,
 }
 
 impl Upstream {
     /// An upstream that connects when the first call needs it.
     pub fn new(settings: Arc<Settings>) -> Self {
-        Self { settings }
+        Self { pool: Pool::new(settings) }
     }
 
     /// Its name in the configuration.
     pub fn name(&self) -> &str {
-        &self.settings.name
+        &self.pool.settings().name
     }
 
-    /// Starts a call. Never blocks and never fails here: connecting happens as the call is polled, and every failure
-    /// is the call's [`Outcome`](crate::wire::Outcome). Must be called within the worker's tokio runtime.
-    pub fn call(&self, _request: Request) -> Call {
-        todo!()
+    /// Starts a call. Never blocks and never fails here: every failure is the call's
+    /// [`Outcome`](crate::wire::Outcome). On an open connection the request's HEADERS are on their way when this
+    /// returns; otherwise as soon as there is one, whether or not the call is polled. Must be called within the
+    /// worker's tokio runtime.
+    pub fn call(&self, request: Request) -> Call {
+        Call::open(&self.pool, request)
     }
+}
+
+/// A panic elsewhere leaves nothing half done here that would be worse than a second panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
 //! What an upstream needs to know.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use super::Endpoint;
+use super::{ClientTls, Endpoint};
 
 /// An upstream's settings, per worker where they count things.
 #[derive(Clone, Debug)]
@@ -29,11 +29,19 @@ pub struct Settings {
     pub tls: ClientTls,
 }
 
-/// TLS towards a service.
-#[derive(Clone, Debug)]
-pub struct ClientTls {
-    /// Roots, client certificate and ALPN `h2`, ready made.
-    pub config: Arc<rustls::ClientConfig>,
-    /// The name to verify and to send as SNI, instead of the endpoint's host.
-    pub server_name: Option<String>,
+impl Settings {
+    /// The defaults, for these endpoints.
+    pub fn new(name: impl Into<String>, endpoints: Vec<Endpoint>, tls: ClientTls) -> Self {
+        Self {
+            name: name.into(),
+            endpoints,
+            connect_timeout: Duration::from_secs(5),
+            max_connections: 8,
+            stream_window: 64 * 1024,
+            max_header_list: 64 * 1024,
+            keepalive: Some(Duration::from_secs(310)),
+            keepalive_timeout: Duration::from_secs(20),
+            tls,
+        }
+    }
 }

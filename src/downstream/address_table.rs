@@ -1,0 +1,116 @@
+//! How many sockets each client address holds.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Open session sockets per client address, shared by all workers: a client's sockets land on any of them.
+///
+/// An IPv6 client is counted by its /64, because one household or phone commands all of it.
+#[derive(Debug, Default)]
+pub struct AddressTable {
+    counts: Mutex<HashMap<IpAddr, u32>>,
+}
+
+impl AddressTable {
+    /// Counts one more socket for `address`, or `None` when it already holds `limit` of them. The socket is counted
+    /// for as long as the permit lives.
+    pub fn enter(self: &Arc<Self>, address: IpAddr, limit: u32) -> Option<AddressPermit> {
+        let address = subject(address);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_insert(0);
+        if *count >= limit {
+            // A limit of 0 must not leave an entry for every address that tries.
+            if *count == 0 {
+                counts.remove(&address);
+            }
+            return None;
+        }
+        *count += 1;
+        Some(AddressPermit { table: Arc::clone(self), address })
+    }
+
+    /// How many addresses hold sockets.
+    pub fn addresses(&self) -> usize {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn leave(&self, address: IpAddr) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&address);
+            }
+        }
+    }
+}
+
+/// One counted socket; given back when dropped.
+#[derive(Debug)]
+pub struct AddressPermit {
+    table: Arc<AddressTable>,
+    address: IpAddr,
+}
+
+impl Drop for AddressPermit {
+    fn drop(&mut self) {
+        self.table.leave(self.address);
+    }
+}
+
+/// What is counted for an address: IPv4 (also written as IPv6) as it is, IPv6 by its /64.
+fn subject(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_gets_as_many_permits_as_the_limit_says() {
+        let table = Arc::new(AddressTable::default());
+        let first = table.enter(ip("192.0.2.1"), 2).unwrap();
+        let _second = table.enter(ip("192.0.2.1"), 2).unwrap();
+        assert!(table.enter(ip("192.0.2.1"), 2).is_none());
+        assert!(table.enter(ip("192.0.2.2"), 2).is_some(), "another address is not affected");
+        drop(first);
+        assert!(table.enter(ip("192.0.2.1"), 2).is_some());
+    }
+
+    #[test]
+    fn an_address_without_sockets_costs_no_memory() {
+        let table = Arc::new(AddressTable::default());
+        drop(table.enter(ip("192.0.2.1"), 2));
+        assert!(table.enter(ip("192.0.2.1"), 0).is_none());
+        assert_eq!(table.addresses(), 0);
+    }
+
+    #[test]
+    fn ipv6_clients_are_counted_by_their_64_bit_prefix() {
+        let table = Arc::new(AddressTable::default());
+        let _held = table.enter(ip("2001:db8:1:2::1"), 1).unwrap();
+        assert!(table.enter(ip("2001:db8:1:2:ffff::9"), 1).is_none());
+        assert!(table.enter(ip("2001:db8:1:3::1"), 1).is_some());
+    }
+
+    #[test]
+    fn an_ipv4_address_written_as_ipv6_is_the_same_address() {
+        let table = Arc::new(AddressTable::default());
+        let _held = table.enter(ip("::ffff:192.0.2.1"), 1).unwrap();
+        assert!(table.enter(ip("192.0.2.1"), 1).is_none());
+    }
+}

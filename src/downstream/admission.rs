@@ -1,0 +1,143 @@
+//! From what a client asked to what upstream is asked: the steps that are the same in every dialect.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
+use tokio::time::Instant;
+
+use super::{ConnInfo, Edge, Route};
+use crate::{
+    telemetry::{CallRecord, Dialect},
+    upstream::Request,
+    wire::{Code, Outcome, metadata, timeout},
+};
+
+/// A call as a client asks for it, in any dialect.
+#[derive(Debug)]
+pub(crate) struct Opening<'a> {
+    /// How the client speaks.
+    pub(crate) dialect: Dialect,
+    /// The connection it came on.
+    pub(crate) conn: &'a ConnInfo,
+    /// The session's id for streams of sessions, for the log.
+    pub(crate) session: Option<&'a Arc<str>>,
+    /// What should be `/package.Service/Method`.
+    pub(crate) path: &'a str,
+    /// Headers or metadata as they came, not yet filtered.
+    pub(crate) metadata: HeaderMap,
+    /// The client's timeout, where its dialect has a form of its own for it. Otherwise `grpc-timeout` is read.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// A call that may go upstream.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    /// Where it goes: `route.upstream.call(request)`.
+    pub(crate) route: Arc<Route>,
+    /// What opens it. The content type is `application/grpc`; a dialect that knows more replaces it.
+    pub(crate) request: Request,
+    /// Its account, already running.
+    pub(crate) record: CallRecord,
+}
+
+/// Decides whether a call may go upstream, and how. A refusal is the call's outcome and is already counted and
+/// logged; the dialect only has to tell the client.
+///
+/// `metadata` that the proxy adds for the service: `x-forwarded-for` (the client's address, appended to what was
+/// there) and `x-forwarded-proto` (replaced: only we know how the client reached us).
+pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
+    let Opening { dialect, conn, session, path, metadata, timeout } = opening;
+    let route = edge.routes.find(path);
+    let metrics = match route {
+        Some(route) => route.metrics(dialect),
+        None => edge.routes.unrouted(dialect),
+    };
+    let record = CallRecord::start(Arc::clone(metrics), path, conn.peer, session.cloned());
+    match prepare(edge, conn, route, path, metadata, timeout) {
+        Ok((route, request)) => Ok(Admitted { route, request, record }),
+        Err(outcome) => {
+            record.end(&outcome);
+            Err(outcome)
+        }
+    }
+}
+
+fn prepare(
+    edge: &Edge,
+    conn: &ConnInfo,
+    route: Option<&Arc<Route>>,
+    path: &str,
+    mut metadata: HeaderMap,
+    timeout: Option<Duration>,
+) -> Result<(Arc<Route>, Request), Box<Outcome>> {
+    if edge.drain.draining.is_cancelled() {
+        return Err(refusal(Code::UNAVAILABLE, "the proxy is draining and takes no new calls"));
+    }
+    let Some(route) = route else {
+        return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
+    };
+    let Ok(path) = PathAndQuery::try_from(path) else {
+        return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
+    };
+
+    let timeout = match timeout {
+        Some(timeout) => Some(timeout),
+        None => header_timeout(&metadata)?,
+    };
+    metadata::filter_request(&mut metadata);
+    let size = metadata::size(&metadata);
+    let limit = edge.settings.limits.max_metadata as usize;
+    if size > limit {
+        let message = format!("the call's metadata has {size} bytes, more than the limit of {limit} bytes");
+        return Err(refusal(Code::RESOURCE_EXHAUSTED, message));
+    }
+    forwarded(&mut metadata, conn);
+
+    let timeout = match (timeout, route.settings.timeout) {
+        (Some(asked), Some(allowed)) => Some(asked.min(allowed)),
+        (asked, allowed) => asked.or(allowed),
+    };
+    // A deadline past the end of time is none.
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let content_type = HeaderValue::from_static("application/grpc");
+    Ok((Arc::clone(route), Request { path, content_type, metadata, deadline }))
+}
+
+fn refusal(code: Code, message: impl Into<String>) -> Box<Outcome> {
+    Box::new(Outcome::proxy(code, message))
+}
+
+/// The timeout of a dialect that speaks HTTP headers.
+fn header_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Box<Outcome>> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let timeout = timeout::decode(value.as_bytes());
+    timeout.map(Some).map_err(|error| refusal(Code::INVALID_ARGUMENT, error.to_string()))
+}
+
+/// What a client reads that asks for something no route serves. Its text is cut: it goes into a header.
+fn no_route(path: &str) -> String {
+    let shown: String = path.chars().take(200).collect();
+    match super::route::split(path) {
+        Some(_) => format!("no route serves {shown}"),
+        None => format!("{shown:?} is no gRPC method; its path has the form /package.Service/Method"),
+    }
+}
+
+/// Tells the service who the client is.
+fn forwarded(metadata: &mut HeaderMap, conn: &ConnInfo) {
+    const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+    let peer = conn.peer.ip().to_canonical().to_string();
+    let mut chain: Vec<u8> = Vec::with_capacity(peer.len());
+    for hop in metadata.get_all(&FORWARDED_FOR) {
+        chain.extend_from_slice(hop.as_bytes());
+        chain.extend_from_slice(b", ");
+    }
+    chain.extend_from_slice(peer.as_bytes());
+    if let Ok(chain) = HeaderValue::from_bytes(&chain) {
+        metadata.insert(FORWARDED_FOR, chain);
+    }
+    let scheme = if conn.tls { "https" } else { "http" };
+    metadata.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+}

@@ -1,0 +1,91 @@
+//! Refusals of requests that never became calls.
+
+use axum::body::Body;
+use http::{HeaderValue, Response, StatusCode, Version, header};
+
+use super::{RequestKind, answer};
+use crate::wire::{Code, Outcome};
+
+/// A refusal, before there is a call: an HTTP status for whoever reads HTTP, and a gRPC code for whoever reads gRPC.
+#[derive(Clone, Debug)]
+pub(crate) struct Rejection {
+    /// The HTTP status.
+    pub(crate) http: StatusCode,
+    /// The gRPC code.
+    pub(crate) code: Code,
+    /// A word for metrics that never changes.
+    pub(crate) reason: &'static str,
+    /// What is wrong, and what to do about it.
+    pub(crate) message: String,
+}
+
+impl Rejection {
+    /// A page of another origin.
+    pub(crate) fn origin(origin: &[u8]) -> Self {
+        let origin = String::from_utf8_lossy(&origin[..origin.len().min(200)]);
+        let message = match &*origin {
+            "null" => {
+                "pages without an origin of their own (files, sandboxed frames) may not call".to_owned()
+            }
+            origin => format!(
+                "the origin {origin:?} may not call; `origins` in the configuration lists those that may"
+            ),
+        };
+        Self { http: StatusCode::FORBIDDEN, code: Code::PERMISSION_DENIED, reason: "origin", message }
+    }
+
+    /// A gRPC call that is no POST.
+    pub(crate) fn method() -> Self {
+        let message = "gRPC calls are made with POST".to_owned();
+        Self { http: StatusCode::METHOD_NOT_ALLOWED, code: Code::UNIMPLEMENTED, reason: "method", message }
+    }
+
+    /// Native gRPC over HTTP/1, which has no way to carry it.
+    pub(crate) fn native_over_http1() -> Self {
+        let message =
+            "native gRPC needs HTTP/2; over HTTP/1.1 use gRPC-Web (application/grpc-web+proto)".to_owned();
+        Self {
+            http: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            code: Code::UNIMPLEMENTED,
+            reason: "http_version",
+            message,
+        }
+    }
+
+    /// A WebSocket handshake that is none, or that asks for what is not spoken here.
+    pub(crate) fn handshake(http: StatusCode, message: impl Into<String>) -> Self {
+        Self { http, code: Code::INVALID_ARGUMENT, reason: "handshake", message: message.into() }
+    }
+
+    /// The machine fails us.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        let http = StatusCode::INTERNAL_SERVER_ERROR;
+        Self { http, code: Code::INTERNAL, reason: "internal", message: message.into() }
+    }
+
+    /// The response, in the dialect of the request. All dialects get `grpc-status` and `grpc-message` as headers;
+    /// those that do not read gRPC get the sentence as text.
+    pub(crate) fn into_response(self, kind: &RequestKind, version: Version) -> Response<Body> {
+        let outcome = Outcome::proxy(self.code, self.message.as_str());
+        let mut response = match kind {
+            RequestKind::GrpcWeb(negotiated) => answer::trailers_only(outcome, answer::web_type(negotiated)),
+            RequestKind::Grpc if version == Version::HTTP_2 => {
+                answer::trailers_only(outcome, HeaderValue::from_static("application/grpc"))
+            }
+            RequestKind::Grpc | RequestKind::Preflight | RequestKind::Socket | RequestKind::Page => {
+                let text = HeaderValue::from_static("text/plain; charset=utf-8");
+                let mut response = answer::trailers_only(outcome, text);
+                *response.body_mut() = Body::from(format!("{}\n", self.message));
+                response
+            }
+        };
+        *response.status_mut() = self.http;
+        if self.http == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        }
+        if self.http == StatusCode::UPGRADE_REQUIRED {
+            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        response
+    }
+}

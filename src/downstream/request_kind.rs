@@ -1,0 +1,190 @@
+//! What a request is, read from its head alone.
+
+use http::{
+    HeaderMap, Method, Version,
+    header::{ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, CONTENT_TYPE, ORIGIN, UPGRADE},
+    request::Parts,
+};
+use hyper::ext::Protocol;
+
+use crate::wire::grpc_web::ContentType;
+
+/// What a request is. Everything the proxy answers is one of these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RequestKind {
+    /// A browser asks whether a page may call (CORS preflight).
+    Preflight,
+    /// A WebSocket wants to open, by HTTP/1.1 upgrade or by RFC 8441.
+    Socket,
+    /// A gRPC-Web call.
+    GrpcWeb(Negotiated),
+    /// A native gRPC call.
+    Grpc,
+    /// Anything else: the shim's files, pages, and what is not found.
+    Page,
+}
+
+/// The content types of a gRPC-Web call, each way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Negotiated {
+    /// How the request's body is written.
+    pub(crate) request: ContentType,
+    /// How the response's body is to be written.
+    pub(crate) response: ContentType,
+}
+
+impl RequestKind {
+    /// Reads a request's head.
+    pub(crate) fn of(head: &Parts) -> Self {
+        if head.method == Method::OPTIONS
+            && head.headers.contains_key(ORIGIN)
+            && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+        {
+            return Self::Preflight;
+        }
+        if is_socket(head) {
+            return Self::Socket;
+        }
+        let Some(content_type) = head.headers.get(CONTENT_TYPE) else { return Self::Page };
+        if let Some(request) = ContentType::parse(content_type.as_bytes()) {
+            let response = accepted(&head.headers).unwrap_or_else(|| request.clone());
+            return Self::GrpcWeb(Negotiated { request, response });
+        }
+        if is_grpc(content_type.as_bytes()) { Self::Grpc } else { Self::Page }
+    }
+}
+
+/// The first gRPC-Web type that the client accepts: some clients send binary and ask for text.
+fn accepted(headers: &HeaderMap) -> Option<ContentType> {
+    let values = headers.get_all(ACCEPT).iter();
+    values
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .find_map(|type_| ContentType::parse(type_.trim_ascii()))
+}
+
+/// `application/grpc`, with a format behind `+` or parameters behind `;` or neither.
+fn is_grpc(content_type: &[u8]) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    content_type.len() >= GRPC.len()
+        && content_type[..GRPC.len()].eq_ignore_ascii_case(GRPC)
+        && matches!(content_type.get(GRPC.len()), None | Some(b'+' | b';' | b' ' | b'\t'))
+}
+
+fn is_socket(head: &Parts) -> bool {
+    match head.version {
+        Version::HTTP_11 => {
+            head.method == Method::GET
+                && lists(&head.headers, UPGRADE, "websocket")
+                && lists(&head.headers, CONNECTION, "upgrade")
+        }
+        Version::HTTP_2 => {
+            head.method == Method::CONNECT
+                && head.extensions.get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket")
+        }
+        _ => false,
+    }
+}
+
+/// Whether a comma-separated header has a word, in any case.
+fn lists(headers: &HeaderMap, name: http::HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).into_iter();
+    values
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::wire::grpc_web::Form;
+
+    fn head(method: &str, version: Version, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).version(version).uri("/a.B/C");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn kind(method: &str, version: Version, headers: &[(&str, &str)]) -> RequestKind {
+        RequestKind::of(&head(method, version, headers))
+    }
+
+    fn forms(headers: &[(&str, &str)]) -> (Form, Form) {
+        match kind("POST", Version::HTTP_11, headers) {
+            RequestKind::GrpcWeb(negotiated) => (negotiated.request.form, negotiated.response.form),
+            other => panic!("not gRPC-Web but {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_options_request_is_a_preflight_only_with_what_browsers_send() {
+        let full = [("origin", "https://a.example"), ("access-control-request-method", "POST")];
+        assert_eq!(kind("OPTIONS", Version::HTTP_2, &full), RequestKind::Preflight);
+        assert_eq!(kind("OPTIONS", Version::HTTP_11, &full[..1]), RequestKind::Page);
+        assert_eq!(kind("OPTIONS", Version::HTTP_11, &full[1..]), RequestKind::Page);
+    }
+
+    #[test]
+    fn a_websocket_is_known_by_its_upgrade_whatever_else_the_headers_list() {
+        let browser = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
+        assert_eq!(kind("GET", Version::HTTP_11, &browser), RequestKind::Socket);
+        assert_eq!(kind("POST", Version::HTTP_11, &browser), RequestKind::Page);
+        assert_eq!(kind("GET", Version::HTTP_2, &browser), RequestKind::Page, "HTTP/2 has no upgrades");
+        assert_eq!(kind("GET", Version::HTTP_11, &browser[1..]), RequestKind::Page);
+    }
+
+    #[test]
+    fn an_extended_connect_is_a_websocket_only_when_its_protocol_says_so() {
+        let mut connect = head("CONNECT", Version::HTTP_2, &[]);
+        assert_eq!(RequestKind::of(&connect), RequestKind::Page);
+        connect.extensions.insert(Protocol::from_static("connect-udp"));
+        assert_eq!(RequestKind::of(&connect), RequestKind::Page);
+        connect.extensions.insert(Protocol::from_static("websocket"));
+        assert_eq!(RequestKind::of(&connect), RequestKind::Socket);
+    }
+
+    #[test]
+    fn native_grpc_is_not_mistaken_for_grpc_web_nor_the_other_way_round() {
+        for native in ["application/grpc", "application/grpc+proto", "Application/gRPC; x=y"] {
+            assert_eq!(
+                kind("POST", Version::HTTP_2, &[("content-type", native)]),
+                RequestKind::Grpc,
+                "{native}"
+            );
+        }
+        for other in ["application/grpcx", "application/grpc-webx", "application/json", "text/plain"] {
+            assert_eq!(
+                kind("POST", Version::HTTP_2, &[("content-type", other)]),
+                RequestKind::Page,
+                "{other}"
+            );
+        }
+        assert_eq!(forms(&[("content-type", "application/grpc-web")]), (Form::Binary, Form::Binary));
+    }
+
+    #[test]
+    fn the_response_takes_the_form_that_accept_names_and_else_the_request_s() {
+        let text = ("content-type", "application/grpc-web-text");
+        assert_eq!(forms(&[text]), (Form::Text, Form::Text));
+        assert_eq!(forms(&[text, ("accept", "*/*")]), (Form::Text, Form::Text));
+        assert_eq!(forms(&[text, ("accept", "application/grpc-web+proto")]), (Form::Text, Form::Binary));
+        let binary = ("content-type", "application/grpc-web+proto; charset=utf-8");
+        assert_eq!(
+            forms(&[binary, ("accept", "application/json, application/grpc-web-text;q=0.9")]),
+            (Form::Binary, Form::Text)
+        );
+    }
+
+    #[test]
+    fn the_message_format_of_the_request_is_kept() {
+        let headers = [("content-type", "application/grpc-web+json")];
+        let RequestKind::GrpcWeb(negotiated) = kind("POST", Version::HTTP_11, &headers) else {
+            panic!("not gRPC-Web")
+        };
+        assert_eq!(negotiated.response.format, "json");
+        assert_eq!(negotiated.request.to_grpc(), "application/grpc+json");
+    }
+}

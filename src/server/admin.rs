@@ -1,0 +1,127 @@
+//! The operators' port: health, readiness, metrics.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use axum::{Router, extract::State, response::IntoResponse, routing::get};
+use http::{StatusCode, header::CONTENT_TYPE};
+use tokio::net::TcpListener;
+
+use crate::telemetry::Metrics;
+
+/// Whether the process takes new work; shared with `/readyz`.
+#[derive(Debug, Default)]
+pub(super) struct Readiness(AtomicU8);
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const DRAINING: u8 = 2;
+
+impl Readiness {
+    pub(super) fn ready(&self) {
+        // A drain that began while starting stays a drain.
+        let _ = self.0.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    pub(super) fn draining(&self) {
+        self.0.store(DRAINING, Ordering::Relaxed);
+    }
+
+    fn answer(&self) -> (StatusCode, &'static str) {
+        match self.0.load(Ordering::Relaxed) {
+            READY => (StatusCode::OK, "ready\n"),
+            DRAINING => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        }
+    }
+}
+
+/// What the admin port knows.
+#[derive(Clone, Debug)]
+struct Admin {
+    readiness: Arc<Readiness>,
+    metrics: Arc<Metrics>,
+}
+
+const INDEX: &str = "Bidiway's admin port\n\
+    /healthz  200 while the process lives\n\
+    /readyz   200 while it takes new work, 503 before it has started and while it drains\n\
+    /metrics  OpenMetrics\n";
+
+/// The admin port's routes.
+fn routes(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> Router {
+    Router::new()
+        .route("/", get(|| async { INDEX }))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(|State(admin): State<Admin>| async move { admin.readiness.answer() }))
+        .route(
+            "/metrics",
+            get(|State(admin): State<Admin>| async move {
+                ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], admin.metrics.encode()).into_response()
+            }),
+        )
+        .with_state(Admin { readiness, metrics })
+}
+
+/// Serves the admin port until `stop`.
+pub(super) async fn serve(
+    listener: TcpListener,
+    readiness: Arc<Readiness>,
+    metrics: Arc<Metrics>,
+    stop: impl Future<Output = ()>,
+) {
+    // Not gracefully: a scraper that keeps its connection open must not delay the end.
+    tokio::select! {
+        _ = axum::serve(listener, routes(readiness, metrics)) => {}
+        () = stop => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http::Request;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn get(readiness: &Arc<Readiness>, path: &str) -> (u16, String, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = routes(readiness.clone(), Metrics::new()).oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let kind = response.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, kind, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_the_life_of_the_process_and_health_does_not() {
+        let readiness = Arc::<Readiness>::default();
+        assert_eq!(get(&readiness, "/readyz").await.0, 503);
+        readiness.ready();
+        assert_eq!(get(&readiness, "/readyz").await.0, 200);
+        readiness.draining();
+        readiness.ready();
+        let (status, _, body) = get(&readiness, "/readyz").await;
+        assert_eq!((status, &*body), (503, "draining\n"));
+        assert_eq!(get(&readiness, "/healthz").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn metrics_are_openmetrics_and_the_index_lists_all_paths() {
+        let readiness = Arc::<Readiness>::default();
+        let (status, kind, body) = get(&readiness, "/metrics").await;
+        assert_eq!((status, &*kind), (200, Metrics::CONTENT_TYPE));
+        assert!(body.ends_with("# EOF\n"));
+        let (_, _, index) = get(&readiness, "/").await;
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            assert!(index.contains(path));
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! One public connection, from `accept` to its end or its upgrade.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::debug;
+
+use crate::{
+    downstream::{ConnInfo, ConnIo, Edge, Limits, OpenConnection},
+    telemetry::Metrics,
+};
+
+/// How long a connection may take to write its last bytes after the drain's cut.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The HTTP/2 window of a connection. The largest there is: memory is bounded by the streams' windows, and h2 closes a
+/// connection whose unread small frames use up a budget that it derives from this window.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// The HTTP/2 window of a request body: as much as one stream of a session has by default.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// What hyper may hold of a response that the client is slow to read.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// HTTP/1.1's buffer for a request's head, and for reads.
+const HTTP1_BUFFER: usize = 64 * 1024;
+
+/// Room for the header fields that are no metadata (`:path`, `user-agent`, `cookie`, …).
+const HEADER_ROOM: u32 = 16 * 1024;
+
+/// HTTP/2 pings find clients that went away without a word.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// HTTP settings for the public ports.
+pub(super) fn http(limits: &Limits) -> Builder<TokioExecutor> {
+    let streams = limits.http2_streams;
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(HTTP1_BUFFER.max((limits.max_metadata + HEADER_ROOM) as usize))
+        .keep_alive(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .enable_connect_protocol()
+        .adaptive_window(false)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_concurrent_streams(streams)
+        // A page that is left cancels all its streams at once; more than it may have open is an attack.
+        .max_pending_accept_reset_streams(streams as usize)
+        .max_local_error_reset_streams(1024)
+        .max_header_list_size(limits.max_metadata.saturating_add(HEADER_ROOM))
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// What all connections of a worker's listener share.
+pub(super) struct Connections {
+    pub(super) http: Builder<TokioExecutor>,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) edge: Arc<Edge>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Connections {
+    /// Serves one connection until it ends, or until it is upgraded: then its socket belongs to the carrier's task
+    /// and this one is over.
+    pub(super) async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, open: OpenConnection) {
+        // A small frame must not wait for the acknowledgement of the one before it.
+        let _ = socket.set_nodelay(true);
+        let io = match &self.tls {
+            None => ConnIo::plain(socket, open),
+            // Boxed, so that the handshake's state does not stay part of this task.
+            Some(acceptor) => match Box::pin(self.handshake(acceptor, socket, peer, open)).await {
+                Some(io) => io,
+                None => return,
+            },
+        };
+        self.serve_http(io, peer).await;
+    }
+
+    async fn handshake(
+        &self,
+        acceptor: &TlsAcceptor,
+        socket: TcpStream,
+        peer: SocketAddr,
+        open: OpenConnection,
+    ) -> Option<ConnIo> {
+        let limit = self.edge.settings.limits.handshake_timeout;
+        let error = match timeout(limit, acceptor.accept(socket)).await {
+            Ok(Ok(stream)) => return Some(ConnIo::tls(stream, open)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it took longer than {limit:?}"),
+        };
+        self.metrics.tls_handshake_failed();
+        debug!(%peer, error, "TLS handshake failed");
+        None
+    }
+
+    async fn serve_http(&self, io: ConnIo, peer: SocketAddr) {
+        let asked = Arc::new(AtomicBool::new(false));
+        let drain = &self.edge.drain;
+        let service = {
+            let (edge, asked) = (self.edge.clone(), asked.clone());
+            let conn = ConnInfo { peer, tls: self.tls.is_some() };
+            service_fn(move |request| {
+                asked.store(true, Ordering::Relaxed);
+                answer(edge.clone(), request, conn.clone())
+            })
+        };
+        let mut http = pin!(self.http.serve_connection_with_upgrades(TokioIo::new(io), service));
+        let ended = tokio::select! {
+            ended = http.as_mut() => Some(ended),
+            () = drain.draining.cancelled() => None,
+            () = first_request_overdue(&asked, self.edge.settings.limits.header_timeout) => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                // HTTP/2: GOAWAY, and the open streams go on. HTTP/1.1: close after the current response.
+                http.as_mut().graceful_shutdown();
+                let patience = async {
+                    if asked.load(Ordering::Relaxed) {
+                        drain.cut.cancelled().await;
+                    }
+                    sleep(LAST_WORDS).await;
+                };
+                tokio::select! {
+                    ended = http => ended,
+                    () = patience => Ok(()),
+                }
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%peer, error, "connection ended with an error");
+        }
+    }
+}
+
+/// Answers one request. Boxed: an idle connection then keeps a pointer, not the room for the largest call.
+fn answer(
+    edge: Arc<Edge>,
+    request: Request<Incoming>,
+    conn: ConnInfo,
+) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>> {
+    Box::pin(async move { Ok(edge.handle(request, conn).await) })
+}
+
+/// Completes when no request has come in time; otherwise never. Hyper limits the time for a request's head, but not
+/// the time for the first bytes, by which it tells HTTP/1.1 from HTTP/2.
+async fn first_request_overdue(asked: &AtomicBool, limit: Duration) {
+    sleep(limit).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,82 @@
+//! One worker: a thread's share of the sockets, calls and upstream connections.
+
+use std::{collections::HashMap, io, net::TcpListener, sync::Arc};
+
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    Settings,
+    connection::{self, Connections},
+    listener::Acceptor,
+};
+use crate::{
+    downstream::{AddressTable, Drain, Edge, OpenConnection},
+    telemetry::Metrics,
+    upstream::Upstream,
+};
+
+/// What a worker is made of; sent to its thread before it runs.
+#[derive(Debug)]
+pub(super) struct Worker {
+    /// The same for all.
+    pub(super) settings: Arc<Settings>,
+    /// One for each listener of the settings, in their order.
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Places for connections in the whole process.
+    pub(super) places: Arc<Semaphore>,
+    pub(super) drain: Drain,
+    /// Sockets per client, in the whole process.
+    pub(super) addresses: Arc<AddressTable>,
+}
+
+impl Worker {
+    /// Starts accepting within the current runtime. The tasks run in `drain.tasks`.
+    pub(super) fn start(self) -> io::Result<()> {
+        // Tokens of its own: each wake-up of a connection locks them, and workers must not meet there.
+        let drain = Drain {
+            draining: self.drain.draining.child_token(),
+            cut: self.drain.cut.child_token(),
+            tasks: self.drain.tasks.clone(),
+        };
+        let upstreams: HashMap<_, _> = self
+            .settings
+            .upstreams
+            .iter()
+            .map(|settings| (settings.name.clone(), Upstream::new(settings.clone())))
+            .collect();
+        let downstream = self.settings.downstream.clone();
+        let http = connection::http(&downstream.limits);
+        let edge = Edge::new(downstream, &upstreams, self.metrics.clone(), drain.clone(), self.addresses);
+        for (listener, settings) in self.listeners.into_iter().zip(&self.settings.listeners) {
+            let acceptor = Acceptor::new(listener, self.metrics.clone())?;
+            let connections = Arc::new(Connections {
+                http: http.clone(),
+                tls: settings.tls.clone().map(TlsAcceptor::from),
+                edge: edge.clone(),
+                metrics: self.metrics.clone(),
+            });
+            drain.tasks.spawn(accept(acceptor, connections, self.places.clone(), drain.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Accepts until the drain begins; then the port is closed.
+async fn accept(mut acceptor: Acceptor, connections: Arc<Connections>, places: Arc<Semaphore>, drain: Drain) {
+    let next = async |acceptor: &mut Acceptor| {
+        let (socket, peer) = acceptor.accept().await;
+        // At the limit this connection waits here, and the others in the kernel's backlog.
+        let place = places.clone().acquire_owned().await.expect("nothing closes this semaphore");
+        (socket, peer, place)
+    };
+    loop {
+        let (socket, peer, place) = tokio::select! {
+            accepted = next(&mut acceptor) => accepted,
+            () = drain.draining.cancelled() => return,
+        };
+        let open = OpenConnection::new(connections.metrics.clone(), place);
+        drain.tasks.spawn(connections.clone().serve(socket, peer, open));
+    }
+}

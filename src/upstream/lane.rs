@@ -1,0 +1,367 @@
+//! What the two halves of a call and the pool share: the call's way to an open stream, and the stream's sending side.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, SendStream, client::ResponseFuture};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use tokio::time::Instant;
+
+use super::{Chunk, Request, connection::Link, lock, pool::Slot};
+use crate::wire::{Code, Outcome, timeout};
+
+/// What a call may send right after its HEADERS, before the connection's task has run and flow control has answered:
+/// a small request leaves in one write with its HEADERS. It is also all that is kept for another attempt.
+const EAGER: usize = 16 * 1024;
+
+/// How often a call that the server has certainly not begun is sent again.
+const MAX_ATTEMPTS: usize = 4;
+
+/// A call's shared state. The mutex is uncontended: both halves and the connections live on one thread.
+pub(super) struct Lane {
+    state: Mutex<State>,
+}
+
+struct State {
+    phase: Phase,
+    /// What it takes to send the request (again); gone when the response begins or too much was sent.
+    replay: Option<Box<Replay>>,
+    sender: Option<Waker>,
+    receiver: Option<Waker>,
+}
+
+enum Phase {
+    /// In the pool's hands. `finished`: the request has ended already.
+    Waiting { finished: bool },
+    /// The stream is open; `response` waits for the receiver.
+    Open { send: SendStream<Chunk>, response: Option<(ResponseFuture, Slot)>, eager: usize, finished: bool },
+    /// Over without a stream; the outcome waits for the receiver.
+    Failed(Box<Outcome>),
+    /// Over.
+    Over,
+}
+
+struct Replay {
+    request: Request,
+    chunks: Vec<Chunk>,
+    attempts: usize,
+}
+
+/// What became of an attempt to open a stream.
+pub(super) enum Opened {
+    /// It is open, or nobody wants it any more.
+    Done,
+    /// The connection takes no more streams; another may.
+    NoConnection,
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = match &lock(&self.state).phase {
+            Phase::Waiting { .. } => "waiting",
+            Phase::Open { .. } => "open",
+            Phase::Failed(_) => "failed",
+            Phase::Over => "over",
+        };
+        f.debug_struct("Lane").field("phase", &phase).finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    pub(super) fn new(request: Request) -> Arc<Self> {
+        let replay = Box::new(Replay { request, chunks: Vec::new(), attempts: 0 });
+        Self::with(Phase::Waiting { finished: false }, Some(replay))
+    }
+
+    pub(super) fn failed(outcome: Outcome) -> Arc<Self> {
+        Self::with(Phase::Failed(Box::new(outcome)), None)
+    }
+
+    fn with(phase: Phase, replay: Option<Box<Replay>>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { phase, replay, sender: None, receiver: None }) })
+    }
+
+    // For the pool.
+
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(lock(&self.state).phase, Phase::Waiting { .. })
+    }
+
+    /// Counts an endpoint that could not be reached; returns how many were.
+    pub(super) fn count_attempt(&self) -> usize {
+        lock(&self.state).replay.as_mut().map_or(usize::MAX, |replay| {
+            replay.attempts += 1;
+            replay.attempts
+        })
+    }
+
+    /// There is no connection for this call.
+    pub(super) fn fail(&self, outcome: Outcome) {
+        let mut state = lock(&self.state);
+        if let Phase::Waiting { .. } = state.phase {
+            state.phase = Phase::Failed(Box::new(outcome));
+            state.replay = None;
+            state.wake();
+        }
+    }
+
+    /// Opens the call's stream on a connection and sends what was sent on an earlier one. `slot` is called only when
+    /// the stream is open.
+    pub(super) fn open(&self, link: &Link, slot: impl FnOnce() -> Slot) -> Opened {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let (Phase::Waiting { finished }, Some(replay)) = (&state.phase, &state.replay) else {
+            return Opened::Done;
+        };
+        let finished = *finished;
+        let Some(mut handle) = link.handle() else { return Opened::NoConnection };
+        let remaining = replay.request.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        if remaining.is_some_and(|left| left.is_zero()) {
+            // The receiver's timer says so in a moment.
+            return Opened::Done;
+        }
+        let ends = finished && replay.chunks.is_empty();
+        let opened = handle.send_request(head(&replay.request, link, remaining), ends);
+        let (response, mut send) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let text = format!("the request cannot be sent over HTTP/2: {error}");
+                state.phase = Phase::Failed(Box::new(Outcome::proxy(Code::INTERNAL, text)));
+                state.replay = None;
+                state.wake();
+                return Opened::Done;
+            }
+        };
+        let mut eager = EAGER;
+        for (at, chunk) in replay.chunks.iter().enumerate() {
+            eager = eager.saturating_sub(chunk.remaining());
+            let last = finished && at + 1 == replay.chunks.len();
+            // An error means that the connection was lost just now; the receiver learns it.
+            let _ = send.send_data(chunk.clone(), last);
+        }
+        state.phase = Phase::Open { send, response: Some((response, slot())), eager, finished };
+        state.wake();
+        Opened::Done
+    }
+
+    // For the sender.
+
+    pub(super) fn poll_capacity(&self, cx: &mut Context<'_>, want: usize) -> Poll<usize> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let (send, eager) = match &mut state.phase {
+            Phase::Waiting { finished: false } => {
+                park(&mut state.sender, cx);
+                return Poll::Pending;
+            }
+            Phase::Open { send, eager, finished: false, .. } => (send, *eager),
+            _ => return Poll::Ready(0),
+        };
+        if eager > 0 {
+            return Poll::Ready(want.min(eager));
+        }
+        if send.capacity() >= want {
+            return Poll::Ready(want);
+        }
+        send.reserve_capacity(want);
+        loop {
+            match send.capacity() {
+                0 => match send.poll_capacity(cx) {
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(_) => return Poll::Ready(0),
+                    Poll::Pending => {
+                        park(&mut state.sender, cx);
+                        return Poll::Pending;
+                    }
+                },
+                some => return Poll::Ready(some.min(want)),
+            }
+        }
+    }
+
+    pub(super) fn send(&self, chunk: Chunk, last: bool) {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let len = chunk.remaining();
+        if len == 0 && !last {
+            // An empty frame that ends nothing says nothing, and servers count such frames as abuse.
+            return;
+        }
+        match &mut state.phase {
+            Phase::Open { send, eager, finished: finished @ false, .. } => {
+                if let Some(replay) = &mut state.replay {
+                    if len <= *eager {
+                        replay.chunks.push(chunk.clone());
+                    } else {
+                        state.replay = None;
+                    }
+                }
+                *eager = eager.saturating_sub(len);
+                *finished = last;
+                let _ = send.send_data(chunk, last);
+            }
+            // The stream was refused between `poll_capacity` and `send`: this goes out on the next one.
+            Phase::Waiting { finished: finished @ false } => {
+                *finished = last;
+                if let Some(replay) = &mut state.replay {
+                    replay.chunks.push(chunk);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        let mut guard = lock(&self.state);
+        match &mut guard.phase {
+            Phase::Open { send, finished: finished @ false, .. } => {
+                *finished = true;
+                let _ = send.send_data(Chunk::plain(Bytes::new()), true);
+            }
+            Phase::Waiting { finished } => *finished = true,
+            _ => {}
+        }
+    }
+
+    /// The sender is dropped: without a finished request the call is cancelled, and the receiver learns it.
+    pub(super) fn sender_dropped(&self) {
+        let mut state = lock(&self.state);
+        if let Phase::Waiting { finished: false } | Phase::Open { finished: false, .. } = state.phase {
+            let outcome = Outcome::cancelled("the request was dropped before its end");
+            let old = std::mem::replace(&mut state.phase, Phase::Failed(Box::new(outcome)));
+            state.replay = None;
+            state.wake();
+            drop(state);
+            old.reset(Reason::CANCEL);
+        }
+    }
+
+    // For the receiver.
+
+    /// Ready when the stream is open, or with the outcome when there will be none.
+    pub(super) fn poll_open(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(ResponseFuture, Slot), Box<Outcome>>> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        match &mut state.phase {
+            Phase::Waiting { .. } => {
+                park(&mut state.receiver, cx);
+                Poll::Pending
+            }
+            Phase::Open { response, .. } => {
+                Poll::Ready(Ok(response.take().expect("the receiver takes the response once")))
+            }
+            Phase::Failed(_) => match std::mem::replace(&mut state.phase, Phase::Over) {
+                Phase::Failed(outcome) => Poll::Ready(Err(outcome)),
+                _ => unreachable!("matched above"),
+            },
+            Phase::Over => unreachable!("the receiver does not ask after the end"),
+        }
+    }
+
+    /// The outcome, if the sender's end of the call has made one.
+    pub(super) fn take_failure(&self) -> Option<Box<Outcome>> {
+        let mut state = lock(&self.state);
+        match &mut state.phase {
+            Phase::Failed(_) => match std::mem::replace(&mut state.phase, Phase::Over) {
+                Phase::Failed(outcome) => Some(outcome),
+                _ => unreachable!("matched above"),
+            },
+            _ => None,
+        }
+    }
+
+    /// The response has begun: there will be no other attempt.
+    pub(super) fn answered(&self) {
+        lock(&self.state).replay = None;
+    }
+
+    /// The server has certainly not begun this call. If everything sent is still at hand, the call waits again, and
+    /// is to be given to the pool.
+    pub(super) fn again(&self) -> bool {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let (Phase::Open { finished, .. }, Some(replay)) = (&state.phase, &mut state.replay) else {
+            return false;
+        };
+        let expired = replay.request.deadline.is_some_and(|at| at <= Instant::now());
+        replay.attempts += 1;
+        if expired || replay.attempts >= MAX_ATTEMPTS {
+            return false;
+        }
+        state.phase = Phase::Waiting { finished: *finished };
+        true
+    }
+
+    /// The call is over: stops sending, and resets the stream with `reason` unless both sides have ended it.
+    pub(super) fn over(&self, reason: Reason) {
+        let mut state = lock(&self.state);
+        let old = std::mem::replace(&mut state.phase, Phase::Over);
+        state.replay = None;
+        state.receiver = None;
+        state.wake();
+        drop(state);
+        // Outside the lock: it may hold a slot, which locks the pool, and the pool locks lanes.
+        old.reset(reason);
+    }
+}
+
+impl State {
+    fn wake(&mut self) {
+        for waker in [self.sender.take(), self.receiver.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+}
+
+impl Phase {
+    fn reset(self, reason: Reason) {
+        if let Self::Open { mut send, eager, finished, .. } = self {
+            // A finished request may still lie in h2 beyond the server's window; without a reset it would hold its
+            // stream until the server, which has ended the call, opens the window. Where nothing is left to be
+            // sent, h2 sends no RST_STREAM after a clean end.
+            if !finished || reason != Reason::NO_ERROR || eager < EAGER {
+                send.send_reset(reason);
+            }
+        }
+    }
+}
+
+fn park(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *place = Some(cx.waker().clone()),
+    }
+}
+
+/// The request's HEADERS, in the order of gRPC `doc/PROTOCOL-HTTP2.md`, "Requests".
+fn head(request: &Request, link: &Link, remaining: Option<std::time::Duration>) -> http::Request<()> {
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(link.scheme.clone());
+    uri.authority = Some(link.authority.clone());
+    uri.path_and_query = Some(request.path.clone());
+    let mut headers = HeaderMap::with_capacity(request.metadata.len() + 4);
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    if let Some(remaining) = remaining {
+        let value = HeaderValue::try_from(timeout::encode(remaining)).expect("digits and a letter");
+        headers.insert("grpc-timeout", value);
+    }
+    headers.insert(header::CONTENT_TYPE, request.content_type.clone());
+    headers
+        .insert(header::USER_AGENT, HeaderValue::from_static(concat!("bidiway/", env!("CARGO_PKG_VERSION"))));
+    for (name, value) in &request.metadata {
+        headers.append(name.clone(), value.clone());
+    }
+    let mut head = http::Request::new(());
+    *head.method_mut() = Method::POST;
+    *head.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path are all there");
+    *head.version_mut() = Version::HTTP_2;
+    *head.headers_mut() = headers;
+    head
+}

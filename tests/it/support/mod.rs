@@ -1,0 +1,16 @@
+//! What the tests share.
+
+pub(crate) mod calls;
+pub(crate) mod edge;
+pub(crate) mod raw;
+pub(crate) mod socket;
+pub(crate) mod upstream;
+
+use std::{future::Future, time::Duration};
+
+/// Fails the test instead of letting it hang.
+pub(crate) async fn within<T>(seconds: u64, what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(seconds), what)
+        .await
+        .unwrap_or_else(|_| panic!("nothing happened within {seconds} s"))
+}
