@@ -3,5 +3,6 @@
 mod grpc_web;
 mod guard;
 mod native;
+mod oracle;
 mod support;
 mod upstream_faults;
