@@ -226,7 +226,10 @@ impl CallReceiver {
                         return Poll::Ready(Received::Data(bytes));
                     }
                     Poll::Ready(Body::Trailers(trailers)) => {
-                        return self.end(Reason::NO_ERROR, Box::new(response::read_trailers(trailers)));
+                        return self.end(
+                            Reason::NO_ERROR,
+                            Box::new(response::read_trailers(trailers, self.limit())),
+                        );
                     }
                     Poll::Ready(Body::End) => {
                         return self.end(Reason::NO_ERROR, Box::new(response::no_trailers()));
@@ -240,7 +243,7 @@ impl CallReceiver {
                         return Poll::Ready(Received::Headers(early.headers));
                     }
                     Poll::Ready(Body::Trailers(trailers)) => {
-                        self.stage = Stage::Last(Box::new(response::read_trailers(trailers)));
+                        self.stage = Stage::Last(Box::new(response::read_trailers(trailers, self.limit())));
                         return Poll::Ready(Received::Headers(early.headers));
                     }
                     Poll::Ready(Body::End) => {
@@ -290,12 +293,13 @@ impl CallReceiver {
         self.lane.answered();
         let (parts, stream) = response.into_parts();
         let ended = stream.is_end_stream();
-        match response::read_head(parts, ended) {
+        match response::read_head(parts, ended, self.limit()) {
             Head::Headers(headers) => {
                 self.stage = Stage::Body(stream, slot);
                 Some(Poll::Ready(Received::Headers(headers)))
             }
             Head::End(outcome) => Some(self.end(Reason::NO_ERROR, outcome)),
+            Head::TooLarge(outcome) => Some(self.end(Reason::CANCEL, outcome)),
             Head::Early(early) => {
                 self.stage = Stage::Early(stream, slot, early);
                 None
@@ -305,6 +309,11 @@ impl CallReceiver {
                 None
             }
         }
+    }
+
+    /// The largest headers or trailers taken.
+    fn limit(&self) -> u32 {
+        self.pool.as_ref().map_or(0, |pool| pool.settings().max_header_list)
     }
 
     /// Nothing to say yet; unless the deadline has passed.

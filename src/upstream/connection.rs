@@ -29,6 +29,10 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// How many cancelled streams are remembered, so that what the server had already sent on them is ignored quietly.
 const REMEMBERED_RESETS: usize = 1024;
 
+/// How much more than our own limit for headers h2 takes, so that the limit can be held per call. Beyond its limit
+/// h2 silently drops what is too much of trailers, and well beyond it ends the connection.
+const HEADER_SLACK: u32 = 8;
+
 /// A connection on which no call was open for so long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -45,6 +49,9 @@ pub(super) enum ConnectError {
     Http2(h2::Error),
     #[error("the server closed the connection before its HTTP/2 SETTINGS")]
     Closed,
+    /// Among others: TLS 1.3 tells of a refused client certificate only after the client's side of the handshake.
+    #[error("the connection was lost before the server's HTTP/2 SETTINGS: {0}")]
+    Lost(h2::Error),
 }
 
 /// A connection as the pool and its calls see it.
@@ -149,7 +156,7 @@ async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link
     let (send, mut http2) = client::Builder::new()
         .initial_window_size(settings.stream_window)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(settings.max_header_list)
+        .max_header_list_size(settings.max_header_list.saturating_mul(HEADER_SLACK))
         .enable_push(false)
         // No stream until the first SETTINGS; then h2 takes the server's limit, or none at all.
         .initial_max_send_streams(0)
@@ -159,12 +166,10 @@ async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link
         // By default the 1024th late frame on a forgotten cancelled stream would end the connection.
         .max_local_error_reset_streams(None)
         .handshake::<_, Chunk>(io)
-        .await
-        .map_err(ConnectError::Http2)?;
+        .await?;
     poll_fn(|cx| match Pin::new(&mut http2).poll(cx) {
         Poll::Ready(Ok(())) => Poll::Ready(Err(ConnectError::Closed)),
-        Poll::Ready(Err(error)) if error.is_io() && is_end(&error) => Poll::Ready(Err(ConnectError::Closed)),
-        Poll::Ready(Err(error)) => Poll::Ready(Err(ConnectError::Http2(error))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
         Poll::Pending if http2.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
         Poll::Pending => Poll::Pending,
     })
@@ -181,9 +186,15 @@ async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link
     Ok((link, Connection { http2, pings }))
 }
 
-fn is_end(error: &h2::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.get_io().map(std::io::Error::kind), Some(BrokenPipe | ConnectionReset | UnexpectedEof))
+impl From<h2::Error> for ConnectError {
+    fn from(error: h2::Error) -> Self {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match error.get_io().map(std::io::Error::kind) {
+            Some(BrokenPipe | ConnectionReset | UnexpectedEof) => Self::Closed,
+            Some(_) => Self::Lost(error),
+            None => Self::Http2(error),
+        }
+    }
 }
 
 impl Connection {

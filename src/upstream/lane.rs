@@ -243,10 +243,7 @@ impl Lane {
     // For the receiver.
 
     /// Ready when the stream is open, or with the outcome when there will be none.
-    pub(super) fn poll_open(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(ResponseFuture, Slot), Box<Outcome>>> {
+    pub(super) fn poll_open(&self, cx: &Context<'_>) -> Poll<Result<(ResponseFuture, Slot), Box<Outcome>>> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         match &mut state.phase {

@@ -102,10 +102,11 @@ impl Place {
         if let Some(link) = self.links.iter().find(|link| link.in_flight() < link.limit()) {
             return Offer::Slot(link.clone());
         }
-        if !self.waiting.is_empty() && self.waiting.len() >= self.dialing.saturating_mul(self.expected) {
+        let room = self.dialing.saturating_mul(self.expected);
+        if self.waiting.len() >= room.min(MAX_WAITING) {
             self.waiting.retain(|lane| lane.is_waiting());
         }
-        if self.waiting.len() < self.dialing.saturating_mul(self.expected) {
+        if self.waiting.len() < room {
             return Offer::Wait { dial: false };
         }
         if self.failure.as_ref().is_some_and(|failure| now < failure.until) {

@@ -17,6 +17,8 @@ pub(super) enum Head {
     Early(Box<Early>),
     /// No gRPC, and the body may say why.
     NotGrpc(Code, String),
+    /// More than is taken.
+    TooLarge(Box<Outcome>),
 }
 
 /// See [`Head::Early`].
@@ -33,9 +35,12 @@ impl Early {
     }
 }
 
-/// Reads response headers; `ended` when they end the stream.
-pub(super) fn read_head(parts: Parts, ended: bool) -> Head {
+/// Reads response headers of at most `limit` bytes; `ended` when they end the stream.
+pub(super) fn read_head(parts: Parts, ended: bool, limit: u32) -> Head {
     let mut headers = parts.headers;
+    if let Some(outcome) = too_large("headers", &headers, limit) {
+        return Head::TooLarge(Box::new(outcome));
+    }
     // A grpc-status counts whatever the HTTP status is: the mapping is for answers without one
     // (gRPC doc/http-grpc-status-mapping.md).
     if let Some(status) = Status::take_from(&mut headers) {
@@ -87,8 +92,11 @@ fn is_grpc(value: &[u8]) -> bool {
     name.eq_ignore_ascii_case(NAME) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 
-/// What trailers say. Without `grpc-status` they say UNKNOWN, as in grpc-go and grpc-java.
-pub(super) fn read_trailers(mut trailers: HeaderMap) -> Outcome {
+/// What trailers of at most `limit` bytes say. Without `grpc-status` they say UNKNOWN, as in grpc-go and grpc-java.
+pub(super) fn read_trailers(mut trailers: HeaderMap, limit: u32) -> Outcome {
+    if let Some(outcome) = too_large("trailers", &trailers, limit) {
+        return outcome;
+    }
     let status = Status::take_from(&mut trailers);
     metadata::filter_response(&mut trailers);
     trailers.remove(header::CONTENT_TYPE);
@@ -102,6 +110,16 @@ pub(super) fn read_trailers(mut trailers: HeaderMap) -> Outcome {
             outcome
         }
     }
+}
+
+/// Metadata beyond the limit fails the call alone, with RESOURCE_EXHAUSTED as in gRPC's C core.
+fn too_large(what: &str, metadata: &HeaderMap, limit: u32) -> Option<Outcome> {
+    let size = metadata::size(metadata);
+    if size <= limit as usize {
+        return None;
+    }
+    let text = format!("the server's {what} of {size} bytes are larger than the limit of {limit} bytes");
+    Some(Outcome::proxy(Code::RESOURCE_EXHAUSTED, text))
 }
 
 /// The stream ended without trailers: INTERNAL, as in grpc-go and grpc-java.
@@ -128,10 +146,7 @@ pub(super) fn broken(error: &h2::Error, lost: Option<&str>) -> Outcome {
             let text = format!("the server reset the stream: {}", name(reason));
             Outcome::proxy(Code::from_h2(number), text)
         } else {
-            let text = format!(
-                "the server's answer breaks HTTP/2 or is larger than the limit for headers: {}",
-                name(reason)
-            );
+            let text = format!("the server's answer is not valid HTTP/2: {}", name(reason));
             Outcome::proxy(Code::INTERNAL, text)
         };
     }

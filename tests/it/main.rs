@@ -4,5 +4,10 @@ mod grpc_web;
 mod guard;
 mod native;
 mod oracle;
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
+mod upstream_calls;
 mod upstream_faults;
+mod upstream_pool;
+mod upstream_tls;

@@ -441,22 +441,36 @@ async fn sixty_four_kibibytes_of_trailers_arrive_in_continuation_frames() {
 }
 
 #[tokio::test]
-async fn headers_beyond_the_limit_fail_the_call_and_not_the_connection() {
+async fn headers_and_trailers_beyond_the_limit_fail_the_call_and_not_the_connection() {
     let value = "v".repeat(30_000);
+    let big = ["a", "b", "c", "d"].map(|name| (name, value.as_str()));
     let server = RawServer::bind().await;
     let (upstream, mut call, mut connection, stream) = open_call(&server, &[]).await;
-    let big: Vec<(&str, &str)> = [(":status", "200"), ("content-type", "application/grpc")]
-        .into_iter()
-        .chain(["a", "b", "c", "d"].map(|name| (name, value.as_str())))
-        .collect();
-    connection.write(&headers(stream, 0, &big)).await;
-    within(5, answer(&mut call)).await.assert(Origin::Proxy, Code::INTERNAL, "limit for headers");
+    let first = [&[(":status", "200"), ("content-type", "application/grpc")], big.as_slice()].concat();
+    connection.write(&headers(stream, 0, &first)).await;
+    let answer = within(5, answer(&mut call)).await;
+    answer.assert(Origin::Proxy, Code::RESOURCE_EXHAUSTED, "headers of 12");
+    assert_eq!(within(5, connection.expect(RST_STREAM)).await.payload, CANCEL.to_be_bytes());
     let serve = async {
+        let stream = connection.request().await;
+        let last = [&[("grpc-status", "0")], big.as_slice()].concat();
+        connection.write(&[ok_headers(stream), trailers(stream, &last)].concat()).await;
         let stream = connection.request().await;
         connection.write(&[ok_headers(stream), trailers(stream, OK)].concat()).await;
     };
-    let (answer, ()) = within(5, async { tokio::join!(unary(&upstream, b"2"), serve) }).await;
-    answer.assert(Origin::Upstream, Code::OK, "");
+    let calls = async {
+        let answer = unary(&upstream, b"2").await;
+        answer.assert(Origin::Proxy, Code::RESOURCE_EXHAUSTED, "limit of 65536 bytes");
+        unary(&upstream, b"3").await.assert(Origin::Upstream, Code::OK, "");
+    };
+    within(5, async { tokio::join!(calls, serve) }).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_valid_http2_fails_the_call_and_not_the_connection() {
+    let first = [(":status", "200"), ("content-type", "application/grpc"), ("connection", "keep-alive")];
+    let answer = answered_with(|s| headers(s, 0, &first)).await;
+    answer.assert(Origin::Proxy, Code::INTERNAL, "not valid HTTP/2: PROTOCOL_ERROR (0x1)");
 }
 
 #[tokio::test]
