@@ -2,6 +2,8 @@
 //! `main.rs` prints or exits. It reads the sources as tokens, so that comments and strings do not count; what
 //! stands under `#[cfg(test)]` may use what it likes.
 
+#![expect(clippy::unwrap_used, reason = "a file that cannot be read fails the test, as it should")]
+
 use std::{
     collections::BTreeSet,
     fs,
