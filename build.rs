@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let demo = protox::compile(["demo/v1/demo.proto"], ["proto"])?;
     fs::write(out.join("demo.binpb"), prost::Message::encode_to_vec(&demo))?;
-    tonic_prost_build::configure().compile_fds(demo)?;
+    tonic_prost_build::configure().bytes(".").compile_fds(demo)?;
 
     fs::write(out.join("assets.rs"), assets(Path::new("shim/src"))?)?;
     Ok(())

@@ -1,1 +1,288 @@
-fn main() {}
+//! The command line: the only file that prints, and the one that ends the process.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line talks to people")]
+
+use std::{future::Future, io, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use bidiway::{
+    config::{self, Config},
+    demo::{Demo, Options},
+    server::Server,
+    telemetry::log,
+};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// A command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+
+/// Gives browsers the whole of gRPC: an edge proxy for unary, client, server and bidirectional streaming.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  bidiway demo                                      a page to play with, services included
+  bidiway serve --upstream http://localhost:50051   in front of a gRPC server, no file needed
+  bidiway serve --config bidiway.yaml
+  bidiway check bidiway.yaml                        every problem at once, with line and column
+
+Exit status: 0 after a graceful stop, 64 for a command line or configuration that cannot be used, 1 for any other failure."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+struct LogArgs {
+    /// What to log: error, warn, info, debug, trace, off, or directives such as info,call=off. Goes before the
+    /// configuration's.
+    #[arg(long = "log", global = true, value_name = "LEVEL", env = "BIDIWAY_LOG")]
+    filter: Option<String>,
+    /// How log lines look. Goes before the configuration's.
+    #[arg(long = "log-format", global = true, env = "BIDIWAY_LOG_FORMAT")]
+    format: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy.
+    #[command(after_help = "\
+Examples:
+  bidiway serve --config bidiway.yaml
+  bidiway serve --upstream http://localhost:50051
+  bidiway serve --upstream https://grpc.example.com --listen 0.0.0.0:8080 --origin https://app.example.com
+
+SIGTERM or SIGINT drains: open calls may finish until the drain deadline. A second signal ends them at once.")]
+    Serve(ServeArgs),
+    /// Check a configuration file, and the certificates that it names; bind nothing.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema,
+    /// Run gRPC services, the proxy before them, and a page to play with.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE", env = "BIDIWAY_CONFIG", required_unless_present = "upstream")]
+    config: Option<PathBuf>,
+    /// Instead of a file: the gRPC server that gets every call. http://HOST:PORT, https://HOST:PORT or unix:/PATH.
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    upstream: Option<String>,
+    /// With --upstream: where to listen.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = config::listen_address)]
+    #[arg(conflicts_with = "config")]
+    listen: SocketAddr,
+    /// With --upstream: an origin whose pages may call, besides the proxy's own. May be repeated; "*" for any.
+    #[arg(long = "origin", value_name = "ORIGIN", conflicts_with = "config")]
+    origins: Vec<String>,
+    /// With --upstream: where to serve /healthz, /readyz and /metrics.
+    #[arg(long, value_name = "ADDR", value_parser = config::listen_address, conflicts_with = "config")]
+    admin: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// The page and the proxy, cleartext. Port 0 takes a free one, here and below.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = config::listen_address)]
+    #[arg(alias = "listen")]
+    http: SocketAddr,
+    /// The same with TLS and a certificate made on the spot.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443", value_parser = config::listen_address)]
+    https: SocketAddr,
+    /// Health and metrics.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901", value_parser = config::listen_address)]
+    admin: SocketAddr,
+    /// The gRPC services themselves.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", value_parser = config::listen_address)]
+    services: SocketAddr,
+}
+
+/// Why the process ends early.
+enum Failure {
+    /// The command line or the configuration cannot be used.
+    Usage(String),
+    /// Anything else.
+    Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, and go to standard output.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(text)) => {
+            eprintln!("{text}");
+            ExitCode::from(USAGE)
+        }
+        Err(Failure::Other(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Check { file } => {
+            let settings = load(&file)?.settings;
+            println!(
+                "{} is valid: listeners {}, upstreams {}, routes {}",
+                file.display(),
+                settings.listeners.len(),
+                settings.upstreams.len(),
+                settings.downstream.routes.len()
+            );
+            Ok(())
+        }
+        Command::Schema => {
+            print!("{}", config::schema());
+            Ok(())
+        }
+        Command::Serve(args) => serve(args, &cli.log),
+        Command::Demo(args) => demo(args, &cli.log),
+    }
+}
+
+fn load(file: &std::path::Path) -> Result<Config, Failure> {
+    Config::load(file).map_err(|error| {
+        let count = error.count();
+        let problems = if count == 1 { "problem" } else { "problems" };
+        Failure::Usage(format!("{error}\n{count} {problems}; see docs/configuration.md"))
+    })
+}
+
+fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
+    let config = match (&args.config, &args.upstream) {
+        (Some(file), _) => load(file)?,
+        (None, Some(url)) => Config::for_upstream(url, args.listen, args.admin, &args.origins)
+            .map_err(|error| Failure::Usage(format!("error: {error}")))?,
+        (None, None) => return Err(Failure::Usage("error: give --config FILE or --upstream URL".into())),
+    };
+    start_log(log, config.log.format, &config.log.filter)?;
+    let tls: Vec<bool> = config.settings.listeners.iter().map(|listener| listener.tls.is_some()).collect();
+    let server = Server::bind(config.settings).map_err(anyhow::Error::from)?;
+    runtime()?.block_on(async {
+        // Before the addresses are printed: who reads them may send a signal at once.
+        let mut signals = Signals::new()?;
+        for (address, tls) in server.addresses().iter().zip(tls) {
+            println!("listening on {}://{address}", if tls { "https" } else { "http" });
+        }
+        if let Some(address) = server.admin_address() {
+            println!("admin on http://{address}");
+        }
+        let cut = server.cut();
+        let (begin, drain) = tokio::sync::oneshot::channel();
+        let signals = async move {
+            signals.next().await;
+            let _ = begin.send(());
+            signals.next().await;
+            cut.cancel();
+            std::future::pending().await
+        };
+        let drain = async {
+            let _ = drain.await;
+        };
+        tokio::select! {
+            () = server.serve(drain) => Ok(()),
+            never = signals => never,
+        }
+    })
+}
+
+fn demo(args: DemoArgs, log: &LogArgs) -> Result<(), Failure> {
+    start_log(log, log::Format::Text, "warn")?;
+    let options = Options {
+        http: args.http,
+        https: Some(args.https),
+        admin: Some(args.admin),
+        services: args.services,
+        ..Options::default()
+    };
+    runtime()?.block_on(async {
+        let mut signals = Signals::new()?;
+        let demo = Demo::start(options).await.map_err(anyhow::Error::from)?;
+        println!("{demo}");
+        let (begin, drain) = tokio::sync::oneshot::channel();
+        let twice = async move {
+            signals.next().await;
+            let _ = begin.send(());
+            signals.next().await;
+        };
+        let drain = async {
+            let _ = drain.await;
+        };
+        tokio::select! {
+            () = demo.serve(drain) => {}
+            () = twice => {}
+        }
+        Ok(())
+    })
+}
+
+/// The main thread's runtime: the admin port and the signals, and with one worker the proxy.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+fn start_log(args: &LogArgs, format: log::Format, filter: &str) -> Result<(), Failure> {
+    let format = match args.format {
+        None => format,
+        Some(LogFormat::Text) => log::Format::Text,
+        Some(LogFormat::Json) => log::Format::Json,
+    };
+    let filter = args.filter.as_deref().unwrap_or(filter);
+    log::init(format, filter).map_err(|error| Failure::Usage(format!("error: {error}")))
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| -> io::Result<Signal> { signal(kind) };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
+            terminate: listen(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
+        })
+    }
+
+    fn next(&mut self) -> impl Future<Output = ()> {
+        async {
+            tokio::select! {
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+            }
+        }
+    }
+}

@@ -1,1 +1,121 @@
-//! Todo.
+//! The configuration: YAML, or the command line, to valid settings for every floor. Nobody below sees a YAML key.
+//!
+//! Reading goes in three steps, and each goes on after an error, so that all errors come at once: `node` turns text
+//! into a tree with places, `file` and `read` turn the tree into the file's structs, `build` turns those into settings.
+
+mod build;
+mod duration;
+mod file;
+mod node;
+mod pattern;
+mod problem;
+mod read;
+mod size;
+
+pub use duration::Duration;
+pub use problem::ConfigError;
+pub use size::Size;
+
+use std::{net::SocketAddr, path::Path};
+
+use file::{Admin, File, Listener, Upstream};
+use node::Position;
+use problem::Problems;
+use read::{At, AtLeastOne, Named, Read};
+
+use crate::{server, telemetry::log};
+
+/// A text that is not a value of its kind; says what to write.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(String);
+
+/// A configuration, whole and valid.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// For the server and every floor below it.
+    pub settings: server::Settings,
+    /// For the log.
+    pub log: LogSettings,
+}
+
+/// The log's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// How lines look.
+    pub format: log::Format,
+    /// A level, or directives.
+    pub filter: String,
+}
+
+impl Config {
+    /// Reads and checks a file, and the certificates that it names.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError::one(Some(name.clone()), Position::default(), format!("cannot be read: {error}"))
+        })?;
+        Self::parse(&text, &name, path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Checks a configuration's text. `name` is for errors; relative paths start at `base`.
+    pub fn parse(text: &str, name: &str, base: &Path) -> Result<Self, ConfigError> {
+        let name = Some(name.to_owned());
+        let node = node::parse(text).map_err(|(at, text)| ConfigError::one(name.clone(), at, text))?;
+        let mut problems = Problems::default();
+        let config =
+            File::read(&node, &mut problems).and_then(|file| build::build(file, base, &mut problems));
+        problems.finish(name, config)
+    }
+
+    /// The configuration without a file: everything goes to one upstream.
+    pub fn for_upstream(
+        url: &str,
+        listen: SocketAddr,
+        admin: Option<SocketAddr>,
+        origins: &[String],
+    ) -> Result<Self, ConfigError> {
+        let upstream = Upstream {
+            endpoints: given(AtLeastOne(vec![given(url.to_owned())])),
+            tls: None,
+            connect_timeout: None,
+            max_connections: None,
+            window: None,
+            max_headers: None,
+            keepalive: None,
+            keepalive_timeout: None,
+        };
+        let file = File {
+            listeners: AtLeastOne(vec![Listener { address: given(listen), tls: None }]),
+            admin: admin.map(|address| Admin { address: given(address) }),
+            origins: Some(origins.iter().cloned().map(given).collect()),
+            upstreams: given(Named(vec![(given("upstream".to_owned()), Some(upstream))])),
+            routes: None,
+            limits: None,
+            session: None,
+            workers: None,
+            drain: None,
+            log: None,
+        };
+        let mut problems = Problems::default();
+        let config = build::build(file, Path::new(""), &mut problems);
+        problems.finish(None, config)
+    }
+}
+
+/// Reads an address to listen on, with advice when it is none.
+pub fn listen_address(text: &str) -> Result<SocketAddr, InvalidValue> {
+    read::socket_addr(text)
+}
+
+/// The JSON Schema of the file, for editors.
+pub fn schema() -> String {
+    let mut text = serde_json::to_string_pretty(&file::schema()).expect("a JSON Schema is JSON");
+    text.push('\n');
+    text
+}
+
+/// A value without a place: from the command line.
+fn given<T>(value: T) -> At<T> {
+    At { at: Position::default(), value }
+}

@@ -52,10 +52,15 @@ impl Rejection {
         }
     }
 
-    /// A socket that comes while the process is about to end.
-    pub(crate) fn draining() -> Self {
-        let message = "the proxy is draining and takes no new sessions; connect again".to_owned();
-        Self { http: StatusCode::SERVICE_UNAVAILABLE, code: Code::UNAVAILABLE, reason: "draining", message }
+    /// A WebSocket handshake that is none, or that asks for what is not spoken here.
+    pub(crate) fn handshake(http: StatusCode, message: impl Into<String>) -> Self {
+        Self { http, code: Code::INVALID_ARGUMENT, reason: "handshake", message: message.into() }
+    }
+
+    /// The machine fails us.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        let http = StatusCode::INTERNAL_SERVER_ERROR;
+        Self { http, code: Code::INTERNAL, reason: "internal", message: message.into() }
     }
 
     /// The response, in the dialect of the request. All dialects get `grpc-status` and `grpc-message` as headers;
@@ -77,6 +82,9 @@ impl Rejection {
         *response.status_mut() = self.http;
         if self.http == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        }
+        if self.http == StatusCode::UPGRADE_REQUIRED {
+            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         response
     }

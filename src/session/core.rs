@@ -1,11 +1,18 @@
 //! One side of a session.
 
-use std::time::Instant;
+use std::{collections::VecDeque, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{CloseReason, Event, Settings, StreamId};
-use crate::wire::{Code, v1};
+use super::{
+    CloseReason, Event, INITIAL_CREDIT, MIN_CREDIT, MIN_PIECE, Settings, StreamId,
+    keepalive::Keepalive,
+    metadata,
+    outbox::Outbox,
+    sequence::Sequence,
+    stream::{Head, MAX_CREDIT, Stream, Streams, Tail},
+};
+use crate::wire::{Code, frame::FrameKind, v1};
 
 /// Which side of the session this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,129 +37,313 @@ pub enum OpenError {
     Exhausted,
 }
 
+/// How far the session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The peer's first frame has not come.
+    Greeting,
+    Open,
+    Closed,
+}
+
+/// How many streams a client may open before Welcome tells the limit; the proxy has room to refuse as many at once.
+pub(super) const STREAMS_BEFORE_WELCOME: u32 = 256;
+
 /// One side of a session: a state machine that owns everything and waits for nothing.
+///
+/// Memory is bounded: per stream by its credit (what the peer may make us hold) and by two pieces (what the owner
+/// may make us hold); streams by `max_streams` and as many refusals as a client can cause before it knows that
+/// limit. Events are not counted: the owner drains them after every input, and one packet makes at most as many as
+/// it has frames, besides one for each open stream.
 #[derive(Debug)]
 pub struct Session {
-    _todo: (),
+    pub(super) side: Side,
+    pub(super) phase: Phase,
+    pub(super) settings: Settings,
+    pub(super) streams: Streams,
+    /// Streams that are not gone.
+    pub(super) open: u32,
+    /// The last number used by an Open: received (proxy), or handed out (client).
+    pub(super) last_opened: StreamId,
+    /// Client: the last Open that was put into a packet.
+    pub(super) last_sent: StreamId,
+    /// Credit given to the peer on each new stream.
+    pub(super) granted: u32,
+    /// Credit that the peer gives on each new stream.
+    pub(super) credit: u32,
+    /// Client: how many streams may be open; proxy: `settings.max_streams`.
+    pub(super) max_streams: u32,
+    /// Proxy: default metadata of Hello or Refresh.
+    pub(super) defaults: Vec<v1::Metadata>,
+    /// GoAway was sent or received; it names this stream.
+    pub(super) going_away: Option<StreamId>,
+    pub(super) events: VecDeque<Event>,
+    pub(super) outbox: Outbox,
+    pub(super) sequence: Sequence,
+    pub(super) keepalive: Keepalive,
+    /// Welcome's token, kept until it is sent. Always empty until sessions can be resumed.
+    pub(super) resume_token: Bytes,
 }
 
 impl Session {
     /// A session that has just got its carrier. The client's Hello is ready to be polled.
-    pub fn new(_side: Side, _settings: Settings, _now: Instant) -> Self {
-        todo!()
-    }
-
-    /// In: one carrier message.
-    pub fn handle_packet(&mut self, _packet: Bytes, _now: Instant) {
-        todo!()
-    }
-
-    /// In: a sign of life that is no packet (a WebSocket ping or pong).
-    pub fn handle_activity(&mut self, _now: Instant) {
-        todo!()
-    }
-
-    /// In: a text message, which `bidiway.v1` does not have. A violation.
-    pub fn handle_text(&mut self, _now: Instant) {
-        todo!()
-    }
-
-    /// In: time has passed. Call it at or after `poll_timeout`.
-    pub fn handle_timeout(&mut self, _now: Instant) {
-        todo!()
+    pub fn new(side: Side, mut settings: Settings, now: Instant) -> Self {
+        let least = if side == Side::Proxy { INITIAL_CREDIT } else { MIN_CREDIT };
+        let granted = settings.stream_credit.clamp(least, MAX_CREDIT);
+        let mut outbox = Outbox::default();
+        if side == Side::Client {
+            outbox.greeting = Some(FrameKind::Hello(Box::new(v1::Hello {
+                versions: vec![super::VERSION],
+                metadata: std::mem::take(&mut settings.metadata),
+                stream_credit: granted,
+                agent: std::mem::take(&mut settings.agent),
+                ..v1::Hello::default()
+            })));
+        }
+        let max_streams = match side {
+            Side::Client => settings.max_streams.min(STREAMS_BEFORE_WELCOME),
+            Side::Proxy => settings.max_streams,
+        };
+        Self {
+            side,
+            phase: Phase::Greeting,
+            streams: Streams::default(),
+            open: 0,
+            last_opened: 0,
+            last_sent: 0,
+            granted,
+            credit: INITIAL_CREDIT,
+            max_streams,
+            defaults: Vec::new(),
+            going_away: None,
+            events: VecDeque::new(),
+            outbox,
+            sequence: Sequence::default(),
+            keepalive: Keepalive::new(now, settings.hello_timeout),
+            resume_token: Bytes::new(),
+            settings,
+        }
     }
 
     /// Client: opens a stream. Data may be sent on it at once.
-    pub fn open(&mut self, _open: v1::Open) -> Result<StreamId, OpenError> {
-        todo!()
+    pub fn open(&mut self, open: v1::Open) -> Result<StreamId, OpenError> {
+        debug_assert_eq!(self.side, Side::Client, "only a client opens streams");
+        if self.phase == Phase::Closed || self.going_away.is_some() {
+            return Err(OpenError::GoingAway);
+        }
+        // Cancelled streams whose Cancel still waits count, so that open and cancel in turns stay bounded.
+        if self.streams.len() >= self.max_streams as usize {
+            return Err(OpenError::Full(self.max_streams));
+        }
+        let id = self.last_opened.checked_add(1).ok_or(OpenError::Exhausted)?;
+        self.last_opened = id;
+        self.open += 1;
+        let mut stream = Stream::new(self.granted, self.credit);
+        stream.outbound.head = Some(Head::Open(Box::new(open)));
+        self.outbox.ready(id, &mut stream.outbound);
+        self.streams.insert(id, stream);
+        Ok(id)
     }
 
-    /// Client: new default metadata.
-    pub fn refresh(&mut self, _metadata: Vec<v1::Metadata>) {
-        todo!()
+    /// Client: new default metadata. Only the latest waits to be sent; it goes out before Opens that still wait.
+    pub fn refresh(&mut self, metadata: Vec<v1::Metadata>) {
+        debug_assert_eq!(self.side, Side::Client, "only a client has default metadata");
+        if self.phase != Phase::Closed {
+            self.outbox.refresh = Some(v1::Refresh { metadata });
+        }
     }
 
-    /// Proxy: initial metadata of a stream. Ignored when the stream is gone.
-    pub fn send_headers(&mut self, _stream: StreamId, _headers: v1::Headers) {
-        todo!()
+    /// Proxy: initial metadata of a stream. Ignored when the stream is gone. Once, and before any data.
+    pub fn send_headers(&mut self, stream: StreamId, headers: v1::Headers) {
+        debug_assert_eq!(self.side, Side::Proxy, "only a proxy sends Headers");
+        let Some(s) = self.streams.get_mut(&stream).filter(|s| !s.gone) else { return };
+        debug_assert!(!s.outbound.headers, "Headers twice on stream {stream}");
+        s.outbound.headers = true;
+        s.outbound.head = Some(Head::Headers(headers));
+        self.outbox.ready(stream, &mut s.outbound);
     }
 
     /// How many payload bytes `send` takes on this stream now: what credit and the bounded outbox leave, at most
-    /// [`super::MAX_PIECE`]. `None`: not even an empty message; `Some(0)`: an empty message only. When the answer
-    /// was too little, a `Writable` event (credit) or the draining of `poll_packet` (outbox) makes it worth asking
-    /// again. For a stream that is gone: `None`.
-    pub fn capacity(&self, _stream: StreamId) -> Option<usize> {
-        todo!()
+    /// [`super::MAX_PIECE`]. `None`: not even an empty message; `Some(0)`: an empty message only. For a
+    /// stream that is gone: `None`.
+    ///
+    /// Do not cut a message smaller than [`super::MIN_PIECE`] because capacity is short: ask [`Session::piece`].
+    pub fn capacity(&self, stream: StreamId) -> Option<usize> {
+        self.streams.get(&stream).filter(|s| !s.gone)?.outbound.capacity()
+    }
+
+    /// How many of the `at_hand` bytes of a message to `send` now. `None`: none; a `Writable` event tells when to ask
+    /// again. Never a silly little piece: all that is at hand, or at least [`super::MIN_PIECE`].
+    pub fn piece(&mut self, stream: StreamId, at_hand: usize) -> Option<usize> {
+        let out = &mut self.streams.get_mut(&stream).filter(|s| !s.gone)?.outbound;
+        let least = at_hand.min(MIN_PIECE);
+        let room = out.capacity().filter(|&capacity| capacity >= least);
+        out.denied = room.is_none().then_some(least);
+        room.map(|capacity| capacity.min(at_hand))
     }
 
     /// Sends a message or a piece of one; `bytes` must fit `capacity`. `last` (client only, `remaining` 0): no more
     /// messages follow. Ignored when the stream is gone.
-    pub fn send(&mut self, _stream: StreamId, _bytes: Bytes, _remaining: u64, _last: bool) {
-        todo!()
+    pub fn send(&mut self, stream: StreamId, bytes: Bytes, remaining: u64, last: bool) {
+        debug_assert!(!last || (remaining == 0 && self.side == Side::Client), "`last` is out of place");
+        let Some(s) = self.streams.get_mut(&stream).filter(|s| !s.gone) else { return };
+        s.outbound.headers = true; // too late for Headers now
+        s.outbound.push(bytes, remaining, last);
+        self.outbox.ready(stream, &mut s.outbound);
     }
 
     /// Client: no more messages on this stream.
-    pub fn finish(&mut self, _stream: StreamId) {
-        todo!()
+    pub fn finish(&mut self, stream: StreamId) {
+        debug_assert_eq!(self.side, Side::Client, "a proxy ends streams with Trailers");
+        let Some(s) = self.streams.get_mut(&stream).filter(|s| !s.gone) else { return };
+        let out = &mut s.outbound;
+        debug_assert_eq!(out.left, 0, "finish inside a message on stream {stream}");
+        if out.finished {
+            return;
+        }
+        out.finished = true;
+        match out.data.back_mut() {
+            Some(piece) => piece.last = true,
+            None => out.tail = Some(Tail::HalfClose),
+        }
+        self.outbox.ready(stream, out);
     }
 
     /// Proxy: ends a stream, after all that was sent on it. The stream is gone once its Trailers are on the wire;
-    /// for the owner it is gone now.
-    pub fn end(&mut self, _stream: StreamId, _trailers: v1::Trailers) {
-        todo!()
+    /// for the owner it is gone now: events of it that were not polled yet are to be ignored.
+    pub fn end(&mut self, stream: StreamId, trailers: v1::Trailers) {
+        debug_assert_eq!(self.side, Side::Proxy, "a client ends streams with Cancel");
+        let Some(s) = self.streams.get_mut(&stream).filter(|s| !s.gone) else { return };
+        s.gone = true;
+        s.outbound.finished = true;
+        s.outbound.tail = Some(Tail::Trailers(Box::new(trailers)));
+        self.outbox.ready(stream, &mut s.outbound);
+        self.open -= 1;
+        self.close_when_drained();
     }
 
-    /// Client: gives a stream up. What waits in the outbox for it is dropped.
-    pub fn cancel(&mut self, _stream: StreamId) {
-        todo!()
+    /// Client: gives a stream up. What waits in the outbox for it is dropped, and no more events come of it.
+    pub fn cancel(&mut self, stream: StreamId) {
+        debug_assert_eq!(self.side, Side::Client, "a proxy ends streams with Trailers");
+        let Some(s) = self.streams.get_mut(&stream).filter(|s| !s.gone) else { return };
+        s.gone = true;
+        s.outbound.clear();
+        s.outbound.tail = Some(Tail::Cancel);
+        self.outbox.ready(stream, &mut s.outbound);
+        self.open -= 1;
     }
 
     /// The owner has passed on a piece of `bytes` payload bytes (one `Data` event or part of it: `frames` tells how
-    /// many whole events were finished): credit goes back to the peer, in halves.
-    pub fn consumed(&mut self, _stream: StreamId, _bytes: usize, _frames: u32) {
-        todo!()
+    /// many whole events were finished): credit goes back to the peer, in halves. Whatever the owner keeps
+    /// unconsumed while it waits for more of the same message must be smaller than half of the stream's credit.
+    pub fn consumed(&mut self, stream: StreamId, bytes: usize, frames: u32) {
+        let Some(s) = self.streams.get_mut(&stream).filter(|s| !s.gone) else { return };
+        let cost = (bytes as u32).saturating_add(frames.saturating_mul(super::FRAME_OVERHEAD));
+        if s.inbound.consume(cost) {
+            self.outbox.owe(stream, &mut s.inbound);
+        }
     }
 
-    /// Proxy: takes no new streams from now on; those that run go on.
-    pub fn go_away(&mut self, _code: Code, _message: &str, _reconnect_delay_ms: u32) {
-        todo!()
+    /// Proxy: takes no new streams from now on; those that run go on. When none is left, a `Closed` event follows
+    /// (close code 1001, label `drained`).
+    pub fn go_away(&mut self, code: Code, message: &str, reconnect_delay_ms: u32) {
+        debug_assert_eq!(self.side, Side::Proxy, "only a proxy sends GoAway");
+        if self.phase == Phase::Closed {
+            return;
+        }
+        let last_stream = *self.going_away.get_or_insert(self.last_opened);
+        self.outbox.go_away = Some(Box::new(v1::GoAway {
+            last_stream,
+            code: code.0,
+            message: message.to_owned(),
+            reconnect_delay_ms,
+        }));
+        self.close_when_drained();
     }
 
-    /// Ends the session. A `Closed` event follows; nothing is sent after it but what waits already.
-    pub fn close(&mut self, _reason: CloseReason) {
-        todo!()
+    /// Ends the session. What is open is cancelled (proxy) or ends as UNAVAILABLE (client), then a `Closed` event
+    /// follows; nothing is sent after it but what waits already of streams that have ended.
+    ///
+    /// When the carrier is lost, this is the way to say so.
+    pub fn close(&mut self, reason: CloseReason) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        if self.phase == Phase::Greeting && self.side == Side::Proxy {
+            self.outbox = Outbox::default(); // Welcome was not sent, so nothing else may be
+        }
+        self.phase = Phase::Closed;
+        let mut open: Vec<StreamId> = Vec::with_capacity(self.open as usize);
+        self.streams.retain(|&id, s| {
+            if !s.gone {
+                open.push(id);
+            }
+            s.gone
+        });
+        open.sort_unstable();
+        self.open = 0;
+        for stream in open {
+            self.events.push_back(match self.side {
+                Side::Proxy => Event::Cancelled { stream, reason: reason.label },
+                Side::Client => {
+                    let unprocessed = self.going_away.is_some_and(|last| stream > last);
+                    let message = format!("the session ended: {}", reason.message);
+                    let trailers = metadata::trailers(self.side, Code::UNAVAILABLE, message, unprocessed);
+                    Event::Ended { stream, trailers: Box::new(trailers) }
+                }
+            });
+        }
+        self.outbox.forget(&self.streams);
+        self.events.push_back(Event::Closed(reason));
     }
 
     /// Out: fills `packet` with frames that are ready: the session's own first, then the streams in turn, a piece
     /// each, until nothing is ready or `packet` holds `target` bytes (it may end up to one piece longer). Returns
     /// whether anything was written.
-    pub fn poll_packet(&mut self, _packet: &mut BytesMut, _target: usize) -> bool {
-        todo!()
+    pub fn poll_packet(&mut self, packet: &mut BytesMut, target: usize) -> bool {
+        let before = packet.len();
+        self.fill(packet, target);
+        packet.len() > before
     }
 
     /// Out: the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
-    }
-
-    /// Out: when `handle_timeout` is due.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        let event = self.events.pop_front();
+        if event.is_none() && self.events.capacity() > 64 {
+            self.events = VecDeque::new(); // a burst must not pin its room in an idle session
+        }
+        event
     }
 
     /// How many streams are open.
     pub fn open_streams(&self) -> usize {
-        todo!()
+        self.open as usize
+    }
+
+    /// Whether the session has ended: `Closed` is among the events, or was.
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
     }
 
     /// Which side this is.
     pub fn side(&self) -> Side {
-        todo!()
+        self.side
     }
 
-    /// Checks what must always hold. Called by tests after every mutation.
+    /// Announces a resume token in Welcome, so that both sides send Ack. For tests, until sessions can be resumed.
     #[doc(hidden)]
-    pub fn check_invariants(&self) {
-        todo!()
+    pub fn announce_resume(&mut self, token: Bytes) {
+        self.resume_token = token;
+    }
+
+    pub(super) fn close_when_drained(&mut self) {
+        if self.side == Side::Proxy && self.going_away.is_some() && self.open == 0 {
+            self.close(CloseReason {
+                close_code: 1001,
+                code: Code::OK,
+                message: "drained".to_owned(),
+                label: "drained",
+            });
+        }
     }
 }

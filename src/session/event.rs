@@ -67,7 +67,8 @@ pub enum Event {
     },
     /// Client: the proxy answered.
     Welcomed(Box<v1::Welcome>),
-    /// Credit arrived on a stream whose `capacity` was too small for a send; it may be tried again.
+    /// Credit arrived, or the outbox has room again, on a stream whose `capacity` was too small for a send; it may be
+    /// tried again. Comes out of `handle_packet` and of `poll_packet`.
     Writable {
         /// The stream.
         stream: StreamId,
@@ -85,4 +86,21 @@ pub struct CloseReason {
     pub message: String,
     /// A stable word for metrics and logs, such as `violation`, `silent`, `hello_timeout`, `drained`.
     pub label: &'static str,
+}
+
+impl CloseReason {
+    /// A close frame takes at most 125 bytes of payload (RFC 6455, section 5.5), two of them the code.
+    pub const MAX_MESSAGE: usize = 123;
+
+    /// A session-level failure: close code 4000 + `code`; `message` is cut to fit a close frame.
+    pub fn new(code: Code, label: &'static str, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(Self::MAX_MESSAGE));
+        Self { close_code: code.to_close(), code, message, label }
+    }
+
+    /// The peer broke the carrier's own protocol: close code 1002 (RFC 6455, section 7.4.1).
+    pub fn carrier(message: impl Into<String>) -> Self {
+        Self { close_code: 1002, ..Self::new(Code::INVALID_ARGUMENT, "carrier", message) }
+    }
 }

@@ -13,12 +13,24 @@
 
 mod core;
 mod event;
+mod invariants;
+mod keepalive;
+mod metadata;
+mod outbox;
+mod receive;
+mod sequence;
 mod settings;
+mod stream;
+#[cfg(test)]
+mod tests;
 mod violation;
 
 pub use self::core::{OpenError, Session, Side};
 pub use event::{CloseReason, Event};
-pub use settings::{FRAME_OVERHEAD, INITIAL_CREDIT, MAX_PIECE, MIN_CREDIT, Settings};
+pub use metadata::UNPROCESSED_HEADER;
+pub use settings::{
+    FRAME_OVERHEAD, INITIAL_CREDIT, MAX_PACKET, MAX_PIECE, MIN_CREDIT, MIN_PIECE, Settings, VERSION,
+};
 pub use violation::{Verdict, Violation};
 
 /// A stream's number within its session; 1, 2, 3, … in the order of opening.

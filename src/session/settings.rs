@@ -16,6 +16,17 @@ pub const FRAME_OVERHEAD: u32 = 32;
 /// The largest piece of a message in one frame: small enough that streams take turns often.
 pub const MAX_PIECE: usize = 16 * 1024;
 
+/// No message is cut into a smaller piece than this because credit is short: the sender waits for more. It is far
+/// below half of [`MIN_CREDIT`], which is what a receiver may keep back, so that nobody waits for ever.
+pub const MIN_PIECE: usize = 1024;
+
+/// The version of the protocol that this code speaks.
+pub const VERSION: u32 = 1;
+
+/// The largest packet that a receiver takes, in bytes. A sender fills packets to much less; the room is for a frame
+/// with as much metadata as any route allows.
+pub const MAX_PACKET: usize = 256 * 1024;
+
 /// One side's settings. Each default is argued where it stands.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -24,6 +24,35 @@ impl Chunk {
     pub fn message(size: u32, body: Bytes) -> Self {
         Self { prefix: crate::wire::envelope::prefix(size), at: 0, body }
     }
+
+    /// Bytes left, with the prefix.
+    pub fn len(&self) -> usize {
+        self.remaining()
+    }
+
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.remaining() == 0
+    }
+
+    /// Takes the first `n` bytes off, which must be there; the rest stays.
+    pub fn split_to(&mut self, n: usize) -> Self {
+        let head = (PREFIX_LEN - usize::from(self.at)).min(n);
+        let mut front = self.clone();
+        front.body = self.body.split_to(n - head);
+        if head < PREFIX_LEN - usize::from(self.at) {
+            // Cut within the prefix: the front carries its first part as plain bytes.
+            let from = usize::from(self.at);
+            front = Self::plain(Bytes::copy_from_slice(&self.prefix[from..from + head]));
+        }
+        self.at += head as u8;
+        front
+    }
+
+    /// Copies the bytes out of whatever larger buffer they are a slice of.
+    pub fn unshare(&mut self) {
+        self.body = Bytes::copy_from_slice(&self.body);
+    }
 }
 
 impl Buf for Chunk {
@@ -51,5 +80,35 @@ impl Buf for Chunk {
             }
         }
         n
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(mut chunk: Chunk) -> Vec<u8> {
+        chunk.copy_to_bytes(chunk.remaining()).to_vec()
+    }
+
+    #[test]
+    fn a_message_begins_with_its_prefix() {
+        assert_eq!(drain(Chunk::message(3, Bytes::from_static(b"ab"))), [0, 0, 0, 0, 3, b'a', b'b']);
+        assert_eq!(drain(Chunk::plain(Bytes::from_static(b"ab"))), b"ab");
+    }
+
+    #[test]
+    fn a_chunk_cut_anywhere_is_the_same_bytes() {
+        let whole = Chunk::message(7, Bytes::from_static(b"payload"));
+        for cut in 0..=whole.len() {
+            for again in 0..=cut {
+                let mut rest = whole.clone();
+                let mut front = rest.split_to(cut);
+                assert_eq!((front.len(), rest.len()), (cut, whole.len() - cut));
+                let first = front.split_to(again);
+                let bytes = [drain(first), drain(front), drain(rest)].concat();
+                assert_eq!(bytes, drain(whole.clone()), "cut at {again} and {cut}");
+            }
+        }
     }
 }

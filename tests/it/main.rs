@@ -1,11 +1,13 @@
 //! Integration tests, one binary: each theme is a file, what they share is in `support`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod config;
 mod grpc_web;
 mod guard;
 mod native;
 mod oracle;
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
+mod server;
+mod session;
 mod support;
 mod upstream_calls;
 mod upstream_faults;

@@ -1,15 +1,105 @@
 //! Carriers: what brings a session's packets. One task owns the socket and its session, without locks.
+//!
+//! `upgrade` checks the handshake, `socket` is the WebSocket, `driver` is the task, `stream` joins one stream of the
+//! session to its call, `ready` tells the task which of its streams can go on.
+
+mod driver;
+mod ready;
+mod socket;
+mod stream;
+mod upgrade;
+
+pub use upgrade::SUBPROTOCOL;
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
+use tokio::time::Instant;
 
-use super::{ConnInfo, Edge};
+use super::{AddressPermit, ConnInfo, ConnIo, Edge, Rejection};
+use crate::{
+    session::{self, CloseReason, Session, Side},
+    wire::Code,
+};
+use driver::Driver;
+use socket::{CarrierIo, Socket};
 
 /// Answers a WebSocket upgrade (HTTP/1.1 GET or RFC 8441 CONNECT) that offers `bidiway.v1`, after the guard has
 /// passed it, and starts the session's task.
-pub fn upgrade(_edge: &Arc<Edge>, _request: Request<Incoming>, _conn: &ConnInfo) -> Response<Body> {
-    todo!()
+///
+/// What a browser should learn of a refusal comes after the upgrade, as a close code: a page cannot see the HTTP
+/// status of a refused WebSocket.
+pub(crate) fn upgrade(
+    edge: &Arc<Edge>,
+    mut request: Request<Incoming>,
+    conn: &ConnInfo,
+) -> Result<Response<Body>, Rejection> {
+    let handshake = upgrade::check(&request)?;
+    let session_id = session_id()?;
+    let upgraded = hyper::upgrade::on(&mut request);
+    let task = {
+        let (edge, conn) = (Arc::clone(edge), conn.clone());
+        async move {
+            let Ok(upgraded) = upgraded.await else { return };
+            let socket = match downcast::<TokioIo<ConnIo>>(upgraded) {
+                Ok(parts) => Socket::new(CarrierIo::Http1(parts.io.into_inner()), &parts.read_buf),
+                Err(http2) => Socket::new(CarrierIo::Http2(TokioIo::new(http2)), &bytes::Bytes::new()),
+            };
+            let admitted = admit(&edge, &conn);
+            let session = Session::new(Side::Proxy, settings(&edge, &session_id), Instant::now().into_std());
+            // Boxed: this future goes away when the session runs, and must not size its task.
+            Box::new(Driver::new(edge, conn, socket, session, session_id, admitted)).await;
+        }
+    };
+    edge.drain.tasks.spawn(task);
+
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    if let Some(accept) = handshake.accept {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    }
+    Ok(response)
+}
+
+/// A place among the address's sockets, or why there is none.
+fn admit(edge: &Edge, conn: &ConnInfo) -> Result<AddressPermit, CloseReason> {
+    if edge.drain.draining.is_cancelled() {
+        let text = "this instance is shutting down; connect again";
+        return Err(CloseReason::new(Code::UNAVAILABLE, "draining", text));
+    }
+    edge.addresses.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
+        let limit = edge.settings.limits.sockets_per_address;
+        edge.metrics.refused("sockets_per_address");
+        let text = format!("this address has {limit} open sockets, which is the limit");
+        CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
+    })
+}
+
+fn settings(edge: &Edge, session_id: &str) -> session::Settings {
+    let (s, limits) = (&edge.settings.session, &edge.settings.limits);
+    session::Settings {
+        stream_credit: s.credit,
+        max_message: limits.max_message,
+        max_streams: s.max_streams,
+        max_metadata: limits.max_metadata,
+        ping_interval: s.ping,
+        hello_timeout: s.hello_timeout,
+        session_id: session_id.to_owned(),
+        ..session::Settings::default()
+    }
+}
+
+/// 64 random bits in hexadecimal: names a session in logs.
+fn session_id() -> Result<Arc<str>, Rejection> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Rejection::internal(format!("the system has no random numbers: {error}")))?;
+    Ok(format!("{:016x}", u64::from_ne_bytes(bytes)).into())
 }

@@ -3,6 +3,7 @@
 pub(crate) mod calls;
 pub(crate) mod edge;
 pub(crate) mod raw;
+pub(crate) mod socket;
 pub(crate) mod upstream;
 
 use std::{future::Future, time::Duration};

@@ -1,0 +1,249 @@
+// Connect-ES v2: a Transport over a channel, so that generated clients run unmodified, with all four kinds of calls.
+
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { BinaryReader } from "@bufbuild/protobuf/wire";
+import { Code, ConnectError, createContextValues, encodeBinaryHeader } from "@connectrpc/connect";
+
+/** @typedef {import("@bufbuild/protobuf").DescMessage} DescMessage */
+/** @typedef {import("@connectrpc/connect").Interceptor} Interceptor */
+/** @typedef {import("@connectrpc/connect").StreamRequest} StreamRequest */
+/** @typedef {import("@connectrpc/connect").StreamResponse} StreamResponse */
+/** @typedef {import("@connectrpc/connect").Transport} Transport */
+/** @typedef {import("@connectrpc/connect").UnaryRequest} UnaryRequest */
+/** @typedef {import("@connectrpc/connect").UnaryResponse} UnaryResponse */
+/** @typedef {import("./call.js").Call} Call */
+/** @typedef {import("./channel.js").Channel} Channel */
+/** @typedef {import("./metadata.js").Metadata} Metadata */
+/** @typedef {import("./status.js").Status} Status */
+
+/**
+ * @typedef {object} ConnectTransportOptions
+ * @property {Interceptor[]} [interceptors]
+ * @property {number} [defaultTimeoutMs] for calls that have no timeout of their own; such a call can ask for none with 0
+ * @property {Partial<import("@bufbuild/protobuf").BinaryReadOptions & import("@bufbuild/protobuf").BinaryWriteOptions>} [binaryOptions]
+ * @property {true} [useBinaryFormat] messages are always binary
+ * @property {string} [baseUrl] what `url` begins with in the requests that interceptors see
+ */
+
+/**
+ * A Connect-ES transport for `createClient(Service, transport)`. Aborting a call's signal cancels it at the service;
+ * leaving a `for await` loop does not (Connect clients do not pass it on): the abandoned call stalls by flow control.
+ * @param {Channel} channel
+ * @param {ConnectTransportOptions} [options]
+ * @returns {Transport}
+ */
+export function createTransport(
+  channel,
+  { interceptors = [], defaultTimeoutMs, binaryOptions, baseUrl = globalThis.location?.origin ?? "http://localhost" } = {},
+) {
+  /**
+   * Runs a call through the interceptors. One signal ends it, whatever the reason; it is aborted at the end, too, so
+   * that interceptors can let go.
+   * @param {boolean} stream
+   * @param {any} method
+   * @param {AbortSignal | undefined} signal
+   * @param {number | undefined} timeoutMs
+   * @param {HeadersInit | undefined} header
+   * @param {unknown} message
+   * @param {import("@connectrpc/connect").ContextValues | undefined} contextValues
+   * @param {(request: any, call: Call, send: (message: any) => Promise<void>) => Promise<any>} answer
+   * @returns {Promise<any>}
+   */
+  async function run(stream, method, signal, timeoutMs = defaultTimeoutMs, header, message, contextValues, answer) {
+    const path = `/${method.parent.typeName}/${method.name}`;
+    const deadline = timeoutMs && timeoutMs > 0 ? Date.now() + timeoutMs : undefined;
+    const controller = new AbortController();
+    const abort = () => controller.abort(signal?.reason);
+    const expire = () => controller.abort(new ConnectError("the operation timed out", Code.DeadlineExceeded));
+    const timer = deadline && setTimeout(expire, Math.min(deadline - Date.now(), 2 ** 31 - 1));
+    const done = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", abort);
+      controller.abort();
+    };
+    signal?.addEventListener("abort", abort);
+    if (signal?.aborted) abort();
+
+    /** @type {Promise<unknown>} */
+    let ended = Promise.resolve();
+    /** @param {any} request */
+    const next = (request) => {
+      const call = channel.open({
+        method: path,
+        metadata: request.header,
+        timeoutMs: deadline && deadline - Date.now(),
+        signal: request.signal,
+      });
+      ended = call.status;
+      return answer(request, call, async (message) =>
+        call.send(guard(() => toBinary(method.input, create(method.input, message), binaryOptions))),
+      );
+    };
+    try {
+      return await interceptors.reduceRight((/** @type {any} */ next, wrap) => wrap(next), next)({
+        stream,
+        service: method.parent,
+        method,
+        requestMethod: "POST",
+        url: baseUrl + path,
+        signal: controller.signal,
+        header: new Headers(header),
+        contextValues: contextValues ?? createContextValues(),
+        message,
+      });
+    } finally {
+      ended.then(done);
+    }
+  }
+
+  /**
+   * @param {any} method
+   * @param {Call} call
+   * @param {Headers} header
+   * @param {Headers} trailer
+   */
+  async function* receive(method, call, header, trailer) {
+    try {
+      for await (const bytes of call) yield guard(() => fromBinary(method.output, bytes, binaryOptions));
+    } catch (error) {
+      throw error instanceof ConnectError ? error : toError(await call.status, header);
+    }
+    append(trailer, (await call.status).metadata);
+  }
+
+  return {
+    unary: (method, signal, timeoutMs, header, input, contextValues) =>
+      run(false, method, signal, timeoutMs, header, create(method.input, input), contextValues, async (request, call, send) => {
+        send(request.message).catch((error) => call.cancel(error));
+        call.halfClose();
+        const responseHeader = new Headers();
+        const trailer = new Headers();
+        call.headers.then((metadata) => append(responseHeader, metadata));
+        const messages = [];
+        for await (const message of receive(method, call, responseHeader, trailer)) messages.push(message);
+        if (messages.length !== 1) {
+          const problem = messages.length ? "received extra output messages" : "missing output message";
+          throw new ConnectError(`protocol error: ${problem} for unary method`, Code.Unimplemented, trailer);
+        }
+        return { stream: false, service: method.parent, method, header: responseHeader, message: messages[0], trailer };
+      }),
+
+    stream: (method, signal, timeoutMs, header, input, contextValues) => {
+      const response = run(true, method, signal, timeoutMs, header, normalize(method.input, input), contextValues, async (request, call, send) => {
+        // Many services answer only after the first message: sending does not wait for headers.
+        pump(request.message, call, send);
+        const header = append(new Headers(), await call.headers);
+        const trailer = new Headers();
+        return { stream: true, service: method.parent, method, header, message: receive(method, call, header, trailer), trailer };
+      });
+      // Clients look at the promise only when the application begins to read.
+      response.catch(() => {});
+      return response;
+    },
+  };
+}
+
+/**
+ * Makes whole messages of what the application yields. No generator: its `return` must reach an iterator that waits.
+ * @param {DescMessage} schema
+ * @param {AsyncIterable<any>} input
+ * @returns {AsyncIterable<any>}
+ */
+const normalize = (schema, input) => ({
+  [Symbol.asyncIterator]() {
+    const messages = input[Symbol.asyncIterator]();
+    return {
+      next: async () => {
+        const { done, value } = await messages.next();
+        return done ? { done, value } : { done: false, value: create(schema, value) };
+      },
+      return: async () => (await messages.return?.()) ?? { done: true, value: undefined },
+    };
+  },
+});
+
+/**
+ * Sends what the application produces, until either side is done.
+ * @param {AsyncIterable<unknown>} input
+ * @param {Call} call
+ * @param {(message: unknown) => Promise<void>} send
+ */
+async function pump(input, call, send) {
+  const messages = input[Symbol.asyncIterator]();
+  let over = false;
+  call.status.then(() => {
+    over = true;
+    // Lets a generator run its `finally`; what it throws there is nobody's business any more.
+    messages.return?.().catch(() => {});
+  });
+  try {
+    for (;;) {
+      const { done, value } = await messages.next();
+      if (over) return;
+      if (done) return call.halfClose();
+      await send(value);
+    }
+  } catch (error) {
+    call.cancel(ConnectError.from(error));
+  }
+}
+
+/**
+ * @template T
+ * @param {() => T} convert
+ * @returns {T}
+ */
+function guard(convert) {
+  try {
+    return convert();
+  } catch (error) {
+    throw ConnectError.from(error, Code.Internal);
+  }
+}
+
+/**
+ * @param {Status} status not OK
+ * @param {Headers} header
+ */
+function toError({ code, message, details, metadata, origin, cause }, header) {
+  if (code === Code.Canceled && origin === "client" && cause !== undefined) return ConnectError.from(cause, code);
+  const all = append(new Headers(header), metadata);
+  const error = new ConnectError(message, code in Code ? code : Code.Internal, all, undefined, cause);
+  try {
+    error.details = readFields(details, 3).map((any) => ({
+      type: new TextDecoder().decode(readFields(any, 1)[0]).replace(/.*\//, ""),
+      value: readFields(any, 2)[0] ?? new Uint8Array(),
+    }));
+  } catch {
+    // Broken details do not hide the error itself.
+  }
+  return Object.assign(error, { isWireError: origin !== "client" });
+}
+
+/**
+ * The occurrences of a field with a length: `details` is field 3 of google.rpc.Status, and each is a
+ * google.protobuf.Any with the type in field 1 and the value in field 2.
+ * @param {Uint8Array} bytes
+ * @param {number} wanted
+ */
+function readFields(bytes, wanted) {
+  const reader = new BinaryReader(bytes);
+  const found = [];
+  while (reader.pos < reader.len) {
+    const [field, type] = reader.tag();
+    if (field === wanted) found.push(reader.bytes());
+    else reader.skip(type, field);
+  }
+  return found;
+}
+
+/**
+ * @param {Headers} headers
+ * @param {Metadata} metadata
+ */
+function append(headers, metadata) {
+  for (const [name, value] of metadata) {
+    headers.append(name, typeof value === "string" ? value : encodeBinaryHeader(value));
+  }
+  return headers;
+}

@@ -1,0 +1,119 @@
+// gRPC status codes, the status that ends a call, and the error that carries one.
+
+/**
+ * The gRPC status codes (gRPC `doc/statuscodes.md`).
+ */
+export const Code = Object.freeze({
+  OK: 0,
+  CANCELLED: 1,
+  UNKNOWN: 2,
+  INVALID_ARGUMENT: 3,
+  DEADLINE_EXCEEDED: 4,
+  NOT_FOUND: 5,
+  ALREADY_EXISTS: 6,
+  PERMISSION_DENIED: 7,
+  RESOURCE_EXHAUSTED: 8,
+  FAILED_PRECONDITION: 9,
+  ABORTED: 10,
+  OUT_OF_RANGE: 11,
+  UNIMPLEMENTED: 12,
+  INTERNAL: 13,
+  UNAVAILABLE: 14,
+  DATA_LOSS: 15,
+  UNAUTHENTICATED: 16,
+});
+
+const NAMES = Object.keys(Code);
+
+/**
+ * The name of a code in the gRPC documents, such as `"NOT_FOUND"`; `"CODE_99"` for an unknown one.
+ * @param {number} code
+ * @returns {string}
+ */
+export const codeName = (code) => NAMES[code] ?? `CODE_${code}`;
+
+/**
+ * How a call ended.
+ * @typedef {object} Status
+ * @property {number} code the gRPC status code; 0 is OK
+ * @property {string} message text for people; may be empty
+ * @property {Uint8Array} details the bytes of a `google.rpc.Status`; empty when the service sent none
+ * @property {import("./metadata.js").Metadata} metadata trailing metadata
+ * @property {"upstream" | "proxy" | "client"} origin who made the status: the gRPC service, the proxy, or this client
+ * @property {boolean} [maybeProcessed] on a status made here: whether the service may have seen the call
+ * @property {number} [closeCode] on a lost connection: the WebSocket close code
+ * @property {unknown} [cause] what led to a status made here, such as `signal.reason`
+ */
+
+/**
+ * A status made by this client.
+ * @param {number} code
+ * @param {string} message
+ * @param {Partial<Status>} [more]
+ * @returns {Status}
+ */
+export const clientStatus = (code, message, more) => ({
+  code,
+  message,
+  details: new Uint8Array(),
+  metadata: [],
+  origin: "client",
+  ...more,
+});
+
+/**
+ * A call or a connection failed. `status` says how; `message` names the code and, for a call, the method.
+ */
+export class BidiwayError extends Error {
+  /**
+   * @param {Status} status
+   * @param {string} [method] of the call that failed
+   */
+  constructor(status, method) {
+    const { code, message, cause, closeCode } = status;
+    super(
+      `${codeName(code)}: ${message}` + (method ? ` [${method}]` : "") + (closeCode ? ` [close code ${closeCode}]` : ""),
+      { cause },
+    );
+    this.name = "BidiwayError";
+    /** The whole status. */
+    this.status = status;
+    /** The gRPC status code. */
+    this.code = code;
+    /** The method of the call that failed. */
+    this.method = method;
+  }
+
+  /** The bytes of a `google.rpc.Status`; empty when there are none. */
+  get details() {
+    return this.status.details;
+  }
+
+  /** Trailing metadata. */
+  get metadata() {
+    return this.status.metadata;
+  }
+
+  /** Who made the status. */
+  get origin() {
+    return this.status.origin;
+  }
+
+  /** Whether the service may have seen the call, when it failed on this side; `undefined` when the service answered. */
+  get maybeProcessed() {
+    return this.status.maybeProcessed;
+  }
+
+  /** The WebSocket close code, when the connection was lost. */
+  get closeCode() {
+    return this.status.closeCode;
+  }
+}
+
+/**
+ * A failure made by this client, as an error.
+ * @param {number} code
+ * @param {string} message
+ * @param {Partial<Status>} [more]
+ */
+export const clientError = (code, message, more) => new BidiwayError(clientStatus(code, message, more));

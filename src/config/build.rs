@@ -1,0 +1,397 @@
+//! From what the file says to settings for every floor: defaults, and the checks that need more than one value.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration as Time,
+};
+
+use super::{
+    Config, Duration, LogSettings, Size,
+    file::{File, Keepalive, Limits, Listener, ListenerTls, Route, Session, Upstream, UpstreamTls},
+    node::Position,
+    pattern,
+    problem::{Problems, did_you_mean},
+    read::{At, Named},
+};
+use crate::{
+    downstream::{self, InvalidOrigin, Origins, RouteSettings, ServicePattern, SessionSettings},
+    server::{
+        self, ListenerSettings,
+        tls::{self, Certificate, ClientAuth, TlsError},
+    },
+    session::INITIAL_CREDIT,
+    telemetry::log::check_filter,
+    upstream::{self, ClientPem, ClientTls, Endpoint},
+};
+
+/// How long calls may go on after the signal to stop.
+const DRAIN: Time = Time::from_secs(30);
+
+/// Open connections of the process.
+const MAX_CONNECTIONS: u32 = 50_000;
+
+/// gRPC's length prefix has 32 bits.
+const LARGEST_MESSAGE: u64 = u32::MAX as u64;
+
+/// Credit beyond this is no flow control any more.
+const LARGEST_CREDIT: u64 = 16 << 20;
+
+/// HTTP/2 windows and header lists.
+const LARGEST_WINDOW: u64 = (1 << 31) - 1;
+
+/// Settings from a file that was read without problems. `base` is where relative paths start.
+pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<Config> {
+    let mut b = Builder { base, problems };
+    let listeners = b.listeners(&file.listeners.0);
+    let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
+    let limits = b.limits(file.limits.as_ref());
+    let session = b.session(file.session.as_ref());
+    let upstreams = b.upstreams(&file.upstreams);
+    let routes =
+        b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &file.upstreams, limits.max_message);
+    if let Some(level) = file.log.as_ref().and_then(|log| log.level.as_ref())
+        && let Err(error) = check_filter(&level.value)
+    {
+        b.problems.add(level.at, error);
+    }
+    let workers = b.workers(file.workers.as_ref());
+    let admin = file.admin.map(|admin| admin.address);
+    if let Some(admin) = &admin
+        && file.listeners.0.iter().any(|l| l.address.value == admin.value && admin.value.port() != 0)
+    {
+        b.problems.add(admin.at, format!("{} is a listener's address already; choose another", admin.value));
+    }
+    let downstream =
+        downstream::Settings { origins: origins?, limits, session, routes: routes?, ..Default::default() };
+    let max_connections = file.limits.as_ref().and_then(|limits| limits.max_connections);
+    let log = file.log;
+    Some(Config {
+        settings: server::Settings {
+            listeners: listeners?,
+            admin: admin.map(|admin| admin.value),
+            workers,
+            drain: file.drain.map_or(DRAIN, |Duration(drain)| drain),
+            max_connections: max_connections.unwrap_or(MAX_CONNECTIONS) as usize,
+            downstream: Arc::new(downstream),
+            upstreams: upstreams?,
+        },
+        log: LogSettings {
+            format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),
+            filter: log.and_then(|log| log.level).map_or_else(|| "info".into(), |level| level.value),
+        },
+    })
+}
+
+struct Builder<'a> {
+    base: &'a Path,
+    problems: &'a mut Problems,
+}
+
+impl Builder<'_> {
+    fn listeners(&mut self, listeners: &[Listener]) -> Option<Vec<ListenerSettings>> {
+        let mut seen: HashMap<SocketAddr, Position> = HashMap::new();
+        let built: Vec<_> = listeners
+            .iter()
+            .map(|Listener { address, tls }| {
+                if address.value.port() != 0
+                    && let Some(first) = seen.insert(address.value, address.at)
+                {
+                    let text = format!("{} is listened on already, in line {}", address.value, first.line);
+                    self.problems.add(address.at, text);
+                }
+                let tls = match tls {
+                    None => None,
+                    Some(tls) => Some(self.listener_tls(tls)?),
+                };
+                Some(ListenerSettings { address: address.value, tls })
+            })
+            .collect();
+        built.into_iter().collect()
+    }
+
+    fn listener_tls(&mut self, tls: &At<ListenerTls>) -> Option<Arc<rustls::ServerConfig>> {
+        let ListenerTls { certificates, client_ca, client_auth, min_version } = &tls.value;
+        let loaded: Vec<_> = certificates
+            .0
+            .iter()
+            .map(|files| {
+                let result = Certificate::load(&self.path(&files.chain), &self.path(&files.key));
+                result.map_err(|error| {
+                    let key = self.path(&files.key);
+                    let at = if concerns(&error, &key) { files.key.at } else { files.chain.at };
+                    self.problems.add(at, error.to_string());
+                })
+            })
+            .collect();
+        if let (Some(auth), None) = (client_auth, client_ca) {
+            self.problems
+                .add(auth.at, "`client_auth` needs `client_ca`: the CA that clients' certificates come from");
+        }
+        let clients = match client_ca {
+            None => None,
+            Some(ca) => {
+                let roots = tls::load_client_ca(&self.path(ca));
+                let roots = roots.map_err(|error| self.problems.add(ca.at, error.to_string())).ok()?;
+                Some((roots, client_auth.as_ref().map_or(ClientAuth::default(), |auth| auth.value)))
+            }
+        };
+        let loaded: Vec<_> = loaded.into_iter().collect::<Result<_, ()>>().ok()?;
+        if loaded.is_empty() {
+            return None;
+        }
+        tls::server_config(&loaded, clients, min_version.unwrap_or_default())
+            .map_err(|error| self.problems.add(tls.at, error.to_string()))
+            .ok()
+    }
+
+    fn origins(&mut self, entries: &[At<String>], listeners: &[Listener]) -> Option<Origins> {
+        let by_certificate = listeners
+            .iter()
+            .any(|listener| listener.tls.as_ref().is_some_and(|tls| tls.value.client_ca.is_some()));
+        if let Some(any) = entries.iter().find(|entry| entry.value == "*")
+            && by_certificate
+        {
+            self.problems.add(
+                any.at,
+                "\"*\" with `client_ca` would let every page on the web call with its visitor's certificate; name the \
+                 origins",
+            );
+        }
+        let texts: Vec<_> = entries.iter().map(|entry| &entry.value).collect();
+        match Origins::parse(&texts) {
+            Ok(origins) => Some(origins),
+            Err(invalid) => {
+                for entry in entries {
+                    let find = |error: &&InvalidOrigin| error.text == entry.value;
+                    if let Some(error) = invalid.iter().find(find) {
+                        self.problems.add(entry.at, error.to_string());
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    fn limits(&mut self, given: Option<&Limits>) -> downstream::Limits {
+        let mut limits = downstream::Limits::default();
+        let Some(given) = given else { return limits };
+        self.size(&mut limits.max_message, given.max_message.as_ref(), 1, LARGEST_MESSAGE);
+        let mut metadata = limits.max_metadata.into();
+        self.size(&mut metadata, given.max_metadata.as_ref(), 1 << 10, 1 << 20);
+        limits.max_metadata = metadata as u32;
+        limits.sockets_per_address = given.sockets_per_address.unwrap_or(limits.sockets_per_address);
+        limits.http2_streams = given.http2_streams.unwrap_or(limits.http2_streams);
+        self.time(&mut limits.handshake_timeout, given.handshake_timeout.as_ref());
+        self.time(&mut limits.header_timeout, given.header_timeout.as_ref());
+        limits
+    }
+
+    fn session(&mut self, given: Option<&Session>) -> SessionSettings {
+        let mut session = SessionSettings::default();
+        let Some(given) = given else { return session };
+        let mut credit = session.credit.into();
+        // Clients work with this much until Welcome tells them the real credit.
+        self.size(&mut credit, given.credit.as_ref(), INITIAL_CREDIT.into(), LARGEST_CREDIT);
+        session.credit = credit as u32;
+        session.max_streams = given.streams.unwrap_or(session.max_streams);
+        self.time(&mut session.ping, given.ping.as_ref());
+        self.time(&mut session.hello_timeout, given.hello_timeout.as_ref());
+        session
+    }
+
+    fn upstreams(&mut self, upstreams: &At<Named<Upstream>>) -> Option<Vec<Arc<upstream::Settings>>> {
+        let Named(entries) = &upstreams.value;
+        let built: Vec<_> =
+            entries.iter().map(|(name, given)| self.upstream(&name.value, given.as_ref()?)).collect();
+        built.into_iter().collect()
+    }
+
+    fn upstream(&mut self, name: &str, given: &Upstream) -> Option<Arc<upstream::Settings>> {
+        let mut endpoints = Vec::new();
+        let mut seen = HashSet::new();
+        for text in &given.endpoints.value.0 {
+            match text.value.parse::<Endpoint>() {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(error) => self.problems.add(text.at, error.to_string()),
+            }
+            if !seen.insert(&text.value) {
+                self.problems.add(text.at, format!("{} is there twice", text.value));
+            }
+        }
+        let any_tls = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Tcp { tls: true, .. }));
+        if let Some(tls) = &given.tls
+            && !any_tls
+            && endpoints.len() == given.endpoints.value.0.len()
+        {
+            self.problems.add(tls.at, "`tls` is for https:// endpoints, and there is none");
+        }
+        let tls = match (&given.tls, any_tls) {
+            (None, false) => Some(ClientTls::trusting_nobody()),
+            (tls, _) => self.client_tls(tls.as_ref(), given.endpoints.at),
+        };
+        let mut settings = upstream::Settings::new(name, endpoints, tls?);
+        self.time(&mut settings.connect_timeout, given.connect_timeout.as_ref());
+        settings.max_connections = given.max_connections.map_or(settings.max_connections, |n| n as usize);
+        let mut window = settings.stream_window.into();
+        self.size(&mut window, given.window.as_ref(), 1 << 10, LARGEST_WINDOW);
+        settings.stream_window = window as u32;
+        let mut headers = settings.max_header_list.into();
+        self.size(&mut headers, given.max_headers.as_ref(), 1 << 10, 16 << 20);
+        settings.max_header_list = headers as u32;
+        if let Some(At { at, value: Keepalive(interval) }) = given.keepalive {
+            settings.keepalive = interval.map(|Duration(interval)| interval);
+            if settings.keepalive.is_some_and(|interval| interval.is_zero()) {
+                self.problems.add(at, "0 is no interval; write \"off\" for none");
+            }
+        }
+        self.time(&mut settings.keepalive_timeout, given.keepalive_timeout.as_ref());
+        Some(Arc::new(settings))
+    }
+
+    fn client_tls(&mut self, given: Option<&At<UpstreamTls>>, endpoints: Position) -> Option<ClientTls> {
+        let at = given.map_or(endpoints, |tls| tls.at);
+        let tls = given.map(|tls| &tls.value);
+        let ca = tls.and_then(|tls| tls.ca.as_ref());
+        let certificate = tls.and_then(|tls| tls.certificate.as_ref());
+        let key = tls.and_then(|tls| tls.key.as_ref());
+        match (certificate, key) {
+            (Some(certificate), None) => self.problems.add(certificate.at, "`certificate` needs its `key`"),
+            (None, Some(key)) => self.problems.add(key.at, "`key` needs its `certificate`"),
+            _ => {}
+        }
+        let read = [ca, certificate, key].map(|path| path.map(|path| self.read(path)));
+        let [ca, certificate, key] = read.map(Option::transpose);
+        let (ca, certificate, key) = (ca.ok()?, certificate.ok()?, key.ok()?);
+        let identity = certificate.as_deref().zip(key.as_deref());
+        let server_name = tls.and_then(|tls| tls.server_name.as_ref()).map(|name| name.value.clone());
+        ClientTls::from_pem(ClientPem { roots: ca.as_deref(), identity }, server_name)
+            .map_err(|error| self.problems.add(at, error.to_string()))
+            .ok()
+    }
+
+    fn routes(
+        &mut self,
+        routes: Option<&[Route]>,
+        upstreams: &At<Named<Upstream>>,
+        max_message: u64,
+    ) -> Option<Vec<RouteSettings>> {
+        let Named(entries) = &upstreams.value;
+        let names: Vec<&str> = entries.iter().map(|(name, _)| name.value.as_str()).collect();
+        let Some(routes) = routes else {
+            let [only] = &names[..] else {
+                if names.len() > 1 {
+                    let text = format!(
+                        "`routes` is missing: with several upstreams ({}), say which serves what",
+                        names.join(", ")
+                    );
+                    self.problems.add(upstreams.at, text);
+                }
+                return None;
+            };
+            let upstream = (*only).to_owned();
+            return Some(vec![RouteSettings {
+                pattern: ServicePattern::Any,
+                upstream,
+                timeout: None,
+                max_message,
+            }]);
+        };
+        let mut seen: HashMap<ServicePattern, Position> = HashMap::new();
+        let built: Vec<_> = routes
+            .iter()
+            .map(|route| {
+                let upstream = &route.upstream;
+                if !names.is_empty() && !names.contains(&upstream.value.as_str()) {
+                    let meant = did_you_mean(&upstream.value, names.iter().copied());
+                    let text = format!(
+                        "there is no upstream {:?}{meant}; there are: {}",
+                        upstream.value,
+                        names.join(", ")
+                    );
+                    self.problems.add(upstream.at, text);
+                }
+                let mut timeout = Time::ZERO;
+                self.time(&mut timeout, route.timeout.as_ref());
+                let mut max = max_message;
+                self.size(&mut max, route.max_message.as_ref(), 1, LARGEST_MESSAGE);
+                let pattern = pattern::parse(&route.service.value)
+                    .map_err(|error| self.problems.add(route.service.at, error))
+                    .ok()?;
+                if let Some(first) = seen.insert(pattern.clone(), route.service.at) {
+                    let text = format!("{} has a route already, in line {}", route.service.value, first.line);
+                    self.problems.add(route.service.at, text);
+                }
+                Some(RouteSettings {
+                    pattern,
+                    upstream: upstream.value.clone(),
+                    timeout: route.timeout.is_some().then_some(timeout),
+                    max_message: max,
+                })
+            })
+            .collect();
+        built.into_iter().collect()
+    }
+
+    fn workers(&mut self, given: Option<&At<u32>>) -> usize {
+        const MOST: u32 = 1024;
+        match given {
+            None => thread::available_parallelism().map_or(1, Into::into),
+            Some(workers) => {
+                if workers.value > MOST {
+                    let text = format!("{} worker threads are too many; at most {MOST}", workers.value);
+                    self.problems.add(workers.at, text);
+                }
+                workers.value as usize
+            }
+        }
+    }
+
+    fn size(&mut self, setting: &mut u64, given: Option<&At<Size>>, least: u64, most: u64) {
+        let Some(At { at, value: Size(value) }) = given else { return };
+        if (least..=most).contains(value) {
+            *setting = *value;
+        } else {
+            let text = format!("out of range: allowed are {} to {}", bytes(least), bytes(most));
+            self.problems.add(*at, text);
+        }
+    }
+
+    fn time(&mut self, setting: &mut Time, given: Option<&At<Duration>>) {
+        let Some(At { at, value: Duration(value) }) = given else { return };
+        if value.is_zero() {
+            self.problems.add(*at, "0 is not allowed here; give a time of at least 1ms");
+        }
+        *setting = *value;
+    }
+
+    fn path(&self, path: &At<PathBuf>) -> PathBuf {
+        self.base.join(&path.value)
+    }
+
+    fn read(&mut self, path: &At<PathBuf>) -> Result<Vec<u8>, ()> {
+        let full = self.path(path);
+        std::fs::read(&full)
+            .map_err(|error| self.problems.add(path.at, format!("cannot read {}: {error}", full.display())))
+    }
+}
+
+/// Whether an error is about the private key's file.
+fn concerns(error: &TlsError, key: &Path) -> bool {
+    match error {
+        TlsError::Read { path, .. } | TlsError::Pem { path, .. } | TlsError::NoKey { path } => path == key,
+        TlsError::Key { .. } | TlsError::Mismatch { .. } => true,
+        _ => false,
+    }
+}
+
+/// A number of bytes in its largest whole unit.
+fn bytes(number: u64) -> String {
+    [("GiB", 30), ("MiB", 20), ("KiB", 10)]
+        .into_iter()
+        .find(|(_, shift)| number >= 1 << shift && number % (1 << shift) == 0)
+        .map_or_else(|| format!("{number}B"), |(unit, shift)| format!("{}{unit}", number >> shift))
+}

@@ -1,0 +1,341 @@
+//! What the file may say: its keys, with the sentences that editors show. Defaults are applied in `build`.
+
+use std::{borrow::Cow, net::SocketAddr, path::PathBuf};
+
+use schemars::{
+    JsonSchema, Schema, SchemaGenerator, json_schema,
+    transform::{RecursiveTransform, Transform},
+};
+
+use super::{
+    Duration, Size,
+    node::Node,
+    problem::Problems,
+    read::{At, AtLeastOne, Named, Read, Section, section, word},
+};
+use crate::{
+    server::tls::{ClientAuth, MinVersion},
+    telemetry::log::Format,
+};
+
+section! { "the file"
+    /// The configuration of Bidiway, an edge proxy that gives browsers the whole of gRPC.
+    struct File {
+        /// The public ports. At least one.
+        listeners: AtLeastOne<Listener>,
+        /// The operators' port: /healthz, /readyz and /metrics. Left out: none.
+        admin: Option<Admin>,
+        /// The origins whose pages may call, besides pages of the proxy's own origin: `https://app.example.com`,
+        /// `https://*.example.com` for subdomains, or `*` for any. One list for CORS and WebSockets. Default: none.
+        origins: Option<Vec<At<String>>>,
+        /// The gRPC services, by a name of your choice. At least one.
+        upstreams: At<Named<Upstream>>,
+        /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
+        routes: Option<AtLeastOne<Route>>,
+        /// What clients may use.
+        limits: Option<Limits>,
+        /// The session protocol.
+        session: Option<Session>,
+        /// Worker threads, each with its own connections. Default: one for each core.
+        workers: Option<At<u32>>,
+        /// How long open calls may go on after the signal to stop. Default: 30s.
+        drain: Option<Duration>,
+        /// The log, on standard error.
+        log: Option<Log>,
+    }
+}
+
+section! { "a listener"
+    /// One public port, for every dialect.
+    struct Listener {
+        /// IP and port: `127.0.0.1:8080` (this machine only), `0.0.0.0:8080` or `[::]:8080` (everybody).
+        address: At<SocketAddr>,
+        /// TLS. Left out: cleartext HTTP/1.1 and HTTP/2.
+        tls: Option<At<ListenerTls>>,
+    }
+}
+
+section! { "a listener's tls"
+    /// TLS of a public port, with ALPN h2 and http/1.1.
+    struct ListenerTls {
+        /// Certificates, chosen by the name that the client asks for; the first is the default. At least one.
+        certificates: AtLeastOne<CertificateFiles>,
+        /// CA certificates (PEM file) from which clients' certificates must come. Left out: clients show none.
+        client_ca: Option<At<PathBuf>>,
+        /// Whether a client must show a certificate. Default: required.
+        client_auth: Option<At<ClientAuth>>,
+        /// The oldest TLS version that is spoken. Default: "1.2".
+        min_version: Option<MinVersion>,
+    }
+}
+
+section! { "a certificate"
+    /// A certificate and its private key, in PEM files. Relative paths start at the configuration's directory.
+    struct CertificateFiles {
+        /// The certificate chain, the server's own certificate first.
+        chain: At<PathBuf>,
+        /// The private key: RSA, ECDSA or Ed25519.
+        key: At<PathBuf>,
+    }
+}
+
+section! { "admin"
+    /// The operators' port.
+    struct Admin {
+        /// IP and port. It has no access control: keep it off the public network.
+        address: At<SocketAddr>,
+    }
+}
+
+section! { "an upstream"
+    /// A gRPC service, at one or several endpoints that serve the same.
+    struct Upstream {
+        /// `http://HOST:PORT` (HTTP/2 cleartext), `https://HOST:PORT` or `unix:/PATH`. At least one.
+        endpoints: At<AtLeastOne<At<String>>>,
+        /// TLS for https endpoints.
+        tls: Option<At<UpstreamTls>>,
+        /// How long connecting may take, with TLS. Default: 5s.
+        connect_timeout: Option<At<Duration>>,
+        /// Most connections for each endpoint and worker; more are opened as the service's stream limit is reached.
+        /// Default: 8.
+        max_connections: Option<u32>,
+        /// The HTTP/2 window of a call: the most bytes of its responses that the proxy holds. Default: 64KiB.
+        window: Option<At<Size>>,
+        /// The largest headers or trailers taken from the service. Default: 64KiB.
+        max_headers: Option<At<Size>>,
+        /// How often open calls' connections are pinged, or "off". Default: 310s, as gRPC servers refuse more than
+        /// one ping in five minutes unless told otherwise.
+        keepalive: Option<At<Keepalive>>,
+        /// How long to wait for the answer to a ping. Default: 20s.
+        keepalive_timeout: Option<At<Duration>>,
+    }
+}
+
+section! { "an upstream's tls"
+    /// TLS towards a service.
+    struct UpstreamTls {
+        /// CA certificates (PEM file) to trust instead of the operating system's.
+        ca: Option<At<PathBuf>>,
+        /// The name to verify and to send as SNI, instead of the endpoint's host.
+        server_name: Option<At<String>>,
+        /// The certificate chain (PEM file) to show to the service. Needs `key`.
+        certificate: Option<At<PathBuf>>,
+        /// The private key of `certificate`.
+        key: Option<At<PathBuf>>,
+    }
+}
+
+section! { "a route"
+    /// Which upstream serves a service or method.
+    struct Route {
+        /// `chat.v1.Chat` (a service), `chat.v1.Chat/Talk` (a method), `chat.v1.*` (a package) or `*` (everything).
+        service: At<String>,
+        /// The name of an upstream.
+        upstream: At<String>,
+        /// The longest a call may take, and the deadline of calls that have none. Default: no limit.
+        timeout: Option<At<Duration>>,
+        /// The largest message, either way. Default: limits.max_message.
+        max_message: Option<At<Size>>,
+    }
+}
+
+section! { "limits"
+    /// What clients may use.
+    struct Limits {
+        /// Open TCP connections of the process; more wait in the kernel. Default: 50000.
+        max_connections: Option<u32>,
+        /// The largest message, either way. Default: 4MiB.
+        max_message: Option<At<Size>>,
+        /// The largest metadata of a call. Default: 16KiB.
+        max_metadata: Option<At<Size>>,
+        /// Open session sockets for each client address. Default: 100.
+        sockets_per_address: Option<u32>,
+        /// How long a TLS handshake may take. Default: 10s.
+        handshake_timeout: Option<At<Duration>>,
+        /// How long a client may take to send a request's headers; also how long an idle HTTP/1.1 connection is kept.
+        /// Default: 10s.
+        header_timeout: Option<At<Duration>>,
+        /// Open HTTP/2 streams for each connection. Default: 250.
+        http2_streams: Option<u32>,
+    }
+}
+
+section! { "session"
+    /// The session protocol.
+    struct Session {
+        /// Bytes that a client may send on a stream before the service has taken them. 64KiB to 16MiB. Default:
+        /// 256KiB.
+        credit: Option<At<Size>>,
+        /// Open streams for each session. Default: 256.
+        streams: Option<u32>,
+        /// How often the proxy pings; a client that is silent for twice as long is gone. Default: 20s.
+        ping: Option<At<Duration>>,
+        /// How long a client may take to say Hello. Default: 10s.
+        hello_timeout: Option<At<Duration>>,
+    }
+}
+
+section! { "log"
+    /// The log, on standard error.
+    struct Log {
+        /// How lines look. Default: text.
+        format: Option<Format>,
+        /// error, warn, info, debug, trace or off; or directives such as `info,call=off`. Default: info, which has
+        /// one line for each call.
+        level: Option<At<String>>,
+    }
+}
+
+/// A ping interval, or none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keepalive(pub(super) Option<Duration>);
+
+impl Read for Keepalive {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            super::node::Value::Text(text) if text == "off" => Some(Self(None)),
+            _ => Duration::read(node, problems).map(|interval| Self(Some(interval))),
+        }
+    }
+}
+
+const CLIENT_AUTH: [(&str, ClientAuth); 2] =
+    [("required", ClientAuth::Required), ("optional", ClientAuth::Optional)];
+const MIN_VERSION: [(&str, MinVersion); 2] = [("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
+const FORMAT: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
+
+impl Read for ClientAuth {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &CLIENT_AUTH)
+    }
+}
+
+impl Read for MinVersion {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &MIN_VERSION)
+    }
+}
+
+impl Read for Format {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &FORMAT)
+    }
+}
+
+/// The file's JSON Schema, for editors.
+pub(super) fn schema() -> Schema {
+    let mut schema = schemars::schema_for!(File);
+    schema.insert("title".into(), "Bidiway's configuration".into());
+    RecursiveTransform(drop_null).transform(&mut schema);
+    schema
+}
+
+/// schemars writes an `Option` as "or null"; here a key without a value is an error.
+fn drop_null(schema: &mut Schema) {
+    let Some(object) = schema.as_object_mut() else { return };
+    if let Some(serde_json::Value::Array(types)) = object.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [only] = &types[..] {
+            let only = only.clone();
+            object.insert("type".into(), only);
+        }
+    }
+    if let Some(serde_json::Value::Array(values)) = object.get_mut("enum") {
+        values.retain(|value| !value.is_null());
+    }
+    if let Some(serde_json::Value::Array(kinds)) = object.get_mut("anyOf") {
+        kinds.retain(|kind| kind.get("type").is_none_or(|name| name != "null"));
+        if let [serde_json::Value::Object(only)] = &kinds[..] {
+            let only = only.clone();
+            object.remove("anyOf");
+            object.extend(only);
+        }
+    }
+}
+
+/// Schemas of the values that are not mappings.
+macro_rules! value_schema {
+    ($type:ty, $name:literal, $schema:expr) => {
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                $schema
+            }
+        }
+    };
+}
+
+value_schema!(
+    Duration,
+    "Duration",
+    json_schema!({ "type": "string", "pattern": r"^([0-9]+(ms|s|m|h))+$", "examples": ["30s", "1m30s", "500ms"] })
+);
+value_schema!(
+    Size,
+    "Size",
+    json_schema!({
+        "type": "string", "pattern": r"^[0-9]+(B|KiB|MiB|GiB|kB|KB|MB)$", "examples": ["4MiB", "256KiB"]
+    })
+);
+value_schema!(
+    Keepalive,
+    "Keepalive",
+    json_schema!({ "type": "string", "pattern": r"^(off|([0-9]+(ms|s|m|h))+)$", "examples": ["310s", "off"] })
+);
+value_schema!(ClientAuth, "ClientAuth", json_schema!({ "enum": CLIENT_AUTH.map(|(word, _)| word) }));
+value_schema!(MinVersion, "MinVersion", json_schema!({ "enum": MIN_VERSION.map(|(word, _)| word) }));
+value_schema!(Format, "Format", json_schema!({ "enum": FORMAT.map(|(word, _)| word) }));
+
+/// Places are no business of editors.
+impl<T: JsonSchema> JsonSchema for At<T> {
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for AtLeastOne<T> {
+    fn schema_name() -> Cow<'static, str> {
+        Vec::<T>::schema_name()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "array", "minItems": 1, "items": generator.subschema_for::<T>() })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Named<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Named{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "additionalProperties": generator.subschema_for::<T>() })
+    }
+}

@@ -1,0 +1,110 @@
+// The page: one channel, a tab for each kind of call, a timeline, and what the wire carries.
+
+import { createChannel } from "/bidiway/index.js";
+import { setUpChat } from "./chat.js";
+import { CODE, showCode } from "./code.js";
+import { setUpForms } from "./forms.js";
+import { Timeline } from "./timeline.js";
+import { CountedSocket, cutSockets, showWire } from "./wire.js";
+
+const $ = (id) => document.getElementById(id);
+
+const channel = createChannel({ WebSocket: CountedSocket });
+const timeline = new Timeline($("events"), $("timeline-count"));
+
+showConnection();
+setUpForms(channel, timeline);
+const chat = setUpChat(channel, timeline);
+showWire($("wire"), $("traffic"));
+setUpTabs();
+setUpTheme();
+
+$("clear").onclick = () => timeline.clear();
+$("cut").onclick = () => cutSockets();
+$("copy").onclick = async () => {
+  await navigator.clipboard?.writeText($("code").textContent);
+  $("copy").textContent = "Copied";
+  setTimeout(() => ($("copy").textContent = "Copy"), 1200);
+};
+
+function showConnection() {
+  const badge = $("badge");
+  const words = {
+    idle: ["idle", "not connected"],
+    connecting: ["connecting", "connecting"],
+    ready: ["open", "connected"],
+    reconnecting: ["waiting", "reconnecting"],
+    draining: ["waiting", "moving on"],
+    closed: ["closed", "closed"],
+    failed: ["closed", "refused"],
+  };
+  let lost = 0;
+  const show = (state, reason) => {
+    const [look, text] = words[state] ?? ["waiting", state];
+    if (state === "reconnecting" && badge.dataset.state === "open") {
+      lost += 1;
+      timeline.note("The socket was lost.");
+    } else if (state === "ready") {
+      timeline.note(lost ? "A new socket is open." : "One WebSocket is open for everything that follows.");
+    }
+    badge.dataset.state = look;
+    const again = state === "ready" && lost > 0 ? `, ${lost === 1 ? "once" : `${lost} times`} again` : "";
+    badge.textContent = text + again;
+    badge.title = reason?.message ?? `${location.host}, subprotocol bidiway.v1`;
+    $("cut").disabled = state !== "ready";
+  };
+  channel.on("state", show);
+  show(channel.state);
+}
+
+// One tab for each kind of call; arrow keys move between them, and the address remembers which.
+function setUpTabs() {
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  const select = (tab) => {
+    for (const other of tabs) {
+      const selected = other === tab;
+      other.setAttribute("aria-selected", selected);
+      other.tabIndex = selected ? 0 : -1;
+      $(other.dataset.kind).hidden = !selected;
+    }
+    showCode($("code"), CODE[tab.dataset.kind]);
+    history.replaceState(null, "", `#${tab.dataset.kind}`);
+    if (tab.dataset.kind === "chat") chat.start();
+  };
+  for (const [i, tab] of tabs.entries()) {
+    tab.onclick = () => select(tab);
+    tab.onkeydown = ({ key }) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[key];
+      const to = step ? tabs[(i + step + tabs.length) % tabs.length] : { Home: tabs[0], End: tabs.at(-1) }[key];
+      if (!to) return;
+      to.focus();
+      select(to);
+    };
+  }
+  select(tabs.find((tab) => `#${tab.dataset.kind}` === location.hash) ?? tabs[0]);
+}
+
+// The system's choice, until the button says otherwise.
+function setUpTheme() {
+  const root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
+  const paint = () => $("theme").querySelector("use").setAttribute("href", isDark() ? "#sun" : "#moon");
+  try {
+    const kept = localStorage.getItem("theme");
+    if (kept === "dark" || kept === "light") root.dataset.theme = kept;
+  } catch {
+    // No storage, no memory.
+  }
+  $("theme").onclick = () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try {
+      localStorage.setItem("theme", root.dataset.theme);
+    } catch {
+      // As above.
+    }
+    paint();
+  };
+  dark.addEventListener("change", paint);
+  paint();
+}

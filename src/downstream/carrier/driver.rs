@@ -1,0 +1,443 @@
+//! The task that owns a socket and its session.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use http::HeaderMap;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::{
+    ready::{KeyWaker, ReadyList},
+    socket::{Broken, Incoming, Socket},
+    stream::Stream,
+};
+use crate::{
+    downstream::{AddressPermit, ConnInfo, Edge, Opening, admit},
+    session::{CloseReason, Event, MAX_PACKET, Session, StreamId},
+    telemetry::{CallRecord, Dialect},
+    wire::{Code, Outcome, metadata, v1},
+};
+
+/// How much one packet holds at most, about: enough to make a write worth its system call, little enough that a
+/// stream waits for no more than a few milliseconds of a slow line.
+const PACKET_TARGET: usize = 32 * 1024;
+
+/// How many messages are read before others on this worker get their turn.
+const READS_PER_TURN: usize = 64;
+
+/// How long the peer may take to answer our close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The key under which the timer and the drain signals wake the task; stream numbers begin at 1.
+const SELF: u32 = 0;
+
+thread_local! {
+    /// Where packets are written before they are framed: one for all sockets of a worker, so that an idle socket
+    /// holds none.
+    static PACKET: std::cell::RefCell<BytesMut> = std::cell::RefCell::new(BytesMut::new());
+}
+
+/// One carrier, its session and its calls. A future that ends when the socket is closed.
+#[derive(Debug)]
+pub(super) struct Driver {
+    edge: Arc<Edge>,
+    conn: ConnInfo,
+    session_id: Arc<str>,
+    socket: Socket,
+    session: Session,
+    streams: HashMap<StreamId, Stream>,
+    ready: Arc<ReadyList>,
+    /// Taken from `ready` and not polled yet; kept for its capacity.
+    turn: Vec<u32>,
+    own: KeyWaker,
+    timer: Pin<Box<Sleep>>,
+    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// The last flush did not finish: neither write more nor read more.
+    blocked: bool,
+    state: State,
+    /// The client address's place among its sockets, given back at the end.
+    _place: Option<AddressPermit>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The session is over; the rest of its packets is flushed, then the close frame.
+    Ending(CloseReason),
+    /// The close frame is sent; waiting for the peer's until the timer.
+    Closing,
+    Gone,
+}
+
+impl Driver {
+    pub(super) fn new(
+        edge: Arc<Edge>,
+        conn: ConnInfo,
+        socket: Socket,
+        mut session: Session,
+        session_id: Arc<str>,
+        admitted: Result<AddressPermit, CloseReason>,
+    ) -> Self {
+        let ready = Arc::new(ReadyList::default());
+        let own = ready.waker(SELF);
+        own.wake();
+        let place = match admitted {
+            Ok(place) => Some(place),
+            Err(reason) => {
+                session.close(reason);
+                None
+            }
+        };
+        edge.metrics.session_opened();
+        Self {
+            draining: Some(Box::pin(edge.drain.draining.clone().cancelled_owned())),
+            cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
+            timer: Box::pin(tokio::time::sleep_until(Instant::now())),
+            edge,
+            conn,
+            session_id,
+            socket,
+            session,
+            streams: HashMap::new(),
+            ready,
+            turn: Vec::new(),
+            own,
+            blocked: false,
+            state: State::Open,
+            _place: place,
+        }
+    }
+
+    /// One turn: everything that can go on goes on. `Ready` when the socket is gone.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ready.register(cx.waker());
+        loop {
+            match self.state {
+                State::Gone => return Poll::Ready(()),
+                State::Closing => return self.poll_closing(cx),
+                State::Open | State::Ending(_) => {}
+            }
+            let now = Instant::now();
+            let mut more = false;
+            if self.state == State::Open {
+                more = self.read(cx, now);
+                self.wake_streams(now);
+                self.drain_events();
+            }
+            match self.write(cx) {
+                Poll::Ready(true) => more = true,
+                Poll::Ready(false) | Poll::Pending => {}
+            }
+            if !more && !matches!(self.state, State::Closing | State::Gone) {
+                self.arm_timer();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads what the socket has. Returns whether it may have more.
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        // A peer that does not read is not listened to either: else it could fill the outbox with answers.
+        if self.blocked {
+            return false;
+        }
+        for _ in 0..READS_PER_TURN {
+            let incoming = match self.socket.poll_read(cx) {
+                Poll::Ready(incoming) => incoming,
+                Poll::Pending => return false,
+            };
+            match incoming {
+                Incoming::Packet(packet) => self.session.handle_packet(packet, now.into_std()),
+                Incoming::Text => self.session.handle_text(now.into_std()),
+                Incoming::Alive => self.session.handle_activity(now.into_std()),
+                Incoming::Closed(code) => {
+                    self.gone(cx, "client_closed", &format!("the client closed the socket ({code:?})"));
+                    return false;
+                }
+                Incoming::Broken(Broken::TooLarge) => self.session.close(CloseReason::new(
+                    Code::RESOURCE_EXHAUSTED,
+                    "packet_too_large",
+                    format!("a packet is larger than {MAX_PACKET} bytes"),
+                )),
+                Incoming::Broken(Broken::Lost) => {
+                    self.gone(cx, "lost", "the client's connection was lost");
+                    return false;
+                }
+                Incoming::Broken(Broken::Protocol(error)) => {
+                    let message = format!("the WebSocket protocol was broken: {error}");
+                    self.session.close(CloseReason::carrier(message));
+                }
+            }
+            self.drain_events();
+            if self.state != State::Open {
+                return true;
+            }
+        }
+        // Others first: the waker brings us back.
+        cx.waker().wake_by_ref();
+        false
+    }
+
+    /// Polls the streams that were woken, and the timer and signals when it is their turn.
+    fn wake_streams(&mut self, now: Instant) {
+        let mut turn = mem::take(&mut self.turn);
+        self.ready.take(&mut turn);
+        for key in turn.drain(..) {
+            if key == SELF {
+                self.own.arm();
+                self.poll_signals(now);
+            } else {
+                self.poll_stream(key);
+            }
+        }
+        self.turn = turn;
+    }
+
+    fn poll_stream(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.waker().arm();
+        stream.pump_up(&mut self.session);
+        if let Some(outcome) = stream.pump_down(&mut self.session) {
+            self.end_stream(id, &outcome);
+        }
+    }
+
+    /// The timer and the drain signals; they wake through [`SELF`], so that ordinary turns do not pay for them.
+    fn poll_signals(&mut self, now: Instant) {
+        let waker = self.own.waker().clone();
+        let cx = &mut Context::from_waker(&waker);
+        if self.draining.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
+            self.draining = None;
+            // Spread over a second, so that the clients of one instance do not all arrive at the next at once.
+            let delay = u32::from(self.conn.peer.port()) % 1000;
+            self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
+        }
+        if self.cut.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
+            self.cut = None;
+            let outcome = Outcome::proxy(
+                Code::UNAVAILABLE,
+                "the proxy is shutting down and the call did not finish before the drain deadline",
+            );
+            let ids: Vec<_> = self.streams.keys().copied().collect();
+            for id in ids {
+                self.end_stream(id, &outcome);
+            }
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            self.session.handle_timeout(now.into_std());
+            let Some(next) = self.session.poll_timeout() else { break };
+            // The timer's grain is a millisecond; less would spin.
+            let soonest = now + Duration::from_millis(1);
+            self.timer.as_mut().reset(Instant::from_std(next).max(soonest));
+        }
+    }
+
+    /// The timer fires at the earliest time that was ever asked for and then looks again: keepalive moves its time
+    /// with every message, and must not cost a timer operation each.
+    fn arm_timer(&mut self) {
+        if let Some(next) = self.session.poll_timeout() {
+            let next = Instant::from_std(next);
+            if self.timer.is_elapsed() || next < self.timer.deadline() {
+                self.timer.as_mut().reset(next);
+                let waker = self.own.waker().clone();
+                if self.timer.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                    self.own.wake();
+                }
+            }
+        }
+    }
+
+    fn drain_events(&mut self) {
+        while let Some(event) = self.session.poll_event() {
+            match event {
+                Event::Data { stream, bytes, remaining, first, last } => {
+                    self.data(stream, bytes, remaining, first, last);
+                }
+                Event::HalfClosed { stream } => {
+                    if let Some(stream) = self.streams.get_mut(&stream) {
+                        stream.end_up(&mut self.session);
+                    }
+                }
+                Event::Opened { stream, open } => self.open(stream, &open),
+                Event::Cancelled { stream, reason } => {
+                    if let Some(stream) = self.streams.remove(&stream) {
+                        stream.close(&Outcome::cancelled(reason));
+                    }
+                }
+                Event::Writable { stream } => {
+                    if let Some(stream) = self.streams.get(&stream) {
+                        stream.waker().wake();
+                    }
+                }
+                Event::Greeted { agent } => {
+                    tracing::debug!(session = %self.session_id, peer = %self.conn.peer, agent, "session opened");
+                }
+                Event::Closed(reason) => self.state = State::Ending(reason),
+                // A proxy's session never says these.
+                Event::Ended { .. } | Event::GoAway(_) | Event::Headers { .. } | Event::Welcomed(_) => {}
+            }
+        }
+    }
+
+    fn data(&mut self, id: StreamId, bytes: bytes::Bytes, remaining: u64, first: bool, last: bool) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if let Err(outcome) = stream.push_up(&mut self.session, bytes, remaining, first, last) {
+            self.end_stream(id, &outcome);
+        }
+    }
+
+    fn open(&mut self, id: StreamId, open: &v1::Open) {
+        let admitted = self.readable(open).and_then(|metadata| {
+            admit(
+                &self.edge,
+                Opening {
+                    dialect: Dialect::Session,
+                    conn: &self.conn,
+                    session: Some(&self.session_id),
+                    path: &open.method,
+                    metadata,
+                    timeout: (open.timeout_ms > 0).then(|| Duration::from_millis(open.timeout_ms)),
+                },
+            )
+        });
+        match admitted {
+            Ok(admitted) => {
+                let call = admitted.route.upstream.call(admitted.request);
+                let waker = self.ready.waker(id);
+                waker.wake();
+                let max_message = admitted.route.settings.max_message;
+                self.streams.insert(id, Stream::new(id, call, waker, admitted.record, max_message));
+            }
+            Err(outcome) => self.session.end(id, trailers(&outcome)),
+        }
+    }
+
+    /// The metadata of an Open, if the frame asks for what there is.
+    fn readable(&self, open: &v1::Open) -> Result<HeaderMap, Box<Outcome>> {
+        let outcome = if open.codec != v1::Codec::Protobuf as i32 {
+            Outcome::proxy(Code::UNIMPLEMENTED, "the JSON codec is not available; send protobuf messages")
+        } else {
+            match metadata::from_entries(&open.metadata) {
+                Ok(metadata) => return Ok(metadata),
+                Err(error) => Outcome::proxy(Code::INVALID_ARGUMENT, error.to_string()),
+            }
+        };
+        let metrics = Arc::clone(self.edge.routes.unrouted(Dialect::Session));
+        let session = Some(Arc::clone(&self.session_id));
+        CallRecord::start(metrics, &open.method, self.conn.peer, session).end(&outcome);
+        Err(Box::new(outcome))
+    }
+
+    fn end_stream(&mut self, id: StreamId, outcome: &Outcome) {
+        self.session.end(id, trailers(outcome));
+        if let Some(stream) = self.streams.remove(&id) {
+            stream.close(outcome);
+        }
+    }
+
+    /// Writes packets until nothing is ready or the kernel takes no more. `Ready(true)`: the state has changed.
+    fn write(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            match self.socket.poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    if mem::take(&mut self.blocked) {
+                        // The peer took what was in its way: it lives, and may be read again.
+                        self.session.handle_activity(Instant::now().into_std());
+                        cx.waker().wake_by_ref();
+                    }
+                }
+                Poll::Ready(Err(_)) => {
+                    self.gone(cx, "lost", "the client's connection was lost");
+                    return Poll::Ready(true);
+                }
+                Poll::Pending => {
+                    self.blocked = true;
+                    return Poll::Pending;
+                }
+            }
+            let ping = self.session.take_ping();
+            let packet = PACKET.with_borrow_mut(|buffer| {
+                self.session.poll_packet(buffer, PACKET_TARGET).then(|| buffer.split().freeze())
+            });
+            let Some(packet) = packet else { break };
+            let queued = self.socket.queue(cx, packet);
+            let pinged = if ping { self.socket.ping(cx) } else { Ok(()) };
+            if queued.and(pinged).is_err() {
+                self.gone(cx, "lost", "the client's connection was lost");
+                return Poll::Ready(true);
+            }
+            // Room in the outbox may let streams go on.
+            self.drain_events();
+            self.wake_streams(Instant::now());
+        }
+        if let State::Ending(reason) = &self.state {
+            self.socket.close(cx, reason.close_code, &reason.message);
+            let (label, text) = (reason.label, reason.message.clone());
+            self.end_all(label, &text);
+            self.state = State::Closing;
+            self.timer.as_mut().reset(Instant::now() + CLOSE_TIMEOUT);
+            return Poll::Ready(true);
+        }
+        Poll::Ready(false)
+    }
+
+    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.socket.poll_closed(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.timer.as_mut().poll(cx)
+    }
+
+    /// The socket is of no more use.
+    fn gone(&mut self, cx: &mut Context<'_>, label: &'static str, text: &str) {
+        // The answer to the peer's close frame, if there is one, is worth one try.
+        let _ = self.socket.poll_flush(cx);
+        self.end_all(label, text);
+        self.state = State::Gone;
+    }
+
+    /// Cancels every call that still runs and counts the session's end.
+    fn end_all(&mut self, label: &'static str, text: &str) {
+        let outcome = Outcome::cancelled(text);
+        for (_, stream) in self.streams.drain() {
+            stream.close(&outcome);
+        }
+        self.edge.metrics.session_closed(label);
+        tracing::debug!(session = %self.session_id, peer = %self.conn.peer, label, text, "session closed");
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.get_mut().turn(cx)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if matches!(self.state, State::Open | State::Ending(_)) {
+            self.end_all("dropped", "the proxy is shutting down");
+        }
+    }
+}
+
+fn trailers(outcome: &Outcome) -> v1::Trailers {
+    v1::Trailers {
+        code: outcome.status.code.0,
+        message: outcome.status.message.clone(),
+        details: outcome.status.details.clone(),
+        metadata: metadata::to_entries(&outcome.trailers),
+    }
+}

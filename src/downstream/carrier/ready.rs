@@ -1,0 +1,111 @@
+//! Which of many things inside one task can go on.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Wake, Waker},
+};
+
+use futures_util::task::AtomicWaker;
+
+/// One task polls many streams. Each stream gets its own waker, which notes the stream here and wakes the task: a
+/// wake-up then costs as much as there is to do, not as much as there are streams.
+///
+/// The lock is never contended while a session stays on its worker, and is held for a push or a swap.
+#[derive(Debug, Default)]
+pub(super) struct ReadyList {
+    task: AtomicWaker,
+    /// Bounded: every key stands in it at most once.
+    keys: Mutex<Vec<u32>>,
+}
+
+impl ReadyList {
+    /// The task to wake when a key becomes ready.
+    pub(super) fn register(&self, task: &Waker) {
+        self.task.register(task);
+    }
+
+    /// A waker that notes `key`.
+    pub(super) fn waker(self: &Arc<Self>, key: u32) -> KeyWaker {
+        let entry = Arc::new(Entry { key, queued: AtomicBool::new(false), list: Arc::clone(self) });
+        KeyWaker { waker: Waker::from(Arc::clone(&entry)), entry }
+    }
+
+    /// Moves the keys that are ready to `keys`, which must be empty.
+    pub(super) fn take(&self, keys: &mut Vec<u32>) {
+        let mut ready = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut *ready, keys);
+    }
+}
+
+/// A stream's waker, and the flag that keeps it from being noted twice.
+#[derive(Debug)]
+pub(super) struct KeyWaker {
+    waker: Waker,
+    entry: Arc<Entry>,
+}
+
+impl KeyWaker {
+    /// To be called when the key has been taken from the list, before the thing is polled.
+    pub(super) fn arm(&self) {
+        self.entry.queued.store(false, Ordering::Release);
+    }
+
+    /// The waker to poll with.
+    pub(super) fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    /// Notes the key as ready.
+    pub(super) fn wake(&self) {
+        self.waker.wake_by_ref();
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: u32,
+    queued: AtomicBool,
+    list: Arc<ReadyList>,
+}
+
+impl Wake for Entry {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.list.keys.lock().unwrap_or_else(PoisonError::into_inner).push(self.key);
+            self.list.task.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_woken_twice_is_noted_once_until_it_is_armed_again() {
+        let list = Arc::new(ReadyList::default());
+        let seven = list.waker(7);
+        let nine = list.waker(9);
+        seven.wake();
+        nine.wake();
+        seven.wake();
+        let mut keys = Vec::new();
+        list.take(&mut keys);
+        assert_eq!(keys, [7, 9]);
+        seven.wake();
+        keys.clear();
+        list.take(&mut keys);
+        assert_eq!(keys, [] as [u32; 0], "not armed: still counted as being on its way");
+        seven.arm();
+        seven.wake();
+        list.take(&mut keys);
+        assert_eq!(keys, [7]);
+    }
+}
