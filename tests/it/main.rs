@@ -4,6 +4,9 @@
 
 mod config;
 mod grpc_web;
+mod guard;
+mod native;
+mod oracle;
 mod server;
 mod session;
 mod session_calls;
