@@ -2,7 +2,9 @@
 
 mod config;
 mod grpc_web;
+mod process;
 mod server;
+mod server_tls;
 mod session;
 mod support;
 mod upstream_calls;
