@@ -56,6 +56,8 @@ export class Session {
   /** @type {Welcome | undefined} */
   welcome;
   welcomedAt = 0;
+  /** The largest message, as Welcome tells. */
+  maxMessage = Infinity;
 
   #carrier;
   #owner;
@@ -245,6 +247,7 @@ export class Session {
     this.welcome = welcome;
     this.welcomedAt = Date.now();
     if (limits) {
+      this.maxMessage = limits.maxMessage || Infinity;
       this.#maxStreams = limits.maxStreams || Infinity;
       this.#initialCredit = Math.max(INITIAL_CREDIT, limits.streamCredit);
       for (const stream of this.streams.values()) stream.addCredit(this.#initialCredit - INITIAL_CREDIT);

@@ -290,6 +290,7 @@ export class Stream {
     if (this.#allowance < 0) throw new RangeError("more data than the credit allows");
     let partial = this.#partial;
     if (partial || remaining) {
+      if (piece.length + remaining > (this.session?.maxMessage ?? 0)) throw new RangeError("a message is larger than Welcome allows");
       partial ??= { bytes: new Uint8Array(piece.length + remaining), filled: 0, cost: 0 };
       if (partial.filled + piece.length + remaining !== partial.bytes.length) {
         throw new RangeError("the pieces of a message do not add up");

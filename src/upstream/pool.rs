@@ -97,15 +97,21 @@ impl Place {
         self.links.iter().map(|link| link.in_flight()).sum::<usize>() + self.waiting.len()
     }
 
+    /// Whether the last dial failed and nothing is left of earlier ones.
+    fn is_failing(&self) -> bool {
+        self.failure.is_some() && !self.links.iter().any(|link| link.is_open())
+    }
+
     fn offer(&mut self, now: Instant, max_connections: usize) -> Offer {
         // The first connection with room, not the emptiest: calls that share one share its system calls.
         if let Some(link) = self.links.iter().find(|link| link.in_flight() < link.limit()) {
             return Offer::Slot(link.clone());
         }
-        if !self.waiting.is_empty() && self.waiting.len() >= self.dialing.saturating_mul(self.expected) {
+        let room = self.dialing.saturating_mul(self.expected);
+        if self.waiting.len() >= room.min(MAX_WAITING) {
             self.waiting.retain(|lane| lane.is_waiting());
         }
-        if self.waiting.len() < self.dialing.saturating_mul(self.expected) {
+        if self.waiting.len() < room {
             return Offer::Wait { dial: false };
         }
         if self.failure.as_ref().is_some_and(|failure| now < failure.until) {
@@ -171,9 +177,12 @@ impl Pool {
                         full = true;
                         None
                     }
-                    offer => Some(((place.failure.is_some(), place.calls()), at, offer)),
+                    offer => Some(((place.is_failing(), place.calls()), at, offer)),
                 })
                 .min_by_key(|(rank, ..)| *rank);
+            if let Some(((false, _), ..)) = best {
+                self.probe(places, now);
+            }
             match best {
                 Some((_, at, Offer::Slot(link))) => match self.open(at, &link, &lane) {
                     Opened::Done => return,
@@ -198,6 +207,17 @@ impl Pool {
                 }
                 _ if full => return lane.fail(self.full(places)),
                 _ => return lane.fail(self.unreachable(places, now, avoid)),
+            }
+        }
+    }
+
+    /// Dials endpoints whose backoff is over while calls go elsewhere: no call has to wait to find out whether they
+    /// are back.
+    fn probe(self: &Arc<Self>, places: &mut [Place], now: Instant) {
+        for (at, place) in places.iter_mut().enumerate() {
+            let due = place.failure.as_ref().is_some_and(|failure| failure.until <= now);
+            if due && place.is_failing() && place.dialing == 0 {
+                self.dial(at, place);
             }
         }
     }
@@ -232,6 +252,10 @@ impl Pool {
     }
 
     fn connected(self: &Arc<Self>, at: usize, link: Arc<Link>) {
+        if !link.check() {
+            // Otherwise its calls would dial again and again without a pause.
+            return self.failed(at, "the server closed the connection at once (GOAWAY)".to_owned());
+        }
         let mut places = lock(&self.places);
         let place = &mut places[at];
         place.dialing -= 1;

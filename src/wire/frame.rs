@@ -327,7 +327,19 @@ impl Cursor<'_> {
         }
     }
 
+    /// Nearly all are of one byte.
+    #[inline]
     fn varint(&mut self) -> Result<u64, FrameError> {
+        match self.bytes.get(self.at) {
+            Some(&byte) if byte < 0x80 => {
+                self.at += 1;
+                Ok(byte.into())
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, FrameError> {
         let mut value = 0;
         for (i, &byte) in self.bytes[self.at..].iter().take(10).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * i);

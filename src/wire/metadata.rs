@@ -104,16 +104,6 @@ pub fn size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ENTRY_OVERHEAD).sum()
 }
 
-/// The size of a session's entries as limits count it; binary values are counted raw.
-pub fn entries_size(entries: &[v1::Metadata]) -> usize {
-    let value = |entry: &v1::Metadata| match &entry.value {
-        Some(Value::Text(text)) => text.len(),
-        Some(Value::Binary(bytes)) => bytes.len(),
-        None => 0,
-    };
-    entries.iter().map(|entry| entry.name.len() + value(entry) + ENTRY_OVERHEAD).sum()
-}
-
 /// Decodes one `-bin` value: base64 with or without padding, spaces round it. `None` when it is not base64.
 pub fn decode_binary(value: &[u8]) -> Option<Bytes> {
     BINARY.decode(value.trim_ascii()).ok().map(Bytes::from)
@@ -440,7 +430,6 @@ mod tests {
     fn the_size_counts_names_values_and_each_entry() {
         assert_eq!(size(&HeaderMap::new()), 0);
         assert_eq!(size(&headers(&[("abc", b"12345"), ("abc", b"")])), 8 + 3 + 64);
-        assert_eq!(entries_size(&[text("abc", "12345"), binary("x-bin", b"12")]), 8 + 7 + 64);
     }
 
     proptest! {

@@ -28,15 +28,15 @@ export class DemoCall {
     totals.open += 1;
     this.began = performance.now();
     this.#call = channel.open({ method, metadata, timeoutMs });
-    this.headers = Promise.resolve(this.#call.headers).catch(() => []);
-    this.headers.then((headers) => headers.length && this.#trace("down", "headers", names(headers)));
-    /** How it ended: never rejects. */
-    this.status = Promise.resolve(this.#call.status).then((status) => {
+    /** Initial metadata; never rejects. */
+    this.headers = this.#call.headers.then((headers) => {
+      if (headers.length) this.#trace("down", "headers", names(headers));
+      return headers;
+    });
+    /** How it ended; never rejects. */
+    this.status = this.#call.status.then((status) => {
       totals.open -= 1;
       this.took = performance.now() - this.began;
-      const bad = !ok(status);
-      const what = codeName(status);
-      this.#trace(status.origin === "client" ? "up" : "down", what, status.message, undefined, { bad });
       return status;
     });
   }
@@ -46,7 +46,7 @@ export class DemoCall {
     const bytes = this.#types.request.encode(message);
     totals.messagesUp += 1;
     totals.payloadUp += bytes.length;
-    if (!this.#quiet) this.#trace("up", "message", this.#types.describe?.(message), bytes.length);
+    if (!this.#quiet) this.#trace("up", "", this.#describe(message), bytes.length);
     await this.#call.send(bytes);
   }
 
@@ -64,10 +64,11 @@ export class DemoCall {
   /** The answers. Throws at the end unless the status is OK. */
   async *[Symbol.asyncIterator]() {
     for await (const bytes of this.#call) {
+      await this.headers;
       const message = this.#types.response.decode(bytes);
       totals.messagesDown += 1;
       totals.payloadDown += bytes.length;
-      if (!this.#quiet) this.#trace("down", "message", this.#types.describe?.(message), bytes.length);
+      if (!this.#quiet) this.#trace("down", "", this.#describe(message), bytes.length);
       yield message;
     }
   }
@@ -79,7 +80,13 @@ export class DemoCall {
     } catch {
       // The status tells it.
     }
-    return this.status;
+    const status = await this.status;
+    this.#trace(status.origin === "client" ? "up" : "down", codeName(status), status.message, undefined, { bad: !ok(status) });
+    return status;
+  }
+
+  #describe(message) {
+    return this.#types.describe(message) || "(empty)";
   }
 }
 

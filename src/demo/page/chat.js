@@ -21,13 +21,24 @@ const SCRIPT = [
   [1, "Then the service is told within a blink. Try the second tab!"],
 ];
 
-const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
 /** A colour for a name, the same in every tab. */
 export function hueOf(name) {
   let hash = 7;
   for (const char of name) hash = (hash * 31 + char.codePointAt(0)) % 3600;
   return hash % 360;
+}
+
+// Two names whose colours are easily told apart.
+function twoNames() {
+  const any = () => NAMES[Math.floor(Math.random() * NAMES.length)];
+  const first = any();
+  for (;;) {
+    const second = any();
+    const apart = Math.abs(hueOf(first) - hueOf(second));
+    if (apart > 70 && apart < 290) return [first, second];
+  }
 }
 
 class Person {
@@ -145,9 +156,7 @@ class Person {
 
 export function setUpChat(channel, timeline) {
   const room = document.getElementById("chat-room");
-  const first = Math.floor(Math.random() * NAMES.length);
-  const second = (first + 1 + Math.floor(Math.random() * (NAMES.length - 1))) % NAMES.length;
-  const people = [first, second].map((n) => new Person(channel, timeline, room, NAMES[n]));
+  const people = twoNames().map((name) => new Person(channel, timeline, room, name));
   document.getElementById("chat-pair").append(...people.map((person) => person.node));
 
   // A new room means a new call: the first message of a call names it.

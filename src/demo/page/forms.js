@@ -12,7 +12,7 @@ class CallForm {
   constructor(channel, timeline, id) {
     this.channel = channel;
     this.timeline = timeline;
-    this.panel = document.getElementById(id);
+    this.panel = document.getElementById(`panel-${id}`);
     this.form = this.panel.querySelector("form");
     this.fields = this.form.elements;
     this.result = this.panel.querySelector(".result");
@@ -182,7 +182,7 @@ class DownloadForm extends CallForm {
         // Let the page breathe: a paint between the messages of a quick stream.
         await new Promise((resolve) => setTimeout(resolve));
       }
-      await this.paused;
+      await Promise.race([this.paused, call.status]);
     }, (status) => ok(status) ? `${plural(this.got, "message")} arrived, none missing` : undefined);
     bar.value = this.got / total || 0;
     text.textContent = rates();
@@ -283,11 +283,13 @@ class EchoForm extends CallForm {
   #draw(times) {
     const low = Math.min(...times);
     const high = quantile(times, 0.99);
-    const bars = new Array(48).fill(0);
-    for (const ms of times) bars[Math.min(bars.length - 1, Math.floor(((ms - low) / (high - low || 1)) * bars.length))] += 1;
+    // Browsers tell time in steps of 0.1 ms or coarser: narrower bars would show the clock.
+    const width = Math.max(0.1, Math.ceil((high - low) / 4) / 10);
+    const bars = new Array(Math.floor((high - low) / width) + 1).fill(0);
+    for (const ms of times) bars[Math.min(bars.length - 1, Math.floor((ms - low) / width))] += 1;
     const most = Math.max(...bars);
     const nodes = bars.map((n, i) => {
-      const bar = element("i", { title: `${plural(n, "round")} around ${duration(low + ((high - low) * (i + 0.5)) / bars.length)}` });
+      const bar = element("i", { title: `${plural(n, "round")} from ${duration(low + width * i)}` });
       bar.style.height = `${(n / most) * 100}%`;
       return bar;
     });

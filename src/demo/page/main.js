@@ -45,7 +45,7 @@ function showConnection() {
       lost += 1;
       timeline.note("The socket was lost.");
     } else if (state === "ready") {
-      timeline.note(lost ? "A new socket is open." : "One WebSocket is open for everything that follows.");
+      timeline.note(lost ? "A new socket is open." : "The WebSocket is open.");
     }
     badge.dataset.state = look;
     const again = state === "ready" && lost > 0 ? `, ${lost === 1 ? "once" : `${lost} times`} again` : "";
@@ -65,7 +65,7 @@ function setUpTabs() {
       const selected = other === tab;
       other.setAttribute("aria-selected", selected);
       other.tabIndex = selected ? 0 : -1;
-      $(other.dataset.kind).hidden = !selected;
+      $(`panel-${other.dataset.kind}`).hidden = !selected;
     }
     showCode($("code"), CODE[tab.dataset.kind]);
     history.replaceState(null, "", `#${tab.dataset.kind}`);
@@ -89,7 +89,7 @@ function setUpTheme() {
   const root = document.documentElement;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
-  const paint = () => $("theme").querySelector("use").setAttribute("href", isDark() ? "#sun" : "#moon");
+  const paint = () => $("theme").querySelector("use").setAttribute("href", isDark() ? "#i-sun" : "#i-moon");
   try {
     const kept = localStorage.getItem("theme");
     if (kept === "dark" || kept === "light") root.dataset.theme = kept;

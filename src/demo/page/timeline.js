@@ -65,7 +65,8 @@ function row({ direction, what, text, size, bad, opens, ms, name, hue }) {
   if (direction === "note") {
     return element("li", { class: "event note" }, element("time"), element("div", { class: "lane" }, text));
   }
-  const chip = element("div", { class: "what" }, element("b", {}, what));
+  const chip = element("div", { class: "what" });
+  if (what) chip.append(element("b", {}, what));
   if (name) {
     const who = element("i", {}, name);
     who.style.setProperty("--hue", hue);

@@ -1,7 +1,7 @@
 // What the browser's sockets really carry, counted below the client library.
 
 import { totals } from "./call.js";
-import { bytes, count, element } from "./format.js";
+import { bytes, count, element, plural } from "./format.js";
 
 const wire = { sockets: 0, open: new Set(), packetsUp: 0, packetsDown: 0, bytesUp: 0, bytesDown: 0 };
 
@@ -33,38 +33,31 @@ export function cutSockets() {
 const SECONDS = 60;
 const PER_SECOND = 2;
 
+const ROWS = [
+  ["Messages", () => [totals.messagesUp, totals.messagesDown], count],
+  ["their bytes", () => [totals.payloadUp, totals.payloadDown], bytes],
+  ["Packets", () => [wire.packetsUp, wire.packetsDown], count],
+  ["their bytes", () => [wire.bytesUp, wire.bytesDown], bytes],
+];
+
 /** Shows the facts, twice a second. */
-export function showWire(list, chart) {
-  const cells = {};
-  const fact = (name, key, direction) => {
-    cells[key] = element("dd", { class: direction ?? "" });
-    list.append(element("dt", {}, name), cells[key]);
-  };
-  fact("WebSockets open", "open");
-  fact("opened so far", "sockets");
-  fact("streams open", "streams");
-  fact("calls so far", "calls");
-  fact("messages up", "messagesUp", "up");
-  fact("packets, bytes", "up", "up");
-  fact("messages down", "messagesDown", "down");
-  fact("packets, bytes", "down", "down");
+export function showWire(box, chart) {
+  const summary = element("p");
+  const cells = ROWS.map(() => [element("td", { class: "up" }), element("td", { class: "down" })]);
+  const rows = ROWS.map(([name], i) => element("tr", {}, element("th", { scope: "row" }, name), ...cells[i]));
+  const head = ["", "up", "down"].map((name) => element("th", { scope: "col", class: name }, name));
+  box.append(summary, element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
 
   const history = Array.from({ length: SECONDS * PER_SECOND }, () => [0, 0]);
   let last = [0, 0];
   const show = () => {
-    const texts = {
-      open: count(wire.open.size),
-      sockets: count(wire.sockets),
-      streams: count(totals.open),
-      calls: count(totals.calls),
-      messagesUp: count(totals.messagesUp),
-      messagesDown: count(totals.messagesDown),
-      up: `${count(wire.packetsUp)}, ${bytes(wire.bytesUp)}`,
-      down: `${count(wire.packetsDown)}, ${bytes(wire.bytesDown)}`,
-    };
-    for (const [key, text] of Object.entries(texts)) {
-      if (cells[key].textContent !== text) cells[key].textContent = text;
-    }
+    const sockets = wire.open.size;
+    write(
+      summary,
+      `${plural(sockets, "WebSocket")}, ${plural(totals.open, "stream")} on ${sockets === 1 ? "it" : "them"}; ` +
+        `${plural(wire.sockets, "socket")} and ${plural(totals.calls, "call")} so far`,
+    );
+    ROWS.forEach(([, read, format], i) => read().forEach((value, side) => write(cells[i][side], format(value))));
     history.push([wire.bytesUp - last[0], wire.bytesDown - last[1]]);
     history.shift();
     last = [wire.bytesUp, wire.bytesDown];
@@ -72,6 +65,10 @@ export function showWire(list, chart) {
   };
   show();
   setInterval(show, 1000 / PER_SECOND);
+}
+
+function write(node, text) {
+  if (node.textContent !== text) node.textContent = text;
 }
 
 // Up grows upwards from the middle, down downwards; the scale is logarithmic, so that a word is seen beside a MiB.

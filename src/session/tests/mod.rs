@@ -2,6 +2,7 @@
 
 mod cancel;
 mod credit;
+mod dialogues;
 mod fairness;
 mod go_away;
 mod hello;

@@ -54,13 +54,12 @@ fn proxy(breach: impl FnOnce(&mut Alone)) -> Answer {
 fn serving(breach: impl FnOnce(&mut Alone)) -> Answer {
     let mut one = Alone::proxy(Settings { max_streams: 2, max_message: 1000, ..Settings::default() });
     one.opened();
-    let answer = answer(one, |one| {
+    answer(one, |one| {
         breach(one);
         if !one.session.is_closed() {
             assert!(one.session.streams.contains_key(&1), "its Trailers wait");
         }
-    });
-    answer
+    })
 }
 
 fn fresh(side: Side, breach: impl FnOnce(&mut Alone)) -> Answer {

@@ -1,10 +1,7 @@
-//! Two sides of a session over a pipe that delays, splits, merges and cuts, against a model of what each call may
-//! see. Deterministic: the same seed does the same things, and a failure names its seed.
-//!
-//! `SIM_SEED=n` runs one seed, `SIM_SEEDS=n` the first n (default 256), `SIM_STEPS=n` so many steps each.
+//! The model: random operations on both sides, and what each may see of them.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -19,188 +16,20 @@ use bidiway::{
         v1,
     },
 };
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    Coverage,
+    call::{Call, Flow, Life},
+    pipe::Pipe,
+    rng::Rng,
+};
 
 /// Messages beyond this are refused by the proxy.
-const MAX_MESSAGE: usize = 400_000;
+pub(crate) const MAX_MESSAGE: usize = 400_000;
 
-/// Sebastiano Vigna's splitmix64.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// 0 to `n` - 1.
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
-        if from.is_empty() { None } else { Some(from[self.below(from.len())]) }
-    }
-
-    fn message(&mut self) -> Bytes {
-        let size = match self.below(20) {
-            0..3 => 0,
-            3..11 => self.below(200),
-            11..14 => 900 + self.below(300),
-            14..17 => MAX_PIECE - 100 + self.below(200),
-            17..19 => self.below(100_000),
-            _ => self.below(MAX_MESSAGE),
-        };
-        let first = self.next();
-        (0..size).map(|i| (first.wrapping_add(i as u64 * 31) >> 3) as u8).collect::<Vec<_>>().into()
-    }
-}
-
-/// One direction of one call: what its sender has given, and what its receiver has seen.
-#[derive(Default)]
-struct Flow {
-    messages: Vec<Bytes>,
-    /// What the session has not yet taken of the last message; `None`: between messages.
-    rest: Option<Bytes>,
-    /// The session took nothing; wait for `Writable` or for a packet to leave.
-    blocked: bool,
-    /// The sender has said that no more messages follow.
-    finished: bool,
-    /// Messages received whole, and bytes of the one that is arriving.
-    got: usize,
-    at: usize,
-    end_seen: bool,
-    /// Pieces received and not consumed.
-    held: VecDeque<usize>,
-    /// What data frames have cost, and what the receiver has allowed, as seen at the sender's end of the pipe.
-    spent: u64,
-    allowed: u64,
-}
-
-impl Flow {
-    fn complete(&self) -> bool {
-        self.rest.is_none() && self.got == self.messages.len() && self.at == 0
-    }
-
-    fn sent_whole(&self) -> usize {
-        self.messages.len() - usize::from(self.rest.is_some())
-    }
-
-    fn receive(&mut self, bytes: &Bytes, remaining: u64, first: bool, last: bool) {
-        assert!(!self.end_seen, "nothing comes after the end");
-        assert_eq!(first, self.at == 0, "`first` marks the beginning of a message");
-        let message = &self.messages[self.got];
-        assert!(message[self.at..].starts_with(bytes), "bytes are unaltered and in order");
-        self.at += bytes.len();
-        assert_eq!(remaining, (message.len() - self.at) as u64, "`remaining` is true");
-        if remaining == 0 {
-            self.got += 1;
-            self.at = 0;
-        }
-        self.held.push_back(bytes.len());
-        self.end_seen = last;
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Life {
-    /// The proxy has not heard of it.
-    Unheard,
-    Open,
-    Over,
-}
-
-struct Call {
-    up: Flow,
-    down: Flow,
-    client: Life,
-    proxy: Life,
-    headers: bool,
-    /// How the proxy's owner ended it.
-    ended: Option<u32>,
-    /// It has sent a message that is too large, so that the session ends it.
-    oversized: bool,
-}
-
-/// One direction of the carrier: packets in order, each with its time of arrival.
-#[derive(Default)]
-struct Pipe {
-    packets: VecDeque<(Instant, BytesMut)>,
-    last: Option<Instant>,
-}
-
-impl Pipe {
-    /// Splits a packet at random frames; sometimes glues the parts to the packet before.
-    fn put(&mut self, mut packet: Bytes, now: Instant, rng: &mut Rng) {
-        while packet.has_remaining() {
-            let mut len = frame_len(&packet);
-            while len < packet.len() && !rng.one_in(3) {
-                len += frame_len(&packet[len..]);
-            }
-            let part = packet.split_to(len);
-            let at = now + Duration::from_millis(rng.below(200) as u64);
-            let at = self.last.map_or(at, |last| at.max(last));
-            self.last = Some(at);
-            match self.packets.back_mut() {
-                Some((_, packet)) if rng.one_in(3) => packet.extend_from_slice(&part),
-                _ => self.packets.push_back((at, BytesMut::from(&part[..]))),
-            }
-        }
-    }
-}
-
-/// The length of the first frame of a packet: its tag, its length, itself.
-fn frame_len(packet: &[u8]) -> usize {
-    assert_eq!(packet[0], 0x0a, "a packet is a sequence of `frames`");
-    let (mut len, mut shift, mut at) = (0, 0, 1);
-    loop {
-        let byte = packet[at];
-        len |= usize::from(byte & 0x7f) << shift;
-        (shift, at) = (shift + 7, at + 1);
-        if byte < 0x80 {
-            return at + len;
-        }
-    }
-}
-
-/// How often each thing was exercised.
-type Coverage = BTreeMap<&'static str, u64>;
-
-/// What must have happened at least once when all seeds have run.
-const EXPECTED: &[&str] = &[
-    "Ack up",
-    "Ack down",
-    "Cancel",
-    "Credit up",
-    "Credit down",
-    "data up",
-    "data down",
-    "GoAway",
-    "HalfClose",
-    "Headers",
-    "Hello",
-    "Open",
-    "Ping",
-    "Pong",
-    "Refresh",
-    "Trailers",
-    "Welcome",
-    "cut",
-    "drained",
-    "oversized",
-    "refused while going away",
-    "refused for too many",
-    "writable",
-];
-
-struct World<'a> {
+/// Both sides, the way between them, and what is known of every call.
+pub(crate) struct World<'a> {
     rng: &'a mut Rng,
     coverage: &'a mut Coverage,
     now: Instant,
@@ -214,12 +43,12 @@ struct World<'a> {
     welcomed: bool,
     going_away: bool,
     proxy_closed: bool,
-    client_closed: bool,
+    pub(crate) client_closed: bool,
     resumable: bool,
 }
 
 impl<'a> World<'a> {
-    fn new(rng: &'a mut Rng, coverage: &'a mut Coverage, now: Instant) -> Self {
+    pub(crate) fn new(rng: &'a mut Rng, coverage: &'a mut Coverage, now: Instant) -> Self {
         let client = Settings {
             stream_credit: 16_384 + rng.below(100_000) as u32,
             metadata: vec![v1::Metadata { name: "default".into(), value: None }],
@@ -260,7 +89,7 @@ impl<'a> World<'a> {
     }
 
     /// One random thing. Returns whether the session goes on.
-    fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         self.now += Duration::from_millis(self.rng.below(20) as u64);
         self.tick();
         match self.rng.below(1000) {
@@ -328,10 +157,6 @@ impl<'a> World<'a> {
         while let Some(frame) = reader.next().expect("a session writes valid packets") {
             self.see(side, frame.stream, &frame.kind);
         }
-        for call in self.calls.values_mut() {
-            let flow = if side == Side::Client { &mut call.up } else { &mut call.down };
-            flow.blocked = false;
-        }
     }
 
     fn see(&mut self, from: Side, stream: StreamId, kind: &FrameKind) {
@@ -368,6 +193,7 @@ impl<'a> World<'a> {
                 let allowed = down_window + call.down.allowed;
                 (&mut call.down, allowed)
             };
+            flow.blocked = false; // there is room in the outbox again
             flow.spent += bytes.len() as u64 + u64::from(FRAME_OVERHEAD);
             assert!(flow.spent <= allowed, "stream {stream}: credit is never exceeded");
         }
@@ -724,7 +550,7 @@ impl<'a> World<'a> {
     }
 
     /// The end of a run: no deadlock, and every call ends.
-    fn finale(&mut self) {
+    pub(crate) fn finale(&mut self) {
         self.settle();
         if self.client_closed {
             return;
@@ -749,71 +575,8 @@ impl<'a> World<'a> {
             self.settle();
         }
         assert_eq!((self.client.open_streams(), self.proxy.open_streams()), (0, 0));
+        assert_eq!(self.proxy_closed, self.going_away, "who goes away closes after the last call");
         let open = self.streams(Side::Client, |_| true);
         assert!(open.is_empty(), "every call has ended: {open:?}");
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "an Instant cannot be made otherwise; only differences matter")]
-fn epoch() -> Instant {
-    Instant::now()
-}
-
-fn run(seed: u64, steps: usize, coverage: &mut Coverage) {
-    let mut rng = Rng(seed);
-    let mut left = steps;
-    while left > 0 {
-        let mut world = World::new(&mut rng, coverage, epoch());
-        while left > 0 && world.step() {
-            left -= 1;
-        }
-        left = left.saturating_sub(1);
-        if !world.client_closed {
-            world.finale();
-        }
-    }
-}
-
-fn setting(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
-
-/// Says which seed it was when a run fails.
-struct Seed(u64, usize);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the run that failed: SIM_SEED={} SIM_STEPS={}", self.0, self.1);
-        }
-    }
-}
-
-#[test]
-fn whatever_happens_every_call_sees_what_it_should() {
-    let steps = setting("SIM_STEPS").map_or(2000, |n| n as usize);
-    let seeds = match setting("SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..setting("SIM_SEEDS").unwrap_or(256),
-    };
-    let mut coverage = Coverage::new();
-    let enough = seeds.end - seeds.start >= 64;
-    for seed in seeds {
-        let seed = Seed(seed, steps);
-        run(seed.0, seed.1, &mut coverage);
-    }
-    println!("{coverage:#?}");
-    if enough {
-        let missing: Vec<_> = EXPECTED.iter().filter(|what| !coverage.contains_key(**what)).collect();
-        assert!(missing.is_empty(), "the simulation never did: {missing:?}");
-    }
-}
-
-#[test]
-fn a_seed_does_the_same_things_every_time() {
-    let (mut one, mut two) = (Coverage::new(), Coverage::new());
-    run(7, 500, &mut one);
-    run(7, 500, &mut two);
-    assert_eq!(one, two);
 }
