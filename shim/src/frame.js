@@ -38,14 +38,14 @@
 
 // Types of fields. RAW is a varint kept as its bytes.
 const UINT = 0, FLAG = 1, TEXT = 2, BYTES = 3, RAW = 4;
-// Presence of fields other than proto3's default: ALWAYS writes what is not undefined, even when empty (oneof).
-const ALWAYS = 1, REPEATED = 2;
+// Presence, where it is not proto3's default. A message has at most one oneof; a CHOICE of it is written even when empty.
+const CHOICE = 1, REPEATED = 2;
 
 /** @typedef {[name: string, type: number | Schema, presence?: number]} Field */
 /** @typedef {Field[]} Schema a message: its fields in the order of their numbers, from 1 */
 
 /** @type {Field} */
-const METADATA = ["metadata", [["name", TEXT], ["text", TEXT, ALWAYS], ["binary", BYTES, ALWAYS]], REPEATED];
+const METADATA = ["metadata", [["name", TEXT], ["text", TEXT, CHOICE], ["binary", BYTES, CHOICE]], REPEATED];
 
 /** @type {Schema} */
 const LIMITS = [["maxMessage", UINT], ["maxStreams", UINT], ["streamCredit", UINT], ["maxMetadata", UINT]];
@@ -55,20 +55,20 @@ const FRAME = [
   ["stream", UINT],
   ["remaining", UINT],
   ["last", FLAG],
-  ["data", BYTES, ALWAYS],
-  ["halfClose", [], ALWAYS],
-  ["open", [["method", TEXT], METADATA, ["timeoutMs", UINT], ["codec", UINT]], ALWAYS],
-  ["headers", [METADATA], ALWAYS],
-  ["trailers", [["code", UINT], ["message", TEXT], ["details", BYTES], METADATA], ALWAYS],
-  ["cancel", [], ALWAYS],
-  ["credit", UINT, ALWAYS],
-  ["ack", UINT, ALWAYS],
-  ["ping", RAW, ALWAYS],
-  ["pong", RAW, ALWAYS],
-  ["hello", [["versions", UINT, REPEATED], ["resumeToken", BYTES], ["received", UINT], METADATA, ["streamCredit", UINT], ["agent", TEXT]], ALWAYS],
-  ["welcome", [["version", UINT], ["sessionId", TEXT], ["resumeToken", BYTES], ["resumed", FLAG], ["received", UINT], ["limits", LIMITS, ALWAYS], ["pingIntervalMs", UINT], ["resumeGraceMs", UINT]], ALWAYS],
-  ["goAway", [["lastStream", UINT], ["code", UINT], ["message", TEXT], ["reconnectDelayMs", UINT]], ALWAYS],
-  ["refresh", [METADATA], ALWAYS],
+  ["data", BYTES, CHOICE],
+  ["halfClose", [], CHOICE],
+  ["open", [["method", TEXT], METADATA, ["timeoutMs", UINT], ["codec", UINT]], CHOICE],
+  ["headers", [METADATA], CHOICE],
+  ["trailers", [["code", UINT], ["message", TEXT], ["details", BYTES], METADATA], CHOICE],
+  ["cancel", [], CHOICE],
+  ["credit", UINT, CHOICE],
+  ["ack", UINT, CHOICE],
+  ["ping", RAW, CHOICE],
+  ["pong", RAW, CHOICE],
+  ["hello", [["versions", UINT, REPEATED], ["resumeToken", BYTES], ["received", UINT], METADATA, ["streamCredit", UINT], ["agent", TEXT]], CHOICE],
+  ["welcome", [["version", UINT], ["sessionId", TEXT], ["resumeToken", BYTES], ["resumed", FLAG], ["received", UINT], ["limits", LIMITS, CHOICE], ["pingIntervalMs", UINT], ["resumeGraceMs", UINT]], CHOICE],
+  ["goAway", [["lastStream", UINT], ["code", UINT], ["message", TEXT], ["reconnectDelayMs", UINT]], CHOICE],
+  ["refresh", [METADATA], CHOICE],
 ];
 
 /** @type {Schema} */
@@ -81,7 +81,7 @@ const WIRE_VARINT = 0, WIRE_LENGTH = 2;
 const wireType = (type) => (type === UINT || type === FLAG || type === RAW ? WIRE_VARINT : WIRE_LENGTH);
 
 const textEncoder = new TextEncoder();
-const textDecoder = new TextDecoder();
+const textDecoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** A packet being written: one carrier message. */
 export class PacketWriter {
@@ -197,7 +197,7 @@ export class PacketWriter {
  * The frames of a packet, with proto3's defaults filled in. `data` and the other byte fields share the packet's memory.
  * @param {Uint8Array} bytes
  * @returns {Frame[]}
- * @throws {RangeError} when the bytes are no packet
+ * @throws {Error} when the bytes are no packet
  */
 export function readPacket(bytes) {
   let at = 0;
@@ -247,21 +247,26 @@ export function readPacket(bytes) {
     check(end <= bytes.length);
     /** @type {any} */
     const result = {};
+    let chosen = "";
     for (const [name, type, presence] of schema) {
-      if (presence !== ALWAYS) result[name] = presence ? [] : DEFAULTS[/** @type {number} */ (type)];
+      if (presence !== CHOICE) result[name] = presence ? [] : DEFAULTS[/** @type {number} */ (type)];
     }
     while (at < end) {
       const key = varint();
       const wire = key % 8;
-      const [name, type, presence] = schema[Math.floor(key / 8) - 1] ?? [];
+      const [name = "", type, presence] = schema[Math.floor(key / 8) - 1] ?? [];
       if (type !== undefined && wire === wireType(type)) {
-        if (presence === REPEATED) result[/** @type {string} */ (name)].push(value(type));
-        else result[/** @type {string} */ (name)] = value(type);
+        if (presence === CHOICE) {
+          delete result[chosen];
+          chosen = name;
+        }
+        if (presence === REPEATED) result[name].push(value(type));
+        else result[name] = value(type);
       } else if (presence === REPEATED && type === UINT && wire === WIRE_LENGTH) {
-        for (const stop = varint() + at; at < stop; ) result[/** @type {string} */ (name)].push(varint());
+        for (const stop = varint() + at; at < stop; ) result[name].push(varint());
       } else {
         // A field of a later version.
-        check(wire !== 3 && wire !== 4 && wire < 6);
+        check(key > 7 && wire !== 3 && wire !== 4 && wire < 6);
         if (wire === WIRE_VARINT) varint();
         else take(wire === 1 ? 8 : wire === 5 ? 4 : varint());
       }

@@ -210,7 +210,7 @@ export class Session {
       if (this.#received - this.#acked >= ACK_FRAMES || this.#unackedBytes >= ACK_BYTES) this.#ack();
     } catch (error) {
       const { message } = /** @type {Error} */ (error);
-      this.close(clientError(Code.INTERNAL, `the proxy broke the protocol: ${message}`, { cause: error }), 4000 + Code.INTERNAL);
+      this.close(clientError(Code.INTERNAL, `the proxy broke the protocol: ${message}`, { cause: error }), 4000 + Code.INVALID_ARGUMENT);
     }
   }
 

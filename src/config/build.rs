@@ -46,12 +46,13 @@ const LARGEST_WINDOW: u64 = (1 << 31) - 1;
 /// Settings from a file that was read without problems. `base` is where relative paths start.
 pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<Config> {
     let mut b = Builder { base, problems };
-    let listeners = b.listeners(&file.listeners);
-    let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.value);
+    let listeners = b.listeners(&file.listeners.0);
+    let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let limits = b.limits(file.limits.as_ref());
     let session = b.session(file.session.as_ref());
     let upstreams = b.upstreams(&file.upstreams);
-    let routes = b.routes(file.routes.as_deref(), &file.upstreams, limits.max_message);
+    let routes =
+        b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &file.upstreams, limits.max_message);
     if let Some(level) = file.log.as_ref().and_then(|log| log.level.as_ref())
         && let Err(error) = check_filter(&level.value)
     {
@@ -60,7 +61,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     let workers = b.workers(file.workers.as_ref());
     let admin = file.admin.map(|admin| admin.address);
     if let Some(admin) = &admin
-        && file.listeners.value.iter().any(|l| l.address.value == admin.value && admin.value.port() != 0)
+        && file.listeners.0.iter().any(|l| l.address.value == admin.value && admin.value.port() != 0)
     {
         b.problems.add(admin.at, format!("{} is a listener's address already; choose another", admin.value));
     }
@@ -91,13 +92,9 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn listeners(&mut self, listeners: &At<Vec<Listener>>) -> Option<Vec<ListenerSettings>> {
-        if listeners.value.is_empty() {
-            self.problems.add(listeners.at, "`listeners` is empty; add `- address: 127.0.0.1:8080`");
-        }
+    fn listeners(&mut self, listeners: &[Listener]) -> Option<Vec<ListenerSettings>> {
         let mut seen: HashMap<SocketAddr, Position> = HashMap::new();
         let built: Vec<_> = listeners
-            .value
             .iter()
             .map(|Listener { address, tls }| {
                 if address.value.port() != 0
@@ -118,11 +115,8 @@ impl Builder<'_> {
 
     fn listener_tls(&mut self, tls: &At<ListenerTls>) -> Option<Arc<rustls::ServerConfig>> {
         let ListenerTls { certificates, client_ca, client_auth, min_version } = &tls.value;
-        if certificates.value.is_empty() {
-            self.problems.add(certificates.at, "`certificates` is empty; add a `chain` and its `key`");
-        }
         let loaded: Vec<_> = certificates
-            .value
+            .0
             .iter()
             .map(|files| {
                 let result = Certificate::load(&self.path(&files.chain), &self.path(&files.key));
@@ -142,7 +136,7 @@ impl Builder<'_> {
             Some(ca) => {
                 let roots = tls::load_client_ca(&self.path(ca));
                 let roots = roots.map_err(|error| self.problems.add(ca.at, error.to_string())).ok()?;
-                Some((roots, client_auth.as_ref().map_or(ClientAuth::default(), |auth| auth.value)))
+                Some((roots, client_auth.as_ref().map_or_else(ClientAuth::default, |auth| auth.value)))
             }
         };
         let loaded: Vec<_> = loaded.into_iter().collect::<Result<_, ()>>().ok()?;
@@ -211,22 +205,15 @@ impl Builder<'_> {
 
     fn upstreams(&mut self, upstreams: &At<Named<Upstream>>) -> Option<Vec<Arc<upstream::Settings>>> {
         let Named(entries) = &upstreams.value;
-        if entries.is_empty() {
-            let text = "`upstreams` is empty; add `main: { endpoints: [\"http://localhost:50051\"] }`";
-            self.problems.add(upstreams.at, text);
-        }
-        let built: Vec<_> = entries.iter().map(|(name, given)| self.upstream(&name.value, given)).collect();
+        let built: Vec<_> =
+            entries.iter().map(|(name, given)| self.upstream(&name.value, given.as_ref()?)).collect();
         built.into_iter().collect()
     }
 
     fn upstream(&mut self, name: &str, given: &Upstream) -> Option<Arc<upstream::Settings>> {
-        if given.endpoints.value.is_empty() {
-            self.problems
-                .add(given.endpoints.at, "`endpoints` is empty; add for example \"http://localhost:50051\"");
-        }
         let mut endpoints = Vec::new();
         let mut seen = HashSet::new();
-        for text in &given.endpoints.value {
+        for text in &given.endpoints.value.0 {
             match text.value.parse::<Endpoint>() {
                 Ok(endpoint) => endpoints.push(endpoint),
                 Err(error) => self.problems.add(text.at, error.to_string()),
@@ -238,7 +225,7 @@ impl Builder<'_> {
         let any_tls = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Tcp { tls: true, .. }));
         if let Some(tls) = &given.tls
             && !any_tls
-            && endpoints.len() == given.endpoints.value.len()
+            && endpoints.len() == given.endpoints.value.0.len()
         {
             self.problems.add(tls.at, "`tls` is for https:// endpoints, and there is none");
         }
@@ -288,7 +275,7 @@ impl Builder<'_> {
 
     fn routes(
         &mut self,
-        routes: Option<&[At<Route>]>,
+        routes: Option<&[Route]>,
         upstreams: &At<Named<Upstream>>,
         max_message: u64,
     ) -> Option<Vec<RouteSettings>> {
@@ -316,9 +303,9 @@ impl Builder<'_> {
         let mut seen: HashMap<ServicePattern, Position> = HashMap::new();
         let built: Vec<_> = routes
             .iter()
-            .map(|At { value: route, .. }| {
+            .map(|route| {
                 let upstream = &route.upstream;
-                if !names.contains(&upstream.value.as_str()) {
+                if !names.is_empty() && !names.contains(&upstream.value.as_str()) {
                     let meant = did_you_mean(&upstream.value, names.iter().copied());
                     let text = format!(
                         "there is no upstream {:?}{meant}; there are: {}",
@@ -405,6 +392,6 @@ fn concerns(error: &TlsError, key: &Path) -> bool {
 fn bytes(number: u64) -> String {
     [("GiB", 30), ("MiB", 20), ("KiB", 10)]
         .into_iter()
-        .find(|(_, shift)| number >= 1 << shift && number % (1 << shift) == 0)
+        .find(|(_, shift)| number >= 1 << shift && number.is_multiple_of(1 << shift))
         .map_or_else(|| format!("{number}B"), |(unit, shift)| format!("{}{unit}", number >> shift))
 }

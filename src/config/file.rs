@@ -2,13 +2,16 @@
 
 use std::{borrow::Cow, net::SocketAddr, path::PathBuf};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{
+    JsonSchema, Schema, SchemaGenerator, json_schema,
+    transform::{RecursiveTransform, Transform},
+};
 
 use super::{
     Duration, Size,
     node::Node,
     problem::Problems,
-    read::{At, Named, Read, Section, section, word},
+    read::{At, AtLeastOne, Named, Read, Section, section, word},
 };
 use crate::{
     server::tls::{ClientAuth, MinVersion},
@@ -19,7 +22,7 @@ section! { "the file"
     /// The configuration of Bidiway, an edge proxy that gives browsers the whole of gRPC.
     struct File {
         /// The public ports. At least one.
-        listeners: At<Vec<Listener>>,
+        listeners: AtLeastOne<Listener>,
         /// The operators' port: /healthz, /readyz and /metrics. Left out: none.
         admin: Option<Admin>,
         /// The origins whose pages may call, besides pages of the proxy's own origin: `https://app.example.com`,
@@ -28,7 +31,7 @@ section! { "the file"
         /// The gRPC services, by a name of your choice. At least one.
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
-        routes: Option<Vec<At<Route>>>,
+        routes: Option<AtLeastOne<Route>>,
         /// What clients may use.
         limits: Option<Limits>,
         /// The session protocol.
@@ -56,7 +59,7 @@ section! { "a listener's tls"
     /// TLS of a public port, with ALPN h2 and http/1.1.
     struct ListenerTls {
         /// Certificates, chosen by the name that the client asks for; the first is the default. At least one.
-        certificates: At<Vec<CertificateFiles>>,
+        certificates: AtLeastOne<CertificateFiles>,
         /// CA certificates (PEM file) from which clients' certificates must come. Left out: clients show none.
         client_ca: Option<At<PathBuf>>,
         /// Whether a client must show a certificate. Default: required.
@@ -88,7 +91,7 @@ section! { "an upstream"
     /// A gRPC service, at one or several endpoints that serve the same.
     struct Upstream {
         /// `http://HOST:PORT` (HTTP/2 cleartext), `https://HOST:PORT` or `unix:/PATH`. At least one.
-        endpoints: At<Vec<At<String>>>,
+        endpoints: At<AtLeastOne<At<String>>>,
         /// TLS for https endpoints.
         tls: Option<At<UpstreamTls>>,
         /// How long connecting may take, with TLS. Default: 5s.
@@ -221,7 +224,33 @@ impl Read for Format {
 
 /// The file's JSON Schema, for editors.
 pub(super) fn schema() -> Schema {
-    schemars::schema_for!(File)
+    let mut schema = schemars::schema_for!(File);
+    schema.insert("title".into(), "Bidiway's configuration".into());
+    RecursiveTransform(drop_null).transform(&mut schema);
+    schema
+}
+
+/// schemars writes an `Option` as "or null"; here a key without a value is an error.
+fn drop_null(schema: &mut Schema) {
+    let Some(object) = schema.as_object_mut() else { return };
+    if let Some(serde_json::Value::Array(types)) = object.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [only] = &types[..] {
+            let only = only.clone();
+            object.insert("type".into(), only);
+        }
+    }
+    if let Some(serde_json::Value::Array(values)) = object.get_mut("enum") {
+        values.retain(|value| !value.is_null());
+    }
+    if let Some(serde_json::Value::Array(kinds)) = object.get_mut("anyOf") {
+        kinds.retain(|kind| kind.get("type").is_none_or(|name| name != "null"));
+        if let [serde_json::Value::Object(only)] = &kinds[..] {
+            let only = only.clone();
+            object.remove("anyOf");
+            object.extend(only);
+        }
+    }
 }
 
 /// Schemas of the values that are not mappings.
@@ -280,6 +309,20 @@ impl<T: JsonSchema> JsonSchema for At<T> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         T::json_schema(generator)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for AtLeastOne<T> {
+    fn schema_name() -> Cow<'static, str> {
+        Vec::<T>::schema_name()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "array", "minItems": 1, "items": generator.subschema_for::<T>() })
     }
 }
 

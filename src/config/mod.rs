@@ -21,7 +21,7 @@ use std::{net::SocketAddr, path::Path};
 use file::{Admin, File, Listener, Upstream};
 use node::Position;
 use problem::Problems;
-use read::{At, Named, Read};
+use read::{At, AtLeastOne, Named, Read};
 
 use crate::{server, telemetry::log};
 
@@ -55,7 +55,7 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|error| {
             ConfigError::one(Some(name.clone()), Position::default(), format!("cannot be read: {error}"))
         })?;
-        Self::parse(&text, &name, path.parent().unwrap_or(Path::new("")))
+        Self::parse(&text, &name, path.parent().unwrap_or_else(|| Path::new("")))
     }
 
     /// Checks a configuration's text. `name` is for errors; relative paths start at `base`.
@@ -76,7 +76,7 @@ impl Config {
         origins: &[String],
     ) -> Result<Self, ConfigError> {
         let upstream = Upstream {
-            endpoints: given(vec![given(url.to_owned())]),
+            endpoints: given(AtLeastOne(vec![given(url.to_owned())])),
             tls: None,
             connect_timeout: None,
             max_connections: None,
@@ -86,10 +86,10 @@ impl Config {
             keepalive_timeout: None,
         };
         let file = File {
-            listeners: given(vec![Listener { address: given(listen), tls: None }]),
+            listeners: AtLeastOne(vec![Listener { address: given(listen), tls: None }]),
             admin: admin.map(|address| Admin { address: given(address) }),
             origins: Some(origins.iter().cloned().map(given).collect()),
-            upstreams: given(Named(vec![(given("upstream".to_owned()), upstream)])),
+            upstreams: given(Named(vec![(given("upstream".to_owned()), Some(upstream))])),
             routes: None,
             limits: None,
             session: None,

@@ -76,6 +76,8 @@ pub(super) fn parse(text: &str) -> Result<Node, (Position, String)> {
 
 /// The library's sentence without its own place, and with advice where the cause is a common one.
 fn explain(text: &str, at: Position, message: &str) -> String {
+    // Its last words on duplicate keys are for programmers.
+    let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or(message);
     let message = message.split(" at line ").next().unwrap_or(message).trim_end_matches(':').trim();
     let line = usize::try_from(at.line).ok().and_then(|n| text.lines().nth(n.checked_sub(1)?)).unwrap_or("");
     let after_colon = line.split_once(':').map_or(line, |(_, value)| value).trim_start();

@@ -64,13 +64,18 @@ impl Problems {
     }
 }
 
-/// `; did you mean …?` when a known word is close enough, else nothing.
-pub(super) fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let near = known
+/// The known word that is close enough to be meant.
+pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
         .map(|name| (strsim::damerau_levenshtein(word, name), name))
         .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, name)| *distance <= 1 + name.len().min(word.len()) / 4);
-    near.map(|(_, name)| format!("; did you mean `{name}`?")).unwrap_or_default()
+        .filter(|(distance, name)| *distance <= 1 + name.len().min(word.len()) / 4)
+        .map(|(_, name)| name)
+}
+
+/// ` (did you mean …?)` when a known word is close enough, else nothing.
+pub(super) fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    nearest(word, known).map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -81,8 +86,8 @@ mod tests {
     fn a_near_word_is_proposed_and_a_far_one_is_not() {
         let known = ["listeners", "limits", "upstreams"];
         let meant = |word| did_you_mean(word, known.into_iter());
-        assert_eq!(meant("listner"), "; did you mean `listeners`?");
-        assert_eq!(meant("upstream"), "; did you mean `upstreams`?");
+        assert_eq!(meant("listner"), " (did you mean `listeners`?)");
+        assert_eq!(meant("upstream"), " (did you mean `upstreams`?)");
         assert_eq!(meant("timeout"), "");
     }
 

@@ -7,8 +7,8 @@ use std::{
 
 use super::{
     Duration, InvalidValue, Size,
-    node::{Node, Position, Value},
-    problem::{Problems, did_you_mean},
+    node::{Key, Node, Position, Value},
+    problem::{Problems, did_you_mean, nearest},
 };
 
 /// What can be read from a node. `None`: it could not, and the problems say why.
@@ -19,6 +19,11 @@ pub(super) trait Read: Sized {
     fn missing() -> Option<Self> {
         None
     }
+
+    /// What stands for a value that could not be read, so that the checks after it can go on and find more problems.
+    fn stand_in() -> Option<Self> {
+        Self::missing()
+    }
 }
 
 /// A value that remembers its place, for the checks that come after reading.
@@ -28,13 +33,21 @@ pub(super) struct At<T> {
     pub(super) value: T,
 }
 
-/// A mapping with names of the user's own.
+/// A mapping with names of the user's own. `None`: the value could not be read, but the name is known.
 #[derive(Clone, Debug)]
-pub(super) struct Named<T>(pub(super) Vec<(At<String>, T)>);
+pub(super) struct Named<T>(pub(super) Vec<(At<String>, Option<T>)>);
+
+/// A list that must not be empty.
+#[derive(Clone, Debug)]
+pub(super) struct AtLeastOne<T>(pub(super) Vec<T>);
 
 impl<T: Read> Read for At<T> {
     fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
         Some(Self { at: node.at, value: T::read(node, problems)? })
+    }
+
+    fn stand_in() -> Option<Self> {
+        Some(Self { at: Position::default(), value: T::stand_in()? })
     }
 }
 
@@ -53,9 +66,25 @@ impl<T: Read> Read for Vec<T> {
         let Value::List(items) = &node.value else {
             return wrong(node, problems, "a list");
         };
-        // All items are read before the first bad one ends it.
-        let read: Vec<_> = items.iter().map(|item| T::read(item, problems)).collect();
-        read.into_iter().collect()
+        Some(items.iter().filter_map(|item| T::read(item, problems)).collect())
+    }
+
+    fn stand_in() -> Option<Self> {
+        Some(Self::new())
+    }
+}
+
+impl<T: Read> Read for AtLeastOne<T> {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let list = Vec::read(node, problems)?;
+        if matches!(&node.value, Value::List(items) if items.is_empty()) {
+            problems.add(node.at, "the list is empty; it needs at least one entry");
+        }
+        Some(Self(list))
+    }
+
+    fn stand_in() -> Option<Self> {
+        Some(Self(Vec::new()))
     }
 }
 
@@ -64,14 +93,16 @@ impl<T: Read> Read for Named<T> {
         let Value::Map(entries) = &node.value else {
             return wrong(node, problems, "a mapping of names");
         };
-        let read: Vec<_> = entries
-            .iter()
-            .map(|(key, node)| {
-                let value = T::read(node, problems)?;
-                Some((At { at: key.at, value: key.name.clone() }, value))
-            })
-            .collect();
-        Some(Self(read.into_iter().collect::<Option<_>>()?))
+        if entries.is_empty() {
+            problems.add(node.at, "the mapping is empty; it needs at least one entry");
+        }
+        let named =
+            |(key, node): &(Key, Node)| (At { at: key.at, value: key.name.clone() }, T::read(node, problems));
+        Some(Self(entries.iter().map(named).collect()))
+    }
+
+    fn stand_in() -> Option<Self> {
+        Some(Self(Vec::new()))
     }
 }
 
@@ -193,8 +224,9 @@ fn wrong<T>(node: &Node, problems: &mut Problems, expected: &str) -> Option<T> {
 /// A mapping with known keys, as [`section!`] reads it.
 pub(super) struct Section<'a> {
     name: &'static str,
+    keys: &'static [&'static str],
     at: Position,
-    entries: &'a [(super::node::Key, Node)],
+    entries: &'a [(Key, Node)],
 }
 
 impl<'a> Section<'a> {
@@ -202,7 +234,7 @@ impl<'a> Section<'a> {
     pub(super) fn open(
         node: &'a Node,
         name: &'static str,
-        keys: &[&str],
+        keys: &'static [&'static str],
         problems: &mut Problems,
     ) -> Option<Self> {
         let entries: &[_] = match &node.value {
@@ -221,12 +253,11 @@ impl<'a> Section<'a> {
                 problems.add(key.at, text);
             }
         }
-        Some(Self { name, at: node.at, entries })
+        Some(Self { name, keys, at: node.at, entries })
     }
 
     pub(super) fn field<T: Read>(&self, key: &str, problems: &mut Problems) -> Option<T> {
-        let found = self.entries.iter().find(|(k, _)| k.name == key);
-        match found {
+        let read = match self.entries.iter().find(|(k, _)| k.name == key) {
             Some((k, Node { value: Value::Null, .. })) => {
                 problems.add(k.at, format!("`{key}` has no value; give it one or leave it out"));
                 None
@@ -234,11 +265,22 @@ impl<'a> Section<'a> {
             Some((_, node)) => T::read(node, problems),
             None => {
                 let missing = T::missing();
-                if missing.is_none() {
+                // A key that is only misspelt has been reported as such.
+                if missing.is_none() && !self.entries.iter().any(|(k, _)| self.meant(k) == Some(key)) {
                     problems.add(self.at, format!("`{key}` is missing in {}", self.name));
                 }
                 missing
             }
+        };
+        read.or_else(T::stand_in)
+    }
+
+    /// The known key that an unknown one may be.
+    fn meant(&self, key: &Key) -> Option<&'static str> {
+        if self.keys.contains(&key.name.as_str()) {
+            None
+        } else {
+            nearest(&key.name, self.keys.iter().copied())
         }
     }
 }
@@ -258,7 +300,7 @@ macro_rules! section {
 
         impl Read for $type {
             fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
-                let section = Section::open(node, $name, &[$(stringify!($field)),+], problems)?;
+                let section = Section::open(node, $name, const { &[$(stringify!($field)),+] }, problems)?;
                 $( let $field = section.field(stringify!($field), problems); )+
                 Some(Self { $( $field: $field?, )+ })
             }

@@ -63,7 +63,7 @@ impl Edge {
             Ok(cors) => cors,
             Err(rejection) => return self.reject(rejection, &kind, version),
         };
-        if let Err(rejection) = self.check_form(&kind, &head) {
+        if let Err(rejection) = Self::check_form(&kind, &head) {
             let mut response = self.reject(rejection, &kind, version);
             cors.write_to(response.headers_mut());
             return response;
@@ -104,7 +104,7 @@ impl Edge {
     }
 
     /// What a request must have besides its origin.
-    fn check_form(&self, kind: &RequestKind, head: &Parts) -> Result<(), Rejection> {
+    fn check_form(kind: &RequestKind, head: &Parts) -> Result<(), Rejection> {
         match kind {
             RequestKind::Grpc if head.version != Version::HTTP_2 => Err(Rejection::native_over_http1()),
             RequestKind::Grpc | RequestKind::GrpcWeb(_) if head.method != Method::POST => {

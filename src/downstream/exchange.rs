@@ -8,12 +8,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE, header::HOST, request::Parts};
+use http::{HeaderMap, HeaderValue, Response, Version, header::CONTENT_TYPE, header::HOST, request::Parts};
 use tokio::sync::oneshot;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     ConnInfo, Edge, Opening, admit, answer,
+    linger::linger,
     message_gate::MessageGate,
     message_meter::MessageMeter,
     request_kind::Negotiated,
@@ -100,7 +100,10 @@ where
     };
     let mut admitted = match admit(edge, opening) {
         Ok(admitted) => admitted,
-        Err(outcome) => return answer::trailers_only(*outcome, dialect.client_type(None)),
+        Err(outcome) => {
+            linger(&edge.drain, head.version, body);
+            return answer::trailers_only(*outcome, dialect.client_type(None));
+        }
     };
     admitted.request.content_type = content_type;
     let max_message = admitted.route.settings.max_message;
@@ -119,13 +122,14 @@ where
             record.update(|record| record.headers());
             let upstream_type = headers.remove(CONTENT_TYPE);
             headers.insert(CONTENT_TYPE, dialect.client_type(upstream_type));
-            let request = (!pump.is_done()).then(|| go_on(edge, pump));
+            let request = pump.is_open().then(|| go_on(edge, head.version, pump));
             let form = dialect.body_form(max_message);
             let body = ResponseBody::new(receiver, form, record, cut.clone(), request);
             answer::with_headers(headers, axum::body::Body::new(body))
         }
         Err(outcome) => {
             record.end(&outcome);
+            linger(&edge.drain, head.version, pump.into_body());
             answer::trailers_only(*outcome, dialect.client_type(None))
         }
     }
@@ -154,17 +158,23 @@ where
 }
 
 /// Lets a request go on in a task of its own: it must not wait for the client to read the response.
-fn go_on<B>(edge: &Edge, mut pump: RequestPump<B>) -> OpenRequest
+fn go_on<B>(edge: &Edge, version: Version, mut pump: RequestPump<B>) -> OpenRequest
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: fmt::Display,
 {
-    let (report, failure) = oneshot::channel();
-    let task = edge.drain.tasks.spawn(async move {
-        if let Err(outcome) = poll_fn(|cx| pump.poll(cx)).await {
+    let (mut report, failure) = oneshot::channel();
+    let drain = edge.drain.clone();
+    edge.drain.tasks.spawn(async move {
+        let pumped = tokio::select! {
+            pumped = poll_fn(|cx| pump.poll(cx)) => pumped,
+            () = report.closed() => Ok(()),
+        };
+        if let Err(outcome) = pumped {
             // Reported before the sender is dropped, which cancels the call: so this is the end that is told.
             let _ = report.send(outcome);
         }
+        linger(&drain, version, pump.into_body());
     });
-    OpenRequest { failure, _pump: AbortOnDropHandle::new(task) }
+    OpenRequest { failure }
 }

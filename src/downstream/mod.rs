@@ -11,6 +11,7 @@ mod drain;
 mod edge;
 mod exchange;
 mod guard;
+mod linger;
 mod message_gate;
 mod message_meter;
 mod origin;

@@ -89,3 +89,49 @@ impl Rejection {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn kind(content_type: Option<&str>) -> RequestKind {
+        let request = Request::builder().method("POST").version(Version::HTTP_2);
+        let request = match content_type {
+            Some(content_type) => request.header("content-type", content_type),
+            None => request,
+        };
+        RequestKind::of(&request.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn a_refusal_has_its_grpc_code_in_every_dialect() {
+        let cases = [
+            (kind(Some("application/grpc-web+json")), "application/grpc-web+json", true),
+            (kind(Some("application/grpc-web-text")), "application/grpc-web-text+proto", true),
+            (kind(Some("application/grpc")), "application/grpc", true),
+            (RequestKind::Socket, "text/plain; charset=utf-8", false),
+            (RequestKind::Preflight, "text/plain; charset=utf-8", false),
+            (kind(None), "text/plain; charset=utf-8", false),
+        ];
+        for (kind, content_type, empty) in cases {
+            let response = Rejection::origin(b"https://evil.example").into_response(&kind, Version::HTTP_2);
+            assert_eq!(response.status(), 403, "{kind:?}");
+            let headers = response.headers();
+            assert_eq!(headers["content-type"], content_type, "{kind:?}");
+            assert_eq!(headers["grpc-status"], "7", "{kind:?}");
+            assert!(headers["grpc-message"].to_str().unwrap().contains("evil.example"), "{kind:?}");
+            assert_eq!(headers["bidiway-origin"], "proxy", "{kind:?}");
+            assert_eq!(http_body::Body::is_end_stream(response.body()), empty, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_origin_is_quoted_and_cut() {
+        let origin = [b"https://x\xff\"".as_slice(), &[b'a'; 9000]].concat();
+        let message = Rejection::origin(&origin).message;
+        assert!(message.len() < 400, "{}", message.len());
+        assert!(message.contains("\\\""), "{message}");
+    }
+}

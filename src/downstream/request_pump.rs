@@ -62,9 +62,14 @@ where
         }
     }
 
-    /// Whether there is nothing left to do.
-    pub(crate) fn is_done(&self) -> bool {
-        self.done
+    /// Whether the client may still have something to say.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.body.is_end_stream() || !self.done
+    }
+
+    /// What the client may still send. Drops the call's sender: a request that is not done is cancelled.
+    pub(crate) fn into_body(self) -> B {
+        self.body
     }
 
     /// Goes on. Ready when the request is sent whole, when upstream takes no more of it, or when it is not valid: then

@@ -9,10 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use tokio::sync::oneshot;
-use tokio_util::{
-    sync::{CancellationToken, WaitForCancellationFutureOwned},
-    task::AbortOnDropHandle,
-};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{message_gate::MessageGate, message_meter::MessageMeter, shared_record::SharedRecord};
 use crate::{
@@ -47,13 +44,12 @@ pub(crate) struct ResponseBody {
     request: Option<OpenRequest>,
 }
 
-/// A request that goes on while the response goes down.
+/// A request that goes on, in a task of its own, while the response goes down. Dropped when the call is over: then
+/// the task stops too.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
-    /// Sends how the request failed; closed when it did not.
+    /// Tells how the request failed; closed without a word when it did not.
     pub(crate) failure: oneshot::Receiver<Box<Outcome>>,
-    /// Pumps the request; aborted when the call is over.
-    pub(crate) _pump: AbortOnDropHandle<()>,
 }
 
 #[derive(Debug)]

@@ -172,3 +172,94 @@ impl DialectMetrics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::{ClientTls, Settings};
+
+    fn routes(patterns: &[ServicePattern]) -> Routes {
+        let upstream =
+            Settings::new("u", vec!["http://127.0.0.1:1".parse().unwrap()], ClientTls::trusting_nobody());
+        let upstreams = HashMap::from([("u".to_owned(), Upstream::new(Arc::new(upstream)))]);
+        let settings: Vec<_> = patterns
+            .iter()
+            .map(|pattern| RouteSettings {
+                pattern: pattern.clone(),
+                upstream: "u".into(),
+                timeout: None,
+                max_message: 1,
+            })
+            .collect();
+        Routes::new(&settings, &upstreams, &Metrics::new())
+    }
+
+    fn all() -> [ServicePattern; 5] {
+        [
+            ServicePattern::Any,
+            ServicePattern::Package("chat.".into()),
+            ServicePattern::Package("chat.v1.".into()),
+            ServicePattern::Service("chat.v1.Chat".into()),
+            ServicePattern::Method("chat.v1.Chat".into(), "Talk".into()),
+        ]
+    }
+
+    fn name<'a>(routes: &'a Routes, path: &str) -> Option<&'a str> {
+        routes.find(path).map(|route| route.name.as_str())
+    }
+
+    #[test]
+    fn the_most_specific_pattern_wins_in_whatever_order_they_stand() {
+        let mut patterns = all();
+        for _ in 0..patterns.len() {
+            patterns.rotate_left(1);
+            let routes = routes(&patterns);
+            assert_eq!(name(&routes, "/chat.v1.Chat/Talk"), Some("chat.v1.Chat/Talk"));
+            assert_eq!(name(&routes, "/chat.v1.Chat/Listen"), Some("chat.v1.Chat"));
+            assert_eq!(name(&routes, "/chat.v1.Room/Talk"), Some("chat.v1.*"));
+            assert_eq!(name(&routes, "/chat.v2.Chat/Talk"), Some("chat.*"));
+            assert_eq!(name(&routes, "/chats.Chat/Talk"), Some("*"));
+        }
+    }
+
+    #[test]
+    fn without_a_route_for_everything_something_stays_unserved() {
+        let routes = routes(&all()[1..]);
+        assert_eq!(name(&routes, "/other.Service/Method"), None);
+        assert_eq!(name(&routes, "/chat/Talk"), None, "a package is no service");
+    }
+
+    #[test]
+    fn only_paths_of_the_form_of_a_method_are_served() {
+        let routes = routes(&all());
+        for path in [
+            "",
+            "/",
+            "//",
+            "/a",
+            "/a/",
+            "//b",
+            "a/b",
+            "/a/b/",
+            "/a/b/c",
+            "/a/b?c=d",
+            "/a/%62",
+            "/a/b#c",
+            "/a b/c",
+            "/ü/c",
+            "/a/b\r\nx: y",
+            "*",
+        ] {
+            assert_eq!(name(&routes, path), None, "{path:?}");
+        }
+        assert_eq!(name(&routes, "/a/b"), Some("*"));
+    }
+
+    #[test]
+    fn each_dialect_of_a_route_is_counted_by_itself() {
+        let routes = routes(&all());
+        let route = routes.find("/a/b").unwrap();
+        assert!(Arc::ptr_eq(route.metrics(Dialect::Grpc), route.metrics(Dialect::Grpc)));
+        assert!(!Arc::ptr_eq(route.metrics(Dialect::Grpc), route.metrics(Dialect::Session)));
+    }
+}

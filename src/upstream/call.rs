@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     Chunk,
-    lane::Lane,
+    lane::{Ending, Lane},
     pool::{Pool, Slot},
     response::{self, Early, Head},
 };
@@ -197,7 +197,7 @@ impl CallReceiver {
             match std::mem::replace(&mut self.stage, Stage::Done) {
                 Stage::Opening => match self.lane.poll_open(cx) {
                     Poll::Ready(Ok((response, slot))) => self.stage = Stage::Head(response, slot),
-                    Poll::Ready(Err(outcome)) => return self.end(Reason::CANCEL, outcome),
+                    Poll::Ready(Err(outcome)) => return self.end(Ending::Cancelled, outcome),
                     Poll::Pending => return self.wait(cx, Stage::Opening),
                 },
                 Stage::Head(mut response, slot) => match Pin::new(&mut response).poll(cx) {
@@ -211,6 +211,7 @@ impl CallReceiver {
                             drop((response, slot));
                             self.stage = Stage::Opening;
                             if let Some(pool) = &self.pool {
+                                pool.metrics().retried();
                                 pool.place(self.lane.clone());
                             }
                             continue;
@@ -226,13 +227,10 @@ impl CallReceiver {
                         return Poll::Ready(Received::Data(bytes));
                     }
                     Poll::Ready(Body::Trailers(trailers)) => {
-                        return self.end(
-                            Reason::NO_ERROR,
-                            Box::new(response::read_trailers(trailers, self.limit())),
-                        );
+                        return self.ended(Box::new(response::read_trailers(trailers, self.limit())));
                     }
                     Poll::Ready(Body::End) => {
-                        return self.end(Reason::NO_ERROR, Box::new(response::no_trailers()));
+                        return self.ended(Box::new(response::no_trailers()));
                     }
                     Poll::Ready(Body::Broken(error)) => return self.broken(&error, &slot),
                     Poll::Pending => return self.wait(cx, Stage::Body(stream, slot)),
@@ -247,11 +245,11 @@ impl CallReceiver {
                         return Poll::Ready(Received::Headers(early.headers));
                     }
                     Poll::Ready(Body::End) => {
-                        return self.end(Reason::NO_ERROR, Box::new(early.into_outcome()));
+                        return self.ended(Box::new(early.into_outcome()));
                     }
                     // The server had said its error. An OK before a broken end is not believed.
                     Poll::Ready(Body::Broken(_)) if early.status.code != Code::OK => {
-                        return self.end(Reason::NO_ERROR, Box::new(early.into_outcome()));
+                        return self.ended(Box::new(early.into_outcome()));
                     }
                     Poll::Ready(Body::Broken(error)) => return self.broken(&error, &slot),
                     Poll::Pending => return self.wait(cx, Stage::Early(stream, slot, early)),
@@ -262,17 +260,17 @@ impl CallReceiver {
                     return Poll::Ready(Received::Data(bytes));
                 }
                 Stage::NotGrpc(mut stream, slot, mut answer) => {
-                    if let Poll::Ready(Body::Data(bytes)) = poll_body(&mut stream, cx)
-                        && answer.body.len() < EXCERPT
+                    if answer.body.len() < EXCERPT
+                        && let Poll::Ready(Body::Data(bytes)) = poll_body(&mut stream, cx)
                     {
                         answer.body.extend_from_slice(&bytes[..bytes.len().min(EXCERPT)]);
                         self.stage = Stage::NotGrpc(stream, slot, answer);
                         continue;
                     }
                     // The whole body, enough of it, or what there is: nobody waits for more of it.
-                    return self.end(Reason::CANCEL, Box::new(answer.into_outcome()));
+                    return self.end(Ending::Cancelled, Box::new(answer.into_outcome()));
                 }
-                Stage::Last(outcome) => return self.end(Reason::NO_ERROR, outcome),
+                Stage::Last(outcome) => return self.ended(outcome),
                 Stage::Done => unreachable!("a call is not polled after its end"),
             }
         }
@@ -298,8 +296,8 @@ impl CallReceiver {
                 self.stage = Stage::Body(stream, slot);
                 Some(Poll::Ready(Received::Headers(headers)))
             }
-            Head::End(outcome) => Some(self.end(Reason::NO_ERROR, outcome)),
-            Head::TooLarge(outcome) => Some(self.end(Reason::CANCEL, outcome)),
+            Head::End(outcome) => Some(self.ended(outcome)),
+            Head::TooLarge(outcome) => Some(self.end(Ending::Cancelled, outcome)),
             Head::Early(early) => {
                 self.stage = Stage::Early(stream, slot, early);
                 None
@@ -322,7 +320,7 @@ impl CallReceiver {
             && deadline.as_mut().poll(cx).is_ready()
         {
             drop(stage);
-            return self.end(Reason::CANCEL, Box::new(response::deadline_exceeded()));
+            return self.end(Ending::Cancelled, Box::new(response::deadline_exceeded()));
         }
         self.stage = stage;
         Poll::Pending
@@ -337,15 +335,21 @@ impl CallReceiver {
             None if cancelled && expired => Box::new(response::deadline_exceeded()),
             None => Box::new(response::broken(error, slot.link.lost())),
         };
-        self.end(Reason::CANCEL, outcome)
+        self.end(Ending::Cancelled, outcome)
+    }
+
+    /// The server has ended the call.
+    fn ended(&mut self, outcome: Box<Outcome>) -> Poll<Received> {
+        let ending = if outcome.status.code == Code::OK { Ending::Well } else { Ending::Badly };
+        self.end(ending, outcome)
     }
 
     /// The call is over: whatever it held is given back.
-    fn end(&mut self, reason: Reason, outcome: Box<Outcome>) -> Poll<Received> {
+    fn end(&mut self, ending: Ending, outcome: Box<Outcome>) -> Poll<Received> {
         self.held = 0;
         self.deadline = None;
         self.stage = Stage::Done;
-        self.lane.over(reason);
+        self.lane.over(ending);
         self.pool = None;
         Poll::Ready(Received::End(outcome))
     }
@@ -355,7 +359,7 @@ impl Drop for CallReceiver {
     fn drop(&mut self) {
         if !matches!(self.stage, Stage::Done) {
             // The reset goes first: once the stream's handles are gone, it would wait behind what is queued.
-            self.lane.over(Reason::CANCEL);
+            self.lane.over(Ending::Cancelled);
         }
     }
 }
@@ -390,11 +394,17 @@ fn poll_body(stream: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Body> {
 impl NotGrpc {
     fn into_outcome(self) -> Outcome {
         let Self { code, mut text, body } = self;
-        // Markup and binary junk are of no use in a message; line breaks would spoil logs.
-        let excerpt: String = String::from_utf8_lossy(&body[..body.len().min(EXCERPT)])
-            .chars()
-            .map(|c| if c.is_control() || c == char::REPLACEMENT_CHARACTER { ' ' } else { c })
-            .collect();
+        let body = &body[..body.len().min(EXCERPT)];
+        // The cut may go through a character, but what is no text is of no use in a message.
+        let text_only = match std::str::from_utf8(body) {
+            Ok(all) => all,
+            Err(error) if error.error_len().is_none() => {
+                std::str::from_utf8(&body[..error.valid_up_to()]).unwrap_or_default()
+            }
+            Err(_) => "",
+        };
+        // Line breaks would spoil logs.
+        let excerpt = text_only.replace(char::is_control, " ");
         let excerpt = excerpt.trim();
         if !excerpt.is_empty() {
             text.push_str("; its body begins: ");

@@ -49,6 +49,9 @@ pub(super) enum ConnectError {
     Http2(h2::Error),
     #[error("the server closed the connection before its HTTP/2 SETTINGS")]
     Closed,
+    /// Among others: TLS 1.3 tells of a refused client certificate only after the client's side of the handshake.
+    #[error("the connection was lost before the server's HTTP/2 SETTINGS: {0}")]
+    Lost(h2::Error),
 }
 
 /// A connection as the pool and its calls see it.
@@ -101,19 +104,22 @@ impl Link {
         lock(&self.send).as_ref().map_or(0, client::SendRequest::current_max_send_streams)
     }
 
-    /// A handle to open one stream with; `None` (for good) after GOAWAY, a lost connection or the last stream id.
+    /// A handle to open one stream with; `None` when the connection takes none any more.
     ///
     /// It is a fresh clone: a handle whose last request still waits to be written refuses the next one.
     pub(super) fn handle(&self) -> Option<client::SendRequest<Chunk>> {
+        if self.check() { lock(&self.send).clone() } else { None }
+    }
+
+    /// Whether the connection still takes new streams; notices GOAWAY, a lost connection and the last stream id.
+    pub(super) fn check(&self) -> bool {
         let mut send = lock(&self.send);
-        let mut handle = send.as_ref()?.clone();
-        match handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) | Poll::Pending => Some(handle),
-            Poll::Ready(Err(_)) => {
-                *send = None;
-                None
-            }
+        let Some(handle) = send.as_mut() else { return false };
+        let open = !matches!(handle.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)));
+        if !open {
+            *send = None;
         }
+        open
     }
 
     /// Takes no new streams from now on. h2 closes the connection when the last one has ended.
@@ -163,12 +169,10 @@ async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link
         // By default the 1024th late frame on a forgotten cancelled stream would end the connection.
         .max_local_error_reset_streams(None)
         .handshake::<_, Chunk>(io)
-        .await
-        .map_err(ConnectError::Http2)?;
+        .await?;
     poll_fn(|cx| match Pin::new(&mut http2).poll(cx) {
         Poll::Ready(Ok(())) => Poll::Ready(Err(ConnectError::Closed)),
-        Poll::Ready(Err(error)) if error.is_io() && is_end(&error) => Poll::Ready(Err(ConnectError::Closed)),
-        Poll::Ready(Err(error)) => Poll::Ready(Err(ConnectError::Http2(error))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
         Poll::Pending if http2.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
         Poll::Pending => Poll::Pending,
     })
@@ -185,9 +189,15 @@ async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link
     Ok((link, Connection { http2, pings }))
 }
 
-fn is_end(error: &h2::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.get_io().map(std::io::Error::kind), Some(BrokenPipe | ConnectionReset | UnexpectedEof))
+impl From<h2::Error> for ConnectError {
+    fn from(error: h2::Error) -> Self {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match error.get_io().map(std::io::Error::kind) {
+            Some(BrokenPipe | ConnectionReset | UnexpectedEof) => Self::Closed,
+            Some(_) => Self::Lost(error),
+            None => Self::Http2(error),
+        }
+    }
 }
 
 impl Connection {
@@ -201,8 +211,8 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
                 Poll::Pending => {}
             }
-            // Notices GOAWAY, which leaves the connection running for its streams.
-            let _ = link.handle();
+            // A GOAWAY leaves the connection running for its streams, but must not get new ones.
+            link.check();
             watch.poll(cx, &mut self.pings, link)
         })
         .await;

@@ -51,6 +51,17 @@ struct Replay {
     attempts: usize,
 }
 
+/// How a call came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The server ended it well, so it has read what it wanted.
+    Well,
+    /// The server ended it with an error, perhaps without reading the request.
+    Badly,
+    /// It was given up here.
+    Cancelled,
+}
+
 /// What became of an attempt to open a stream.
 pub(super) enum Opened {
     /// It is open, or nobody wants it any more.
@@ -236,17 +247,14 @@ impl Lane {
             state.replay = None;
             state.wake();
             drop(state);
-            old.reset(Reason::CANCEL);
+            old.leave(Ending::Cancelled);
         }
     }
 
     // For the receiver.
 
     /// Ready when the stream is open, or with the outcome when there will be none.
-    pub(super) fn poll_open(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(ResponseFuture, Slot), Box<Outcome>>> {
+    pub(super) fn poll_open(&self, cx: &Context<'_>) -> Poll<Result<(ResponseFuture, Slot), Box<Outcome>>> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         match &mut state.phase {
@@ -299,8 +307,8 @@ impl Lane {
         true
     }
 
-    /// The call is over: stops sending, and resets the stream with `reason` unless both sides have ended it.
-    pub(super) fn over(&self, reason: Reason) {
+    /// The call is over: stops sending, and resets the stream unless both sides have ended it.
+    pub(super) fn over(&self, ending: Ending) {
         let mut state = lock(&self.state);
         let old = std::mem::replace(&mut state.phase, Phase::Over);
         state.replay = None;
@@ -308,7 +316,7 @@ impl Lane {
         state.wake();
         drop(state);
         // Outside the lock: it may hold a slot, which locks the pool, and the pool locks lanes.
-        old.reset(reason);
+        old.leave(ending);
     }
 }
 
@@ -321,15 +329,19 @@ impl State {
 }
 
 impl Phase {
-    fn reset(self, reason: Reason) {
-        if let Self::Open { mut send, eager, finished, .. } = self {
-            // A finished request may still lie in h2 beyond the server's window; without a reset it would hold its
-            // stream until the server, which has ended the call, opens the window. Where nothing is left to be
-            // sent, h2 sends no RST_STREAM after a clean end.
-            if !finished || reason != Reason::NO_ERROR || eager < EAGER {
-                send.send_reset(reason);
-            }
-        }
+    fn leave(self, ending: Ending) {
+        let Self::Open { mut send, eager, finished, .. } = self else { return };
+        let reason = match ending {
+            // The server has answered without waiting for the rest (RFC 9113, section 8.1; grpc-go does the same).
+            Ending::Well if !finished => Reason::NO_ERROR,
+            Ending::Well => return,
+            // A finished request may still lie in h2 beyond the server's window, and would hold its stream until the
+            // server, which has ended the call, opens the window. Where nothing is left, h2 sends no RST_STREAM.
+            Ending::Badly if !finished || eager < EAGER => Reason::NO_ERROR,
+            Ending::Badly => return,
+            Ending::Cancelled => Reason::CANCEL,
+        };
+        send.send_reset(reason);
     }
 }
 

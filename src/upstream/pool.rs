@@ -14,7 +14,10 @@ use super::{
     lane::{Lane, Opened},
     lock,
 };
-use crate::wire::{Code, Outcome};
+use crate::{
+    telemetry::UpstreamMetrics,
+    wire::{Code, Outcome},
+};
 
 /// The most calls that may wait for connections in progress.
 const MAX_WAITING: usize = 10_000;
@@ -30,6 +33,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Pool {
     settings: Arc<Settings>,
+    metrics: UpstreamMetrics,
     /// Of the worker whose connections these are.
     runtime: OnceLock<Handle>,
     places: Mutex<Vec<Place>>,
@@ -97,15 +101,21 @@ impl Place {
         self.links.iter().map(|link| link.in_flight()).sum::<usize>() + self.waiting.len()
     }
 
+    /// Whether the last dial failed and nothing is left of earlier ones.
+    fn is_failing(&self) -> bool {
+        self.failure.is_some() && !self.links.iter().any(|link| link.is_open())
+    }
+
     fn offer(&mut self, now: Instant, max_connections: usize) -> Offer {
         // The first connection with room, not the emptiest: calls that share one share its system calls.
         if let Some(link) = self.links.iter().find(|link| link.in_flight() < link.limit()) {
             return Offer::Slot(link.clone());
         }
-        if !self.waiting.is_empty() && self.waiting.len() >= self.dialing.saturating_mul(self.expected) {
+        let room = self.dialing.saturating_mul(self.expected);
+        if self.waiting.len() >= room.min(MAX_WAITING) {
             self.waiting.retain(|lane| lane.is_waiting());
         }
-        if self.waiting.len() < self.dialing.saturating_mul(self.expected) {
+        if self.waiting.len() < room {
             return Offer::Wait { dial: false };
         }
         if self.failure.as_ref().is_some_and(|failure| now < failure.until) {
@@ -130,7 +140,7 @@ impl Place {
 }
 
 impl Pool {
-    pub(super) fn new(settings: Arc<Settings>) -> Arc<Self> {
+    pub(super) fn new(settings: Arc<Settings>, metrics: UpstreamMetrics) -> Arc<Self> {
         let places = settings
             .endpoints
             .iter()
@@ -142,11 +152,15 @@ impl Pool {
                 failure: None,
             })
             .collect();
-        Arc::new(Self { settings, runtime: OnceLock::new(), places: Mutex::new(places) })
+        Arc::new(Self { settings, metrics, runtime: OnceLock::new(), places: Mutex::new(places) })
     }
 
     pub(super) fn settings(&self) -> &Arc<Settings> {
         &self.settings
+    }
+
+    pub(super) fn metrics(&self) -> &UpstreamMetrics {
+        &self.metrics
     }
 
     /// Finds a connection for a call: opens its stream, lets it wait, or fails it.
@@ -171,9 +185,12 @@ impl Pool {
                         full = true;
                         None
                     }
-                    offer => Some(((place.failure.is_some(), place.calls()), at, offer)),
+                    offer => Some(((place.is_failing(), place.calls()), at, offer)),
                 })
                 .min_by_key(|(rank, ..)| *rank);
+            if let Some(((false, _), ..)) = best {
+                self.probe(places, now);
+            }
             match best {
                 Some((_, at, Offer::Slot(link))) => match self.open(at, &link, &lane) {
                     Opened::Done => return,
@@ -198,6 +215,17 @@ impl Pool {
                 }
                 _ if full => return lane.fail(self.full(places)),
                 _ => return lane.fail(self.unreachable(places, now, avoid)),
+            }
+        }
+    }
+
+    /// Dials endpoints whose backoff is over while calls go elsewhere: no call has to wait to find out whether they
+    /// are back.
+    fn probe(self: &Arc<Self>, places: &mut [Place], now: Instant) {
+        for (at, place) in places.iter_mut().enumerate() {
+            let due = place.failure.as_ref().is_some_and(|failure| failure.until <= now);
+            if due && place.is_failing() && place.dialing == 0 {
+                self.dial(at, place);
             }
         }
     }
@@ -232,6 +260,10 @@ impl Pool {
     }
 
     fn connected(self: &Arc<Self>, at: usize, link: Arc<Link>) {
+        if !link.check() {
+            // Otherwise its calls would dial again and again without a pause.
+            return self.failed(at, "the server closed the connection at once (GOAWAY)".to_owned());
+        }
         let mut places = lock(&self.places);
         let place = &mut places[at];
         place.dialing -= 1;
@@ -313,10 +345,13 @@ async fn run(pool: Arc<Pool>, at: usize) {
         Ok((link, connection)) => (Arc::new(link), connection),
         Err(error) => {
             tracing::warn!(upstream = settings.name, %endpoint, %error, "cannot connect");
+            pool.metrics.connect_failed();
             return pool.failed(at, error.to_string());
         }
     };
     tracing::debug!(upstream = settings.name, %endpoint, limit = link.limit(), "connected");
+    let metrics = pool.metrics.clone();
+    metrics.connected();
     pool.connected(at, link.clone());
     // From here on only calls and the owner keep the pool: without them the connection closes.
     let pool = {
@@ -325,6 +360,7 @@ async fn run(pool: Arc<Pool>, at: usize) {
         weak
     };
     let reason = connection.drive(&link, &settings).await;
+    metrics.disconnected();
     tracing::debug!(upstream = settings.name, %endpoint, reason, "disconnected");
     if let Some(pool) = pool.upgrade() {
         pool.closed(at, &link);

@@ -557,7 +557,7 @@ async fn a_stalled_reader_stops_upstream() {
 }
 
 #[tokio::test]
-async fn while_draining_new_calls_are_refused_and_old_ones_end_at_the_cut() {
+async fn calls_that_outlive_the_drain_end_with_unavailable_at_the_cut() {
     let upstream = Scripted::start(async |mut exchange: Exchange| {
         let mut stream = exchange.headers();
         send(&mut stream, message(b"one")).await;
@@ -576,5 +576,44 @@ async fn while_draining_new_calls_are_refused_and_old_ones_end_at_the_cut() {
         assert_eq!(code, 14, "{sentence}");
         assert!(sentence.contains("draining"), "{sentence}");
         assert_eq!(answer.trailers.unwrap()["bidiway-origin"], "proxy");
+    }
+}
+
+/// A client that reads only when it has sent everything, as browsers do over HTTP/1.
+#[tokio::test]
+async fn an_http1_client_may_finish_an_upload_that_is_already_refused() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const SIZE: usize = 8 << 20;
+    // The second answers with headers, and then with its status, before it has read anything.
+    let upstream = Scripted::start(async |mut exchange: Exchange| {
+        let mut stream = exchange.headers();
+        end(&mut stream, 8);
+    })
+    .await;
+    for max_message in [1000, 1 << 30] {
+        let mut settings = settings();
+        settings.routes[0].max_message = max_message;
+        let edge = edge_with(&upstream.url, settings).await;
+        let mut client = tokio::net::TcpStream::connect(edge.address).await.unwrap();
+        let head = format!(
+            "POST {TALK} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/grpc-web\r\ncontent-length: {}\r\n\r\n",
+            edge.address,
+            SIZE + 5
+        );
+        within(10, async {
+            client.write_all(head.as_bytes()).await.unwrap();
+            for piece in message(&vec![0; SIZE]).chunks(100_000) {
+                client.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let mut answer = [0; 4096];
+            let mut text = String::new();
+            while !text.contains("grpc-status: 8") {
+                let read = client.read(&mut answer).await.unwrap();
+                assert_ne!(read, 0, "{text}");
+                text.push_str(&String::from_utf8_lossy(&answer[..read]));
+            }
+        })
+        .await;
     }
 }

@@ -1,10 +1,21 @@
 //! Integration tests, one binary: each theme is a file, what they share is in `support`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod config;
 mod grpc_web;
+mod guard;
 mod interop;
+mod native;
+mod oracle;
+mod process;
+mod server;
+mod server_tls;
 mod session;
 mod session_calls;
 mod session_refusals;
 mod support;
 mod upstream_calls;
 mod upstream_faults;
+mod upstream_pool;
+mod upstream_tls;

@@ -99,22 +99,7 @@ impl Edge {
 
     /// A connection to send requests on.
     pub(crate) async fn connect(&self, version: Http) -> Client {
-        let io = TcpStream::connect(self.address).await.unwrap();
-        io.set_nodelay(true).unwrap();
-        let io = TokioIo::new(io);
-        match version {
-            Http::One => {
-                let (client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-                tokio::spawn(connection);
-                Client::One(client)
-            }
-            Http::Two => {
-                let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), io);
-                let (client, connection) = handshake.await.unwrap();
-                tokio::spawn(connection);
-                Client::Two(client)
-            }
-        }
+        Client::connect(self.address, version).await
     }
 
     /// A request to this Bidiway.
@@ -140,6 +125,25 @@ pub(crate) enum Client {
 }
 
 impl Client {
+    pub(crate) async fn connect(address: SocketAddr, version: Http) -> Self {
+        let io = TcpStream::connect(address).await.unwrap();
+        io.set_nodelay(true).unwrap();
+        let io = TokioIo::new(io);
+        match version {
+            Http::One => {
+                let (client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                tokio::spawn(connection);
+                Self::One(client)
+            }
+            Http::Two => {
+                let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), io);
+                let (client, connection) = handshake.await.unwrap();
+                tokio::spawn(connection);
+                Self::Two(client)
+            }
+        }
+    }
+
     pub(crate) async fn send(&mut self, mut request: Request<Body>) -> hyper::Result<Response<Incoming>> {
         match self {
             Self::One(client) => {

@@ -51,7 +51,11 @@ pub(crate) struct RawServer {
 
 impl RawServer {
     pub(crate) async fn bind() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    pub(crate) async fn at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         Self { address: listener.local_addr().unwrap(), listener }
     }
 

@@ -240,7 +240,9 @@ impl Socket {
 
 fn stream_of(event: &Event) -> Option<StreamId> {
     match event {
-        Event::Headers { stream, .. } | Event::Data { stream, .. } | Event::Ended { stream, .. } => Some(*stream),
+        Event::Headers { stream, .. } | Event::Data { stream, .. } | Event::Ended { stream, .. } => {
+            Some(*stream)
+        }
         _ => None,
     }
 }

@@ -1,0 +1,46 @@
+//! Hears an HTTP/1 client out after it has been answered.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Version;
+use http_body::Body;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use super::Drain;
+
+/// How long a client may go on after its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How much it may still send.
+const MOST: usize = 16 * 1024 * 1024;
+
+/// Reads the rest of a request that is already answered, and throws it away. Over HTTP/1, a request that is not read
+/// to its end costs the connection; closed while the client still sends, the client's own kernel throws the answer
+/// away, and instead of the status the client sees a connection reset. HTTP/2 can stop one request by itself.
+pub(crate) fn linger<B>(drain: &Drain, version: Version, mut body: B)
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    if version >= Version::HTTP_2 || body.is_end_stream() {
+        return;
+    }
+    let cut = drain.cut.clone();
+    let read = async move {
+        let mut left = MOST;
+        while let Some(Ok(frame)) = body.frame().await {
+            let len = frame.data_ref().map_or(0, Bytes::len);
+            left = match left.checked_sub(len) {
+                Some(left) => left,
+                None => return,
+            };
+        }
+    };
+    drain.tasks.spawn(async move {
+        tokio::select! {
+            _ = timeout(PATIENCE, read) => {}
+            () = cut.cancelled() => {}
+        }
+    });
+}

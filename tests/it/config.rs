@@ -1,0 +1,132 @@
+//! The configuration as people meet it: examples, errors, documentation, schema.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use bidiway::config::{self, Config};
+use serde_json::Value;
+
+fn yaml_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && path.file_name().unwrap() != "node_modules" {
+            yaml_files(&path, found);
+        } else if path.extension().is_some_and(|end| end == "yaml") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_example_is_valid() {
+    let mut files = Vec::new();
+    yaml_files(Path::new("examples"), &mut files);
+    assert!(files.len() >= 2, "{files:?}");
+    for file in files {
+        if let Err(error) = Config::load(&file) {
+            panic!("{error}");
+        }
+    }
+}
+
+#[test]
+fn every_invalid_file_gets_exactly_the_errors_written_beside_it() {
+    let mut files = Vec::new();
+    yaml_files(Path::new("tests/config/invalid"), &mut files);
+    assert_eq!(files.len(), 10);
+    for file in files {
+        let expected = fs::read_to_string(file.with_extension("txt")).unwrap();
+        let error = Config::load(&file).expect_err(&file.display().to_string());
+        assert_eq!(error.to_string().trim(), expected.trim(), "{}", file.display());
+    }
+}
+
+#[test]
+fn the_smallest_file_has_the_documented_defaults() {
+    let settings = Config::load(Path::new("examples/minimal.yaml")).unwrap().settings;
+    assert_eq!(settings.drain.as_secs(), 30);
+    assert_eq!(settings.max_connections, 50_000);
+    assert_eq!(settings.admin, None);
+    assert_eq!(settings.upstreams[0].name, "main");
+    assert_eq!(settings.downstream.routes.len(), 1);
+    assert_eq!(settings.downstream.routes[0].max_message, 4 << 20);
+}
+
+#[test]
+fn every_value_of_a_file_reaches_the_settings() {
+    let Config { settings, log } = Config::load(Path::new("examples/full.yaml")).unwrap();
+    assert_eq!(settings.listeners[1].address.to_string(), "[::]:8443");
+    assert_eq!(settings.admin.unwrap().port(), 9901);
+    assert_eq!(settings.workers, 4);
+    let routes = &settings.downstream.routes;
+    assert_eq!(routes[0].timeout.unwrap().as_secs(), 3600);
+    assert_eq!(routes[2].timeout, None);
+    assert_eq!((routes[1].max_message, routes[2].max_message), (4 << 20, 64 << 20));
+    let [chat, files] = &settings.upstreams[..] else { panic!() };
+    assert_eq!(chat.keepalive.unwrap().as_secs(), 310);
+    assert_eq!(files.keepalive, None);
+    assert_eq!(log.format, bidiway::telemetry::log::Format::Json);
+}
+
+#[test]
+fn without_a_file_everything_goes_to_one_upstream() {
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let config = |url| Config::for_upstream(url, listen, None, &["https://app.example.com".into()]);
+    let settings = config("http://localhost:50051").unwrap().settings;
+    assert_eq!(settings.downstream.routes.len(), 1);
+    let error = config("localhost:50051").unwrap_err().to_string();
+    assert!(error.starts_with("\"localhost:50051\" is not an endpoint"), "{error}");
+}
+
+/// `listeners[].tls.client_ca` and so on, from the schema.
+fn keys(schema: &Value, node: &Value, path: &str, found: &mut BTreeSet<String>) {
+    let node = match node.get("$ref") {
+        Some(Value::String(reference)) => schema.pointer(&reference[1..]).unwrap(),
+        _ => node,
+    };
+    if let Some(Value::Object(properties)) = node.get("properties") {
+        for (name, property) in properties {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            assert!(property.get("description").is_some(), "{path} has no description in the schema");
+            found.insert(path.clone());
+            keys(schema, property, &path, found);
+        }
+    }
+    if let Some(items) = node.get("items") {
+        keys(schema, items, &format!("{path}[]"), found);
+    }
+    if let Some(values @ Value::Object(_)) = node.get("additionalProperties") {
+        keys(schema, values, &format!("{path}.NAME"), found);
+    }
+}
+
+#[test]
+fn the_schema_and_the_documentation_have_the_same_keys() {
+    let schema: Value = serde_json::from_str(&config::schema()).unwrap();
+    let mut in_schema = BTreeSet::new();
+    keys(&schema, &schema, "", &mut in_schema);
+    assert!(in_schema.len() > 40, "{in_schema:?}");
+
+    let text = fs::read_to_string("docs/configuration.md").unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let in_docs: BTreeSet<String> = rows.map(|(key, _)| key.to_owned()).collect();
+    let missing: Vec<_> = in_schema.difference(&in_docs).collect();
+    let unknown: Vec<_> = in_docs.difference(&in_schema).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "not documented: {missing:?}; not in the schema: {unknown:?}"
+    );
+}
+
+#[test]
+fn the_schema_demands_what_reading_demands_and_knows_no_null() {
+    let schema: Value = serde_json::from_str(&config::schema()).unwrap();
+    assert_eq!(schema["required"], serde_json::json!(["listeners", "upstreams"]));
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(schema["properties"]["drain"]["type"], "string");
+    assert_eq!(schema["$defs"]["Log"]["properties"]["format"]["enum"], serde_json::json!(["text", "json"]));
+    assert!(!config::schema().contains("null"));
+}
