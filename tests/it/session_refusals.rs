@@ -198,7 +198,7 @@ async fn a_frame_that_breaks_rfc_6455_closes_with_1002() {
     .await;
 }
 
-fn handshake(port: u16, protocols: &str) -> String {
+pub(crate) fn handshake(port: u16, protocols: &str) -> String {
     format!(
         "GET /bidiway/session HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -206,7 +206,7 @@ fn handshake(port: u16, protocols: &str) -> String {
     )
 }
 
-async fn head(tcp: &mut TcpStream) -> String {
+pub(crate) async fn head(tcp: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(tcp.read_u8().await.unwrap());
