@@ -4,15 +4,12 @@ use bidiway::{session::Event, wire::Code};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
-use crate::{
-    session_refusals::{handshake, head},
-    support::{
-        carrier::{CARRIERS, tcp, websocket_frame},
-        edge::{Edge, edge},
-        socket::{Io, Socket, first_packet},
-        upstream::{Flooding, Scripted, Waiting, echo, end, send},
-        within,
-    },
+use crate::support::{
+    carrier::{CARRIERS, handshake, head, tcp, websocket_frame},
+    edge::{Edge, edge},
+    socket::{Io, Socket, first_packet},
+    upstream::{Flooding, Scripted, Waiting, echo, end, send},
+    within,
 };
 
 const TALK: &str = "/chat.v1.Chat/Talk";
@@ -177,7 +174,7 @@ async fn frames_right_behind_the_handshake_are_not_lost() {
         // All of it in one segment.
         let (packet, session) = first_packet(TALK, b"early", Default::default());
         let mut tcp = tcp(edge.address).await;
-        let request = handshake(edge.address.port(), "bidiway.v1");
+        let request = handshake(edge.address);
         tcp.write_all(&[request.as_bytes(), &websocket_frame(&packet)].concat()).await.unwrap();
         assert!(head(&mut tcp).await.starts_with("HTTP/1.1 101"));
         let io: Box<dyn Io> = Box::new(tcp);
@@ -194,7 +191,7 @@ async fn frames_right_behind_the_handshake_are_not_lost() {
 async fn a_frame_cut_off_in_the_segment_of_the_handshake_is_put_together() {
     let (edge, _upstream) = echoing().await;
     let (packet, _) = first_packet(TALK, b"early", Default::default());
-    let request = handshake(edge.address.port(), "bidiway.v1");
+    let request = handshake(edge.address);
     let whole = [request.as_bytes(), &websocket_frame(&packet)].concat();
     for cut in request.len()..whole.len() {
         within(10, async {

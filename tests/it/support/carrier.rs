@@ -18,7 +18,7 @@ use h2::{RecvStream, SendStream, client, ext::Protocol};
 use http::{HeaderMap, Method, Request, Response};
 use rustls_pki_types::{ServerName, pem::PemObject};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
@@ -26,7 +26,7 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use super::{
     edge::Edge,
-    socket::{Io, Socket, request},
+    socket::{Io, Socket},
 };
 
 /// What carries a session.
@@ -63,15 +63,18 @@ impl Carrier {
     /// A session with whatever listens there.
     pub(crate) async fn connect_to(self, address: SocketAddr, settings: Settings) -> Socket {
         let io = tcp(address).await;
-        let io: Box<dyn Io> = match self {
+        let mut io: Box<dyn Io> = match self {
             Self::Http1 | Self::Http2 => Box::new(io),
             Self::Http1Tls => Box::new(tls(io, "http/1.1").await),
             Self::Http2Tls => Box::new(tls(io, "h2").await),
         };
-        match self {
-            Self::Http1 | Self::Http1Tls => Socket::over(io, request(address), settings).await.unwrap(),
-            Self::Http2 | Self::Http2Tls => Http2::over(io, address, self.has_tls()).await.session(settings).await,
+        if matches!(self, Self::Http2 | Self::Http2Tls) {
+            return Http2::over(io, address, self.has_tls()).await.session(settings).await;
         }
+        // By hand: tungstenite takes a handshake in tiny segments for an attack.
+        io.write_all(handshake(address).as_bytes()).await.unwrap();
+        assert!(head(&mut io).await.starts_with("HTTP/1.1 101"));
+        Socket::new(WebSocketStream::from_raw_socket(io, Role::Client, None).await, settings)
     }
 }
 
@@ -95,6 +98,24 @@ pub(crate) async fn tls(io: TcpStream, alpn: &str) -> tokio_rustls::client::TlsS
     let stream = TlsConnector::from(Arc::new(config)).connect(name, io).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn.as_bytes()));
     stream
+}
+
+/// The request of an HTTP/1.1 upgrade.
+pub(crate) fn handshake(address: SocketAddr) -> String {
+    format!(
+        "GET /bidiway/session HTTP/1.1\r\nhost: {address}\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         sec-websocket-protocol: bidiway.v1\r\n\r\n"
+    )
+}
+
+/// Reads the head of the answer, and not a byte more.
+pub(crate) async fn head(io: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(io.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
 }
 
 /// Bidiway's certificate, for `localhost`.
@@ -133,7 +154,8 @@ impl Http2 {
             // One stream that is not read must not hold up the others.
             .initial_connection_window_size(16 << 20)
             .handshake(io)
-            .await.unwrap();
+            .await
+            .unwrap();
         let mut ping = connection.ping_pong().unwrap();
         tokio::spawn(connection);
         ping.ping(h2::Ping::opaque()).await.unwrap();

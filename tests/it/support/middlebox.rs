@@ -75,7 +75,12 @@ impl Middlebox {
     }
 }
 
-async fn relay(mut client: TcpStream, mut server: TcpStream, manner: Manner, mut orders: watch::Receiver<Order>) {
+async fn relay(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    manner: Manner,
+    mut orders: watch::Receiver<Order>,
+) {
     for io in [&client, &server] {
         io.set_nodelay(true).unwrap();
     }

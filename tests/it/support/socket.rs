@@ -41,15 +41,10 @@ pub(crate) fn request(address: SocketAddr) -> http::Request<()> {
 }
 
 impl Socket {
-    /// Whether the connection is still there, as far as this side has read.
-    pub(crate) fn is_open(&self) -> bool {
-        self.closed.is_none()
-    }
-
     /// Reads for a while, whatever comes.
     pub(crate) async fn listen(&mut self, time: Duration) {
         let until = Instant::now() + time;
-        while self.is_open() && tokio::time::timeout_at(until, self.receive()).await.is_ok() {}
+        while self.closed.is_none() && tokio::time::timeout_at(until, self.receive()).await.is_ok() {}
     }
 
     /// Connects in cleartext.
@@ -106,6 +101,11 @@ impl Socket {
                 None => self.receive().await,
             }
         }
+    }
+
+    /// Says goodbye, and waits for no answer.
+    pub(crate) async fn close(&mut self) {
+        self.ws.close(None).await.unwrap();
     }
 
     /// Half-closes.

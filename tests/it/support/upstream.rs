@@ -15,7 +15,7 @@ use http::{HeaderMap, Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 
 /// A request on its way to the test's function.
@@ -188,24 +188,33 @@ pub(crate) struct Flooding {
     pub(crate) server: Scripted,
     /// Bytes that were sent within the client's windows.
     sent: Arc<AtomicUsize>,
+    /// Floods that were reset.
+    ended: watch::Sender<usize>,
 }
 
 impl Flooding {
     pub(crate) async fn start() -> Self {
         let sent = Arc::<AtomicUsize>::default();
-        let counter = sent.clone();
+        let ended = watch::Sender::new(0);
+        let counters = (sent.clone(), ended.clone());
         let server = Scripted::start(move |exchange| {
-            let counter = counter.clone();
+            let (sent, ended) = counters.clone();
             async move {
                 if exchange.request.uri().path().ends_with("Flood") {
-                    flood(exchange, &counter).await;
+                    flood(exchange, &sent).await;
+                    ended.send_modify(|ended| *ended += 1);
                 } else {
                     echo(exchange).await;
                 }
             }
         })
         .await;
-        Self { server, sent }
+        Self { server, sent, ended }
+    }
+
+    /// Waits until so many floods were reset.
+    pub(crate) async fn ended(&self, floods: usize) {
+        self.ended.subscribe().wait_for(|ended| *ended == floods).await.unwrap();
     }
 
     pub(crate) fn sent(&self) -> usize {
