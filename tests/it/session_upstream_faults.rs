@@ -7,7 +7,7 @@ use bidiway::{
     upstream,
     wire::{Code, v1},
 };
-use h2::{Reason, server};
+use h2::server;
 use tokio::net::TcpListener;
 
 use crate::support::{
@@ -18,7 +18,7 @@ use crate::support::{
         ok_headers, rst_stream, trailers,
     },
     socket::{Socket, text},
-    upstream::{Scripted, echo, end, message as grpc_message, send},
+    upstream::{Scripted, echo, message as grpc_message},
     within,
 };
 
@@ -533,20 +533,19 @@ async fn an_upstream_that_cannot_be_reached_is_unavailable_and_named() {
 #[tokio::test]
 async fn an_early_end_reaches_a_client_that_is_still_sending() {
     for (code, resets) in [(0, true), (0, false), (3, true), (3, false)] {
-        // It never reads, answers, and perhaps resets with NO_ERROR (RFC 9113, section 8.1).
-        let upstream = Scripted::start(move |mut exchange| async move {
-            let mut stream = exchange.headers();
-            send(&mut stream, grpc_message(b"enough")).await;
-            end(&mut stream, code);
-            if resets {
-                stream.send_reset(Reason::NO_ERROR);
+        // It answers at once, reads nothing, and perhaps resets with NO_ERROR (RFC 9113, section 8.1).
+        let server = RawServer::bind().await;
+        let edge = before(&server).await;
+        let serve = async {
+            let mut connection = server.http2(&[]).await;
+            loop {
+                let s = connection.request().await;
+                let end = trailers(s, &[("grpc-status", if code == 0 { "0" } else { "3" })]);
+                let reset = if resets { rst_stream(s, NO_ERROR) } else { Vec::new() };
+                connection.write(&[ok_headers(s), message(s, 0, b"enough"), end, reset].concat()).await;
             }
-            // Until the request is taken back.
-            while exchange.body.data().await.is_some_and(|data| data.is_ok()) {}
-        })
-        .await;
-        let edge = edge(&upstream.url).await;
-        within(10, async {
+        };
+        let calls = async {
             let mut socket = Socket::connect(edge.address).await;
             let other = socket.open(TALK).await;
             let stream = socket.open(TALK).await;
@@ -564,6 +563,9 @@ async fn an_early_end_reaches_a_client_that_is_still_sending() {
             // What the client sent before it knew is no violation.
             assert_eq!(socket.answer(other).await.messages, [b"enough"]);
             assert_eq!(socket.unary(TALK, "x").await.messages, [b"enough"]);
+        };
+        within(10, async {
+            tokio::select! { () = calls => {}, () = serve => {} }
         })
         .await;
     }
