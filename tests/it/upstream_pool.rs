@@ -323,24 +323,24 @@ async fn an_endpoint_that_comes_back_is_found_without_a_call_waiting_for_it() {
     let upstream = Upstream::new(Arc::new(settings(&[&format!("http://{address}"), &alive.url])));
     within(5, unary(&upstream, b"x")).await.assert(Origin::Upstream, Code::OK, "");
     let back = RawServer::at(address).await;
-    let probed = async {
+    let found = async {
         let mut connection = back.http2(&[]).await;
         let stream = connection.request().await;
         connection.write(&[ok_headers(stream), trailers(stream, &[("grpc-status", "9")])].concat()).await;
         connection
     };
-    let mut probed = std::pin::pin!(probed);
-    within(5, async {
+    let calls = async {
         loop {
-            // Busy with one call, so that the next prefers the other endpoint once that is known to work.
+            // Busy with one call, so that the next prefers the other endpoint once that is known to work. Either may
+            // be the first there.
             let busy = running(&upstream).await;
-            let other = async { unary(&upstream, b"x").await.code() };
-            tokio::select! {
-                code = other => if code == Code::FAILED_PRECONDITION { return },
-                _ = &mut probed => return,
-            }
+            let code = unary(&upstream, b"x").await.code();
+            assert!(matches!(code, Code::OK | Code::FAILED_PRECONDITION), "{code:?}");
             drop(busy);
         }
+    };
+    within(5, async {
+        tokio::select! { _ = found => {}, () = calls => {} }
     })
     .await;
 }
