@@ -6,7 +6,7 @@ use std::{
     mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -75,7 +75,7 @@ pub(super) struct Driver {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// The session is over; the rest of its packets is flushed, then the close frame.
+    /// The session is over; the rest of its packets is flushed, then the close frame. Until the timer.
     Ending(CloseReason),
     /// The close frame is sent; waiting for the peer's until the timer.
     Closing,
@@ -141,9 +141,21 @@ impl Driver {
                 Poll::Ready(true) => more = true,
                 Poll::Ready(false) | Poll::Pending => {}
             }
-            if !more && !matches!(self.state, State::Closing | State::Gone) {
-                self.arm_timer();
-                return Poll::Pending;
+            if more {
+                continue;
+            }
+            match self.state {
+                State::Open => {
+                    self.arm_timer();
+                    return Poll::Pending;
+                }
+                State::Ending(_) => {
+                    ready!(self.timer.as_mut().poll(cx));
+                    // A peer that takes nothing must not keep its socket: the close frame stays unsaid.
+                    self.end_ended();
+                    return Poll::Ready(());
+                }
+                State::Closing | State::Gone => {}
             }
         }
     }
@@ -288,7 +300,10 @@ impl Driver {
                 Event::Greeted { agent } => {
                     tracing::debug!(session = %self.session_id, peer = %self.conn.peer, agent, "session opened");
                 }
-                Event::Closed(reason) => self.state = State::Ending(reason),
+                Event::Closed(reason) => {
+                    self.state = State::Ending(reason);
+                    self.be_patient();
+                }
                 // A proxy's session never says these.
                 Event::Ended { .. } | Event::GoAway(_) | Event::Headers { .. } | Event::Welcomed(_) => {}
             }
@@ -359,6 +374,9 @@ impl Driver {
                     if mem::take(&mut self.blocked) {
                         // The peer took what was in its way: it lives, and may be read again.
                         self.session.handle_activity(Instant::now().into_std());
+                        if matches!(self.state, State::Ending(_)) {
+                            self.be_patient();
+                        }
                         cx.waker().wake_by_ref();
                     }
                 }
@@ -391,13 +409,24 @@ impl Driver {
         }
         if let State::Ending(reason) = &self.state {
             self.socket.close(cx, reason.close_code, &reason.message);
-            let (label, text) = (reason.label, reason.message.clone());
-            self.end_all(label, &text);
-            self.state = State::Closing;
+            self.end_ended();
             self.timer.as_mut().reset(Instant::now() + CLOSE_TIMEOUT);
             return Poll::Ready(true);
         }
         Poll::Ready(false)
+    }
+
+    /// Gives the peer time to take the next packet of an ending session: as much as it may be silent between pings.
+    fn be_patient(&mut self) {
+        let patience = self.edge.settings.session.ping.max(CLOSE_TIMEOUT);
+        self.timer.as_mut().reset(Instant::now() + patience);
+    }
+
+    /// Counts the end of a session that was `Ending`.
+    fn end_ended(&mut self) {
+        if let State::Ending(reason) = mem::replace(&mut self.state, State::Closing) {
+            self.end_all(reason.label, &reason.message);
+        }
     }
 
     fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {

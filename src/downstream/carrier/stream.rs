@@ -261,7 +261,7 @@ fn broken_response(error: EnvelopeError) -> Outcome {
         EnvelopeError::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
         EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => Code::INTERNAL,
     };
-    Outcome::proxy(code, format!("in the response: {error}"))
+    Outcome::proxy(code, format!("the response of the service is not valid: {error}"))
 }
 
 /// A small piece that has to wait lets go of the buffer it is a slice of.
