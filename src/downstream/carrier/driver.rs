@@ -176,7 +176,8 @@ impl Driver {
                 Incoming::Text => self.session.handle_text(now.into_std()),
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
-                    self.gone(cx, "client_closed", &format!("the client closed the socket ({code:?})"));
+                    let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
+                    self.gone(cx, "client_closed", &format!("the client closed the socket with {code}"));
                     return false;
                 }
                 Incoming::Broken(Broken::Lost) => {

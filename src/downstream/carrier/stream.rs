@@ -176,7 +176,9 @@ impl Stream {
             }
             match self.call.poll_receive(cx) {
                 Poll::Pending => return None,
-                Poll::Ready(Received::Headers(headers)) => {
+                Poll::Ready(Received::Headers(mut headers)) => {
+                    // HTTP's business: a session's Open has said the codec.
+                    headers.remove(http::header::CONTENT_TYPE);
                     if let Some(record) = &mut self.record {
                         record.headers();
                     }
