@@ -65,8 +65,8 @@ pub(super) struct Driver {
     timer: Pin<Box<Sleep>>,
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// The last flush did not finish: neither write more nor read more.
-    blocked: bool,
+    /// The last flush did not finish: neither write more nor read more. Since when.
+    blocked: Option<Instant>,
     state: State,
     /// The client address's place among its sockets, given back at the end.
     _place: Option<AddressPermit>,
@@ -115,7 +115,7 @@ impl Driver {
             ready,
             turn: Vec::new(),
             own,
-            blocked: false,
+            blocked: None,
             state: State::Open,
             _place: place,
         }
@@ -163,7 +163,7 @@ impl Driver {
     /// Reads what the socket has. Returns whether it may have more.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         // A peer that does not read is not listened to either: else it could fill the outbox with answers.
-        if self.blocked {
+        if self.blocked.is_some() {
             return false;
         }
         for _ in 0..READS_PER_TURN {
@@ -372,9 +372,8 @@ impl Driver {
         loop {
             match self.socket.poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
-                    if mem::take(&mut self.blocked) {
-                        // The peer took what was in its way: it lives, and may be read again.
-                        self.session.handle_activity(Instant::now().into_std());
+                    if let Some(since) = self.blocked.take() {
+                        self.session.handle_unread(since.into_std(), Instant::now().into_std());
                         if matches!(self.state, State::Ending(_)) {
                             self.be_patient();
                         }
@@ -386,7 +385,7 @@ impl Driver {
                     return Poll::Ready(true);
                 }
                 Poll::Pending => {
-                    self.blocked = true;
+                    self.blocked.get_or_insert_with(Instant::now);
                     return Poll::Pending;
                 }
             }
