@@ -50,9 +50,9 @@ fn time_in_which_the_carrier_was_not_read_is_no_silence() {
     let since = proxy.now;
     proxy.pass(TICK / 2);
     proxy.session.handle_unread(since, proxy.now);
-    proxy.pass(TICK);
-    assert_eq!(proxy.events(), [], "forty seconds have passed, but only thirty of silence");
-    proxy.pass(TICK / 2);
+    proxy.pass(TICK - Duration::from_millis(1));
+    assert_eq!(proxy.events(), [], "fifty seconds have passed, but less than forty of silence");
+    proxy.pass(Duration::from_millis(1));
     assert!(proxy.session.is_closed());
 }
 
