@@ -59,10 +59,35 @@ async fn a_client_that_never_reads_makes_the_proxy_hold_no_more_than_its_streams
 }
 
 #[tokio::test]
+async fn a_client_that_reads_nothing_is_heard_when_it_cancels_or_closes() {
+    for carrier in CARRIERS {
+        let upstream = Flooding::start().await;
+        let edge = edge(&upstream.server.url).await;
+        within(30, async {
+            let mut other = Carrier::Http1.connect(&edge).await;
+            let mut socket = endless(carrier, &edge).await;
+            let mut streams = Vec::new();
+            for _ in 0..40 {
+                streams.push(socket.unary_request("/t.T/Flood", "go").await);
+            }
+            stopped(&upstream, &mut other).await;
+            for stream in streams.split_off(20) {
+                socket.cancel(stream).await;
+            }
+            within(1, upstream.ended(20)).await;
+            socket.close().await;
+            within(1, upstream.ended(40)).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_never_reads_is_given_up_after_two_pings_with_its_socket() {
     let mut settings = settings();
     settings.session.ping = Duration::from_millis(200);
-    for carrier in CARRIERS {
+    let settings = &settings;
+    let all = CARRIERS.map(|carrier| async move {
         let upstream = Flooding::start().await;
         let edge = edge_with(&upstream.server.url, settings.clone()).await;
         within(20, async {
@@ -83,5 +108,6 @@ async fn a_client_that_never_reads_is_given_up_after_two_pings_with_its_socket()
             }
         })
         .await;
-    }
+    });
+    futures_util::future::join_all(all).await;
 }
