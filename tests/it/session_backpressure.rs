@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use bidiway::{session::Settings, wire::Code};
+use bidiway::{
+    session::Settings,
+    wire::{Code, v1},
+};
 
 use crate::support::{
     carrier::{CARRIERS, Carrier},
@@ -56,6 +59,28 @@ async fn a_client_that_never_reads_makes_the_proxy_hold_no_more_than_its_streams
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_deadline_is_kept_while_the_client_consumes_nothing() {
+    let upstream = Flooding::start().await;
+    let edge = edge(&upstream.server.url).await;
+    within(10, async {
+        let mut socket = Socket::connect(edge.address).await;
+        socket.consumes = false;
+        // No service of ours keeps the deadline, so the proxy must.
+        let open = v1::Open { method: "/t.T/Flood".to_owned(), timeout_ms: 300, ..v1::Open::default() };
+        let stream = socket.open_with(open).await;
+        let answer = socket.answer(stream).await;
+        assert_eq!(
+            (answer.code(), answer.by_proxy()),
+            (Code::DEADLINE_EXCEEDED, true),
+            "{:?}",
+            answer.trailers
+        );
+        upstream.ended(1).await;
+    })
+    .await;
 }
 
 #[tokio::test]
