@@ -56,8 +56,6 @@ export class Session {
   /** @type {Welcome | undefined} */
   welcome;
   welcomedAt = 0;
-  /** The largest message, as Welcome tells. */
-  maxMessage = Infinity;
 
   #carrier;
   #owner;
@@ -212,7 +210,7 @@ export class Session {
       if (this.#received - this.#acked >= ACK_FRAMES || this.#unackedBytes >= ACK_BYTES) this.#ack();
     } catch (error) {
       const { message } = /** @type {Error} */ (error);
-      this.close(clientError(Code.INTERNAL, `the proxy broke the protocol: ${message}`, { cause: error }), 4000 + Code.INTERNAL);
+      this.close(clientError(Code.INTERNAL, `the proxy broke the protocol: ${message}`, { cause: error }), 4000 + Code.INVALID_ARGUMENT);
     }
   }
 
@@ -247,7 +245,6 @@ export class Session {
     this.welcome = welcome;
     this.welcomedAt = Date.now();
     if (limits) {
-      this.maxMessage = limits.maxMessage || Infinity;
       this.#maxStreams = limits.maxStreams || Infinity;
       this.#initialCredit = Math.max(INITIAL_CREDIT, limits.streamCredit);
       for (const stream of this.streams.values()) stream.addCredit(this.#initialCredit - INITIAL_CREDIT);

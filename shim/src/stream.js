@@ -27,6 +27,17 @@ export const INITIAL_CREDIT = 64 * 1024;
  * @property {(stream: Stream) => void} ended
  */
 
+/** @param {Uint8Array[]} pieces */
+function join(pieces) {
+  const whole = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
+}
+
 export class Stream {
   /** The number within the session; 0 while waiting for one. */
   id = 0;
@@ -59,7 +70,7 @@ export class Stream {
   // Receiving.
   /** @type {{ bytes: Uint8Array, cost: number }[]} */
   #incoming = [];
-  /** @type {{ bytes: Uint8Array, filled: number, cost: number } | undefined} */
+  /** @type {{ pieces: Uint8Array[], missing: number, cost: number } | undefined} */
   #partial;
   /** @type {AnyDeferred[]} */
   #readers = [];
@@ -129,10 +140,7 @@ export class Stream {
       this.#finish(reader);
     } else {
       // Somebody waits for the rest of this message: what has come of it counts as consumed.
-      if (this.#partial) {
-        this.#grant(this.#partial.cost);
-        this.#partial.cost = 0;
-      }
+      this.#grantPartial();
       this.#readers.push(reader);
     }
     return reader.promise;
@@ -262,11 +270,16 @@ export class Stream {
       this.headers.resolve(fromWire(headers.metadata));
     } else if (trailers) {
       const metadata = fromWire(trailers.metadata);
-      const byProxy = metadata.some(([name, value]) => name === "bidiway-origin" && value === "proxy");
+      const has = (/** @type {string} */ wanted) => metadata.some(([name]) => name === wanted);
       this.end(
         this.#partial && trailers.code === Code.OK
           ? clientStatus(Code.INTERNAL, "the call ended with OK in the middle of a message")
-          : { ...trailers, metadata, origin: byProxy ? "proxy" : "upstream" },
+          : {
+              ...trailers,
+              metadata,
+              origin: has("bidiway-origin") ? "proxy" : "upstream",
+              ...(has("bidiway-unprocessed") && { maybeProcessed: false }),
+            },
       );
     } else {
       throw new RangeError("a frame of an unknown kind");
@@ -288,25 +301,19 @@ export class Stream {
     let bytes = piece;
     this.#allowance -= cost;
     if (this.#allowance < 0) throw new RangeError("more data than the credit allows");
-    let partial = this.#partial;
+    const partial = this.#partial;
     if (partial || remaining) {
-      if (piece.length + remaining > (this.session?.maxMessage ?? 0)) throw new RangeError("a message is larger than Welcome allows");
-      partial ??= { bytes: new Uint8Array(piece.length + remaining), filled: 0, cost: 0 };
-      if (partial.filled + piece.length + remaining !== partial.bytes.length) {
-        throw new RangeError("the pieces of a message do not add up");
-      }
-      partial.bytes.set(piece, partial.filled);
-      partial.filled += piece.length;
-      partial.cost += cost;
-      this.#partial = remaining ? partial : undefined;
-      ({ bytes, cost } = partial);
+      const { pieces, missing } = (this.#partial = partial ?? { pieces: [], missing: piece.length + remaining, cost: 0 });
+      if (missing !== piece.length + remaining) throw new RangeError("the pieces of a message do not add up");
+      pieces.push(piece);
+      this.#partial.missing = remaining;
+      cost = this.#partial.cost += cost;
       if (remaining) {
-        if (this.#readers.length) {
-          this.#grant(cost);
-          partial.cost = 0;
-        }
+        if (this.#readers.length) this.#grantPartial();
         return;
       }
+      this.#partial = undefined;
+      bytes = join(pieces);
     }
     const reader = this.#readers.shift();
     if (reader) {
@@ -315,6 +322,12 @@ export class Stream {
     } else {
       this.#incoming.push({ bytes, cost });
     }
+  }
+
+  #grantPartial() {
+    if (!this.#partial) return;
+    this.#grant(this.#partial.cost);
+    this.#partial.cost = 0;
   }
 
   /**

@@ -40,7 +40,8 @@ async fn a_bad_call_is_refused_with_its_own_code_and_the_session_goes_on() {
     let (edge, upstream) = echoing(settings).await;
     within(10, async {
         let mut socket = Socket::connect(edge.address).await;
-        let open = |method: &str, metadata| v1::Open { method: method.into(), metadata, ..v1::Open::default() };
+        let open =
+            |method: &str, metadata| v1::Open { method: method.into(), metadata, ..v1::Open::default() };
         let cases = [
             (open("/other.v1.Other/Do", vec![]), Code::UNIMPLEMENTED, "no route serves /other.v1.Other/Do"),
             (open("chat.v1.Chat/Talk", vec![]), Code::UNIMPLEMENTED, "/package.Service/Method"),
@@ -234,9 +235,7 @@ async fn a_handshake_that_asks_for_something_else_is_told_what_is_spoken() {
     within(10, async {
         for protocols in ["chat", "bidiway.v2", "BIDIWAY.V1, x"] {
             let mut request = request(edge.address);
-            request
-                .headers_mut()
-                .insert("sec-websocket-protocol", HeaderValue::from_str(protocols).unwrap());
+            request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_str(protocols).unwrap());
             let io = Box::new(TcpStream::connect(edge.address).await.unwrap());
             let refused = Socket::over(io, request, session::Settings::default()).await;
             let Err(error) = refused else { panic!("{protocols} was accepted") };

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -22,9 +22,12 @@ use super::{
 };
 use crate::{
     downstream::{AddressPermit, ConnInfo, Edge, Opening, admit},
-    session::{CloseReason, Event, MAX_PACKET, Session, StreamId},
+    session::{CloseReason, Event, Session, StreamId},
     telemetry::{CallRecord, Dialect},
-    wire::{Code, Outcome, metadata, v1},
+    wire::{
+        Code, Outcome, metadata, v1,
+        websocket::{HEADER_MAX, WebSocketError},
+    },
 };
 
 /// How much one packet holds at most, about: enough to make a write worth its system call, little enough that a
@@ -164,14 +167,17 @@ impl Driver {
                     self.gone(cx, "client_closed", &format!("the client closed the socket ({code:?})"));
                     return false;
                 }
-                Incoming::Broken(Broken::TooLarge) => self.session.close(CloseReason::new(
-                    Code::RESOURCE_EXHAUSTED,
-                    "packet_too_large",
-                    format!("a packet is larger than {MAX_PACKET} bytes"),
-                )),
                 Incoming::Broken(Broken::Lost) => {
                     self.gone(cx, "lost", "the client's connection was lost");
                     return false;
+                }
+                Incoming::Broken(Broken::Protocol(WebSocketError::TooLarge(limit))) => {
+                    let message = format!("a packet is larger than {limit} bytes");
+                    self.session.close(CloseReason::new(
+                        Code::RESOURCE_EXHAUSTED,
+                        "packet_too_large",
+                        message,
+                    ));
                 }
                 Incoming::Broken(Broken::Protocol(error)) => {
                     let message = format!("the WebSocket protocol was broken: {error}");
@@ -289,7 +295,7 @@ impl Driver {
         }
     }
 
-    fn data(&mut self, id: StreamId, bytes: bytes::Bytes, remaining: u64, first: bool, last: bool) {
+    fn data(&mut self, id: StreamId, bytes: Bytes, remaining: u64, first: bool, last: bool) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if let Err(outcome) = stream.push_up(&mut self.session, bytes, remaining, first, last) {
             self.end_stream(id, &outcome);
@@ -365,16 +371,19 @@ impl Driver {
                     return Poll::Pending;
                 }
             }
-            let ping = self.session.take_ping();
-            let packet = PACKET.with_borrow_mut(|buffer| {
-                self.session.poll_packet(buffer, PACKET_TARGET).then(|| buffer.split().freeze())
+            let wrote = PACKET.with_borrow_mut(|packet| {
+                packet.resize(HEADER_MAX, 0);
+                let ready = self.session.poll_packet(packet, PACKET_TARGET);
+                if ready {
+                    self.socket.send(cx, packet);
+                }
+                ready
             });
-            let Some(packet) = packet else { break };
-            let queued = self.socket.queue(cx, packet);
-            let pinged = if ping { self.socket.ping(cx) } else { Ok(()) };
-            if queued.and(pinged).is_err() {
-                self.gone(cx, "lost", "the client's connection was lost");
-                return Poll::Ready(true);
+            if !wrote {
+                break;
+            }
+            if self.session.take_ping() {
+                self.socket.ping(cx);
             }
             // Room in the outbox may let streams go on.
             self.drain_events();

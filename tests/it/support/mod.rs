@@ -2,6 +2,7 @@
 
 pub(crate) mod calls;
 pub(crate) mod edge;
+pub(crate) mod http;
 pub(crate) mod raw;
 pub(crate) mod socket;
 pub(crate) mod upstream;
