@@ -121,17 +121,8 @@ const CASES = {
     await run("stats", tag, { running: 0, cancelled: 1 });
   },
 
-  "a worker makes calls, too": async ({ page }) => {
-    const result = await page.evaluate(
-      () =>
-        new Promise((resolve, reject) => {
-          const worker = new Worker("/browser-test/worker.js", { type: "module" });
-          worker.onmessage = ({ data }) => resolve(data);
-          worker.onerror = (event) => reject(new Error(event.message));
-          worker.postMessage("go");
-        }),
-    );
-    assert.deepEqual(result, { messages: ["Hello, Ada!"], code: 0 });
+  "a worker makes calls, too": async ({ run }) => {
+    assert.deepEqual(await run("worker"), { messages: ["Hello, Ada!"], code: 0 });
   },
 };
 

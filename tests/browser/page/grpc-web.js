@@ -120,9 +120,9 @@ export function google(format) {
   const client = new grpcWeb.GrpcWebClientBase({ format });
   const at = (method) => location.origin + method.name;
   return {
-    unary: async () => (await client.thenableCall(at(hello), { name: "Ada" }, {}, hello)).text,
+    unary: async () => (await client.unaryCall(at(hello), { name: "Ada" }, {}, hello)).text,
     fail: () =>
-      client.thenableCall(at(fail), { code: 5, message: "nö 😀" }, {}, fail).then(
+      client.unaryCall(at(fail), { code: 5, message: "nö 😀" }, {}, fail).then(
         () => { throw new Error("the call did not fail"); },
         ({ code, message, metadata }) => ({ code, message, trailer: metadata?.["demo-trailing"] }),
       ),

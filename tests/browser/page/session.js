@@ -213,7 +213,7 @@ export const cases = {
     const start = performance.now();
     const { name } = await failure(() => lab.wait({}, { timeoutMs: 200, headers: { "demo-tag": tag } }));
     const ms = performance.now() - start;
-    return { name, ms, ...(await stats(tag, { running: 0, cancelled: 1 })) };
+    return { ...(await stats(tag, { running: 0, cancelled: 1 })), name, ms };
   },
 
   /** Initial metadata arrives before the first message of a stream that stays silent. */
@@ -246,6 +246,22 @@ export const cases = {
     call.halfClose();
     const { code, origin } = await call.status;
     return { code, origin };
+  },
+
+  /** A worker of a blob belongs to the network that the page came from; one of a script that the test made does not. */
+  async worker() {
+    const source = await (await fetch("/browser-test/worker.js")).text();
+    const script = source.replace('"/bidiway/', `"${location.origin}/bidiway/`);
+    const worker = new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })), { type: "module" });
+    try {
+      return await new Promise((resolve, reject) => {
+        worker.onmessage = ({ data }) => resolve(data);
+        worker.onerror = ({ message }) => reject(new Error(message));
+        worker.postMessage(location.origin);
+      });
+    } finally {
+      worker.terminate();
+    }
   },
 
   /** Leaves a call open; the test closes the page then. */

@@ -2,8 +2,8 @@
 
 import { createChannel } from "/bidiway/index.js";
 
-onmessage = async () => {
-  const channel = createChannel({ url: new URL("/bidiway/session", location) });
+onmessage = async ({ data }) => {
+  const channel = createChannel({ url: `${data}/bidiway/session` });
   const call = channel.open({ method: "/demo.v1.Greeter/Hello" });
   call.send(new Uint8Array([0x0a, 3, 0x41, 0x64, 0x61]));
   call.halfClose();
