@@ -157,12 +157,16 @@ async fn metadata_passes_both_ways_with_repeated_and_binary_entries() {
         let values = |metadata: &[v1::Metadata], name: &str| {
             metadata.iter().filter(|e| e.name == name).cloned().collect::<Vec<_>>()
         };
-        assert_eq!(values(headers, "demo-initial"), [entry("demo-initial", "one"), entry("demo-initial", "two")]);
+        assert_eq!(
+            values(headers, "demo-initial"),
+            [entry("demo-initial", "one"), entry("demo-initial", "two")]
+        );
         assert_eq!(
             values(headers, "demo-initial-bin"),
             [binary("demo-initial-bin", &[0, 1, 2, 0xfd, 0xfe, 0xff])]
         );
         assert_eq!(text(headers, "demo-echo-it").as_deref(), Some("back"));
+        assert_eq!(text(headers, "content-type"), None, "HTTP's own headers are no metadata");
         let trailing = &answer.trailers.metadata;
         assert_eq!(values(trailing, "demo-trailing").len(), 2);
         assert_eq!(
@@ -203,9 +207,8 @@ async fn a_failure_arrives_with_code_message_details_and_trailers() {
 async fn a_deadline_is_told_to_the_service_and_kept_here() {
     let (_proxy, mut socket) = connected().await;
     within(10, async {
-        let stream = socket
-            .open_with(v1::Open { timeout_ms: 60_000, ..open("/demo.v1.Lab/Metadata", vec![]) })
-            .await;
+        let stream =
+            socket.open_with(v1::Open { timeout_ms: 60_000, ..open("/demo.v1.Lab/Metadata", vec![]) }).await;
         socket.send(stream, Vec::new()).await;
         socket.finish(stream).await;
         let answer = socket.answer(stream).await;
@@ -312,7 +315,8 @@ async fn two_hundred_bidirectional_streams_share_one_socket() {
         }
         for round in 0..10_u64 {
             for &stream in &streams {
-                let payload = demo::Payload { number: round * 1000 + u64::from(stream), ..Default::default() };
+                let payload =
+                    demo::Payload { number: round * 1000 + u64::from(stream), ..Default::default() };
                 socket.send(stream, payload.encode_to_vec()).await;
             }
             for &stream in &streams {

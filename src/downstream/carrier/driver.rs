@@ -6,11 +6,11 @@ use std::{
     mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -22,9 +22,12 @@ use super::{
 };
 use crate::{
     downstream::{AddressPermit, ConnInfo, Edge, Opening, admit},
-    session::{CloseReason, Event, MAX_PACKET, Session, StreamId},
+    session::{CloseReason, Event, Session, StreamId},
     telemetry::{CallRecord, Dialect},
-    wire::{Code, Outcome, metadata, v1},
+    wire::{
+        Code, Outcome, metadata, v1,
+        websocket::{HEADER_MAX, WebSocketError},
+    },
 };
 
 /// How much one packet holds at most, about: enough to make a write worth its system call, little enough that a
@@ -62,8 +65,8 @@ pub(super) struct Driver {
     timer: Pin<Box<Sleep>>,
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// The last flush did not finish: neither write more nor read more.
-    blocked: bool,
+    /// The last flush did not finish: neither write more nor read more. Since when.
+    blocked: Option<Instant>,
     state: State,
     /// The client address's place among its sockets, given back at the end.
     _place: Option<AddressPermit>,
@@ -72,7 +75,7 @@ pub(super) struct Driver {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// The session is over; the rest of its packets is flushed, then the close frame.
+    /// The session is over; the rest of its packets is flushed, then the close frame. Until the timer.
     Ending(CloseReason),
     /// The close frame is sent; waiting for the peer's until the timer.
     Closing,
@@ -112,7 +115,7 @@ impl Driver {
             ready,
             turn: Vec::new(),
             own,
-            blocked: false,
+            blocked: None,
             state: State::Open,
             _place: place,
         }
@@ -138,9 +141,21 @@ impl Driver {
                 Poll::Ready(true) => more = true,
                 Poll::Ready(false) | Poll::Pending => {}
             }
-            if !more && !matches!(self.state, State::Closing | State::Gone) {
-                self.arm_timer();
-                return Poll::Pending;
+            if more {
+                continue;
+            }
+            match self.state {
+                State::Open => {
+                    self.arm_timer();
+                    return Poll::Pending;
+                }
+                State::Ending(_) => {
+                    ready!(self.timer.as_mut().poll(cx));
+                    // A peer that takes nothing must not keep its socket: the close frame stays unsaid.
+                    self.end_ended();
+                    return Poll::Ready(());
+                }
+                State::Closing | State::Gone => {}
             }
         }
     }
@@ -148,7 +163,7 @@ impl Driver {
     /// Reads what the socket has. Returns whether it may have more.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         // A peer that does not read is not listened to either: else it could fill the outbox with answers.
-        if self.blocked {
+        if self.blocked.is_some() {
             return false;
         }
         for _ in 0..READS_PER_TURN {
@@ -161,17 +176,21 @@ impl Driver {
                 Incoming::Text => self.session.handle_text(now.into_std()),
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
-                    self.gone(cx, "client_closed", &format!("the client closed the socket ({code:?})"));
+                    let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
+                    self.gone(cx, "client_closed", &format!("the client closed the socket with {code}"));
                     return false;
                 }
-                Incoming::Broken(Broken::TooLarge) => self.session.close(CloseReason::new(
-                    Code::RESOURCE_EXHAUSTED,
-                    "packet_too_large",
-                    format!("a packet is larger than {MAX_PACKET} bytes"),
-                )),
                 Incoming::Broken(Broken::Lost) => {
                     self.gone(cx, "lost", "the client's connection was lost");
                     return false;
+                }
+                Incoming::Broken(Broken::Protocol(WebSocketError::TooLarge(limit))) => {
+                    let message = format!("a packet is larger than {limit} bytes");
+                    self.session.close(CloseReason::new(
+                        Code::RESOURCE_EXHAUSTED,
+                        "packet_too_large",
+                        message,
+                    ));
                 }
                 Incoming::Broken(Broken::Protocol(error)) => {
                     let message = format!("the WebSocket protocol was broken: {error}");
@@ -282,14 +301,17 @@ impl Driver {
                 Event::Greeted { agent } => {
                     tracing::debug!(session = %self.session_id, peer = %self.conn.peer, agent, "session opened");
                 }
-                Event::Closed(reason) => self.state = State::Ending(reason),
+                Event::Closed(reason) => {
+                    self.state = State::Ending(reason);
+                    self.be_patient();
+                }
                 // A proxy's session never says these.
                 Event::Ended { .. } | Event::GoAway(_) | Event::Headers { .. } | Event::Welcomed(_) => {}
             }
         }
     }
 
-    fn data(&mut self, id: StreamId, bytes: bytes::Bytes, remaining: u64, first: bool, last: bool) {
+    fn data(&mut self, id: StreamId, bytes: Bytes, remaining: u64, first: bool, last: bool) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if let Err(outcome) = stream.push_up(&mut self.session, bytes, remaining, first, last) {
             self.end_stream(id, &outcome);
@@ -350,9 +372,11 @@ impl Driver {
         loop {
             match self.socket.poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
-                    if mem::take(&mut self.blocked) {
-                        // The peer took what was in its way: it lives, and may be read again.
-                        self.session.handle_activity(Instant::now().into_std());
+                    if let Some(since) = self.blocked.take() {
+                        self.session.handle_unread(since.into_std(), Instant::now().into_std());
+                        if matches!(self.state, State::Ending(_)) {
+                            self.be_patient();
+                        }
                         cx.waker().wake_by_ref();
                     }
                 }
@@ -361,20 +385,23 @@ impl Driver {
                     return Poll::Ready(true);
                 }
                 Poll::Pending => {
-                    self.blocked = true;
+                    self.blocked.get_or_insert_with(Instant::now);
                     return Poll::Pending;
                 }
             }
-            let ping = self.session.take_ping();
-            let packet = PACKET.with_borrow_mut(|buffer| {
-                self.session.poll_packet(buffer, PACKET_TARGET).then(|| buffer.split().freeze())
+            let wrote = PACKET.with_borrow_mut(|packet| {
+                packet.resize(HEADER_MAX, 0);
+                let ready = self.session.poll_packet(packet, PACKET_TARGET);
+                if ready {
+                    self.socket.send(cx, packet);
+                }
+                ready
             });
-            let Some(packet) = packet else { break };
-            let queued = self.socket.queue(cx, packet);
-            let pinged = if ping { self.socket.ping(cx) } else { Ok(()) };
-            if queued.and(pinged).is_err() {
-                self.gone(cx, "lost", "the client's connection was lost");
-                return Poll::Ready(true);
+            if !wrote {
+                break;
+            }
+            if self.session.take_ping() {
+                self.socket.ping(cx);
             }
             // Room in the outbox may let streams go on.
             self.drain_events();
@@ -382,13 +409,24 @@ impl Driver {
         }
         if let State::Ending(reason) = &self.state {
             self.socket.close(cx, reason.close_code, &reason.message);
-            let (label, text) = (reason.label, reason.message.clone());
-            self.end_all(label, &text);
-            self.state = State::Closing;
+            self.end_ended();
             self.timer.as_mut().reset(Instant::now() + CLOSE_TIMEOUT);
             return Poll::Ready(true);
         }
         Poll::Ready(false)
+    }
+
+    /// Gives the peer time to take the next packet of an ending session: as much as it may be silent between pings.
+    fn be_patient(&mut self) {
+        let patience = self.edge.settings.session.ping.max(CLOSE_TIMEOUT);
+        self.timer.as_mut().reset(Instant::now() + patience);
+    }
+
+    /// Counts the end of a session that was `Ending`.
+    fn end_ended(&mut self) {
+        if let State::Ending(reason) = mem::replace(&mut self.state, State::Closing) {
+            self.end_all(reason.label, &reason.message);
+        }
     }
 
     fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -94,19 +94,17 @@ impl Stream {
         remaining: u64,
         first: bool,
         last: bool,
-    ) -> Result<(), Outcome> {
+    ) -> Result<(), Box<Outcome>> {
         let payload = bytes.len();
         let chunk = if first {
             self.up_size = payload as u64 + remaining;
             let size = u32::try_from(self.up_size).ok().filter(|_| self.up_size <= self.max_message);
             let Some(size) = size else {
-                return Err(Outcome::proxy(
-                    Code::RESOURCE_EXHAUSTED,
-                    format!(
-                        "a request message of {} bytes is larger than the limit of {} bytes",
-                        self.up_size, self.max_message
-                    ),
-                ));
+                let message = format!(
+                    "a request message of {} bytes is larger than the limit of {} bytes",
+                    self.up_size, self.max_message
+                );
+                return Err(Box::new(Outcome::proxy(Code::RESOURCE_EXHAUSTED, message)));
             };
             Chunk::message(size, bytes)
         } else {
@@ -174,11 +172,13 @@ impl Stream {
             match self.forward(session) {
                 Ok(true) => {}
                 Ok(false) => return None,
-                Err(outcome) => return Some(outcome),
+                Err(outcome) => return Some(*outcome),
             }
             match self.call.poll_receive(cx) {
                 Poll::Pending => return None,
-                Poll::Ready(Received::Headers(headers)) => {
+                Poll::Ready(Received::Headers(mut headers)) => {
+                    // HTTP's business: a session's Open has said the codec.
+                    headers.remove(http::header::CONTENT_TYPE);
                     if let Some(record) = &mut self.record {
                         record.headers();
                     }
@@ -195,14 +195,14 @@ impl Stream {
     }
 
     /// Sends the chunk at hand piece by piece. `Ok(true)` when all of it is sent.
-    fn forward(&mut self, session: &mut Session) -> Result<bool, Outcome> {
+    fn forward(&mut self, session: &mut Session) -> Result<bool, Box<Outcome>> {
         loop {
             let piece = match self.waiting.take() {
                 Some(piece) => piece,
                 None => match self.down.next(&mut self.chunk, MAX_PIECE) {
                     Ok(Some(piece)) => piece,
                     Ok(None) => break,
-                    Err(error) => return Err(broken_response(error)),
+                    Err(error) => return Err(Box::new(broken_response(error))),
                 },
             };
             if let Some(rest) = self.send_piece(session, piece)? {
@@ -217,13 +217,12 @@ impl Stream {
     }
 
     /// Sends a piece as far as credit goes; what is left of it comes back.
-    fn send_piece(&mut self, session: &mut Session, mut piece: Piece) -> Result<Option<Piece>, Outcome> {
+    fn send_piece(&mut self, session: &mut Session, mut piece: Piece) -> Result<Option<Piece>, Box<Outcome>> {
         if piece.first {
             if piece.compressed {
-                return Err(Outcome::proxy(
-                    Code::INTERNAL,
-                    "the service sent a compressed message, but the session did not offer compression",
-                ));
+                let message =
+                    "the service sent a compressed message, but the session did not offer compression";
+                return Err(Box::new(Outcome::proxy(Code::INTERNAL, message)));
             }
             self.down_size = piece.bytes.len() as u64 + piece.remaining;
         }
@@ -264,7 +263,7 @@ fn broken_response(error: EnvelopeError) -> Outcome {
         EnvelopeError::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
         EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => Code::INTERNAL,
     };
-    Outcome::proxy(code, format!("in the response: {error}"))
+    Outcome::proxy(code, format!("the response of the service is not valid: {error}"))
 }
 
 /// A small piece that has to wait lets go of the buffer it is a slice of.
