@@ -252,6 +252,8 @@ export class Stream {
     this.#untouched = false;
     this.#forget();
     if (data) {
+      // Headers come before data, or not at all.
+      this.headers.resolve([]);
       this.#receive(data, remaining);
     } else if (credit) {
       this.addCredit(credit);
