@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use bidiway::{session::Settings, wire::Code};
+use bidiway::{
+    session::Settings,
+    wire::{Code, v1},
+};
 
 use crate::support::{
     carrier::{CARRIERS, Carrier},
@@ -59,10 +62,57 @@ async fn a_client_that_never_reads_makes_the_proxy_hold_no_more_than_its_streams
 }
 
 #[tokio::test]
+async fn a_deadline_is_kept_while_the_client_consumes_nothing() {
+    let upstream = Flooding::start().await;
+    let edge = edge(&upstream.server.url).await;
+    within(10, async {
+        let mut socket = Socket::connect(edge.address).await;
+        socket.consumes = false;
+        // No service of ours keeps the deadline, so the proxy must.
+        let open = v1::Open { method: "/t.T/Flood".to_owned(), timeout_ms: 300, ..v1::Open::default() };
+        let stream = socket.open_with(open).await;
+        let answer = socket.answer(stream).await;
+        assert_eq!(
+            (answer.code(), answer.by_proxy()),
+            (Code::DEADLINE_EXCEEDED, true),
+            "{:?}",
+            answer.trailers
+        );
+        upstream.ended(1).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_heard_when_it_cancels_or_closes() {
+    for carrier in CARRIERS {
+        let upstream = Flooding::start().await;
+        let edge = edge(&upstream.server.url).await;
+        within(30, async {
+            let mut other = Carrier::Http1.connect(&edge).await;
+            let mut socket = endless(carrier, &edge).await;
+            let mut streams = Vec::new();
+            for _ in 0..40 {
+                streams.push(socket.unary_request("/t.T/Flood", "go").await);
+            }
+            stopped(&upstream, &mut other).await;
+            for stream in streams.split_off(20) {
+                socket.cancel(stream).await;
+            }
+            within(1, upstream.ended(20)).await;
+            socket.close().await;
+            within(1, upstream.ended(40)).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_never_reads_is_given_up_after_two_pings_with_its_socket() {
     let mut settings = settings();
     settings.session.ping = Duration::from_millis(200);
-    for carrier in CARRIERS {
+    let settings = &settings;
+    let all = CARRIERS.map(|carrier| async move {
         let upstream = Flooding::start().await;
         let edge = edge_with(&upstream.server.url, settings.clone()).await;
         within(20, async {
@@ -83,5 +133,6 @@ async fn a_client_that_never_reads_is_given_up_after_two_pings_with_its_socket()
             }
         })
         .await;
-    }
+    });
+    futures_util::future::join_all(all).await;
 }

@@ -37,6 +37,10 @@ const PACKET_TARGET: usize = 32 * 1024;
 /// How many messages are read before others on this worker get their turn.
 const READS_PER_TURN: usize = 64;
 
+/// How many messages are read from a peer that takes nothing: enough to hear it cancel all its streams, few enough
+/// that the answers which it can make us keep (a pong for each ping) stay small.
+const READS_WHILE_BLOCKED: u32 = 1024;
+
 /// How long the peer may take to answer our close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -65,8 +69,10 @@ pub(super) struct Driver {
     timer: Pin<Box<Sleep>>,
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// The last flush did not finish: neither write more nor read more. Since when.
+    /// Since when the last flush has not finished: write no more, and read no more than [`READS_WHILE_BLOCKED`].
     blocked: Option<Instant>,
+    /// Messages read since then.
+    reads_while_blocked: u32,
     state: State,
     /// The client address's place among its sockets, given back at the end.
     _place: Option<AddressPermit>,
@@ -116,6 +122,7 @@ impl Driver {
             turn: Vec::new(),
             own,
             blocked: None,
+            reads_while_blocked: 0,
             state: State::Open,
             _place: place,
         }
@@ -162,15 +169,16 @@ impl Driver {
 
     /// Reads what the socket has. Returns whether it may have more.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        // A peer that does not read is not listened to either: else it could fill the outbox with answers.
-        if self.blocked.is_some() {
-            return false;
-        }
         for _ in 0..READS_PER_TURN {
+            // A peer that does not read may give its calls up, but must not fill our buffers with answers.
+            if self.blocked.is_some() && self.reads_while_blocked == READS_WHILE_BLOCKED {
+                return false;
+            }
             let incoming = match self.socket.poll_read(cx) {
                 Poll::Ready(incoming) => incoming,
                 Poll::Pending => return false,
             };
+            self.reads_while_blocked += u32::from(self.blocked.is_some());
             match incoming {
                 Incoming::Packet(packet) => self.session.handle_packet(packet, now.into_std()),
                 Incoming::Text => self.session.handle_text(now.into_std()),
@@ -373,6 +381,7 @@ impl Driver {
             match self.socket.poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     if let Some(since) = self.blocked.take() {
+                        self.reads_while_blocked = 0;
                         self.session.handle_unread(since.into_std(), Instant::now().into_std());
                         if matches!(self.state, State::Ending(_)) {
                             self.be_patient();

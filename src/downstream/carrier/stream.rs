@@ -171,7 +171,12 @@ impl Stream {
         loop {
             match self.forward(session) {
                 Ok(true) => {}
-                Ok(false) => return None,
+                Ok(false) => {
+                    return match self.call.poll_deadline(cx) {
+                        Poll::Ready(outcome) => Some(*outcome),
+                        Poll::Pending => None,
+                    };
+                }
                 Err(outcome) => return Some(*outcome),
             }
             match self.call.poll_receive(cx) {
