@@ -1,13 +1,13 @@
 // One call inside a session: its messages and its credit, both ways.
 
 import { deferred } from "./deferred.js";
-import { fromWire } from "./metadata.js";
+import { join } from "./frame.js";
 import { BidiwayError, Code, clientError, clientStatus } from "./status.js";
 
 /** @typedef {import("./deferred.js").Deferred<any>} AnyDeferred */
-/** @typedef {import("./frame.js").Frame} Frame */
+/** @typedef {import("./frame.js").InFrame} InFrame */
+/** @typedef {import("./frame.js").OutFrame} OutFrame */
 /** @typedef {import("./metadata.js").Metadata} Metadata */
-/** @typedef {import("./metadata.js").WireEntry} WireEntry */
 /** @typedef {import("./session.js").Session} Session */
 /** @typedef {import("./status.js").Status} Status */
 
@@ -26,17 +26,6 @@ export const INITIAL_CREDIT = 64 * 1024;
  * @property {(bytes: number) => boolean} overflows whether so many more bytes are too many to wait for a connection
  * @property {(stream: Stream) => void} ended
  */
-
-/** @param {Uint8Array[]} pieces */
-function join(pieces) {
-  const whole = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const piece of pieces) {
-    whole.set(piece, at);
-    at += piece.length;
-  }
-  return whole;
-}
 
 export class Stream {
   /** The number within the session; 0 while waiting for one. */
@@ -82,7 +71,7 @@ export class Stream {
   /**
    * @param {StreamOwner} owner
    * @param {string} method
-   * @param {WireEntry[]} metadata
+   * @param {Metadata} metadata
    * @param {number | undefined} deadline in milliseconds as of `Date.now()`
    */
   constructor(owner, method, metadata, deadline) {
@@ -193,7 +182,7 @@ export class Stream {
    * @param {number} id
    * @param {number} credit what may be sent
    * @param {number} window what may be received
-   * @returns {Frame} the first frame
+   * @returns {OutFrame} the first frame
    */
   attach(session, id, credit, window) {
     this.session = session;
@@ -219,14 +208,14 @@ export class Stream {
 
   /**
    * The next frame to send, if there is one and credit allows it.
-   * @returns {Frame | undefined}
+   * @returns {OutFrame | undefined}
    */
   nextFrame() {
     const message = this.#outgoing[this.#next];
     if (!message) {
       if (!this.#halfClosed || this.#halfCloseSent) return;
       this.#halfCloseSent = true;
-      return { stream: this.id, halfClose: {} };
+      return { stream: this.id, halfClose: true };
     }
     const { bytes, sent } = message;
     const start = this.#offset;
@@ -256,27 +245,27 @@ export class Stream {
   }
 
   /**
-   * @param {Frame} frame from the proxy
+   * @param {InFrame} frame from the proxy
    * @throws {RangeError} when the frame breaks the protocol
    */
   handle({ headers, data, remaining, trailers, credit }) {
     this.#untouched = false;
     this.#forget();
     if (data) {
-      this.#receive(data, remaining ?? 0);
+      // Headers come before data, or not at all.
+      this.headers.resolve([]);
+      this.#receive(data, remaining);
     } else if (credit) {
       this.addCredit(credit);
     } else if (headers) {
-      this.headers.resolve(fromWire(headers.metadata));
+      this.headers.resolve(headers.metadata);
     } else if (trailers) {
-      const metadata = fromWire(trailers.metadata);
-      const has = (/** @type {string} */ wanted) => metadata.some(([name]) => name === wanted);
+      const has = (/** @type {string} */ wanted) => trailers.metadata.some(([name]) => name === wanted);
       this.end(
         this.#partial && trailers.code === Code.OK
           ? clientStatus(Code.INTERNAL, "the call ended with OK in the middle of a message")
           : {
               ...trailers,
-              metadata,
               origin: has("bidiway-origin") ? "proxy" : "upstream",
               ...(has("bidiway-unprocessed") && { maybeProcessed: false }),
             },

@@ -453,7 +453,7 @@ for (const [name, act] of Object.entries(VIOLATIONS)) {
 
 test("debug sees every frame, both ways", async () => {
   const seen = [];
-  const { channel, peer } = await connected({ debug: ({ direction, frame }) => seen.push([direction, ...Object.keys(frame).filter((key) => !["stream", "remaining", "last"].includes(key))].join(" ")) });
+  const { channel, peer } = await connected({ debug: ({ direction, frame }) => seen.push([direction, ...Object.keys(frame).filter((key) => frame[key] !== undefined && !["stream", "remaining", "last"].includes(key))].join(" ")) });
   const call = channel.open({ method: METHOD });
   await call.send(bytes(1));
   peer.trailers(1, 0);
