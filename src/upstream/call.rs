@@ -203,6 +203,11 @@ impl CallReceiver {
     /// See [`Call::poll_receive`].
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         loop {
+            // What most polls are about, apart from the rest: here the stage stays where it is.
+            if let Stage::Body(stream, _) = &mut self.stage {
+                let body = poll_body(stream, cx);
+                return self.body(cx, body);
+            }
             // Every arm that does not wait leaves a new stage behind; `Done` stands in meanwhile.
             match std::mem::replace(&mut self.stage, Stage::Done) {
                 Stage::Opening => match self.lane.poll_open(cx) {
@@ -230,21 +235,7 @@ impl CallReceiver {
                     }
                     Poll::Pending => return self.wait(cx, Stage::Head(response, slot)),
                 },
-                Stage::Body(mut stream, slot) => match poll_body(&mut stream, cx) {
-                    Poll::Ready(Body::Data(bytes)) => {
-                        self.held += bytes.len();
-                        self.stage = Stage::Body(stream, slot);
-                        return Poll::Ready(Received::Data(bytes));
-                    }
-                    Poll::Ready(Body::Trailers(trailers)) => {
-                        return self.ended(Box::new(response::read_trailers(trailers, self.limit())));
-                    }
-                    Poll::Ready(Body::End) => {
-                        return self.ended(Box::new(response::no_trailers()));
-                    }
-                    Poll::Ready(Body::Broken(error)) => return self.broken(&error, &slot),
-                    Poll::Pending => return self.wait(cx, Stage::Body(stream, slot)),
-                },
+                Stage::Body(..) => unreachable!("polled above"),
                 Stage::Early(mut stream, slot, early) => match poll_body(&mut stream, cx) {
                     Poll::Ready(Body::Data(bytes)) => {
                         self.stage = Stage::Put(stream, slot, bytes);
@@ -301,6 +292,26 @@ impl CallReceiver {
         if let Stage::Body(stream, _) = &mut self.stage {
             // Never more than was received: `held` sees to it.
             let _ = stream.flow_control().release_capacity(bytes);
+        }
+    }
+
+    /// What `poll_body` said in [`Stage::Body`].
+    fn body(&mut self, cx: &mut Context<'_>, body: Poll<Body>) -> Poll<Received> {
+        match body {
+            Poll::Ready(Body::Data(bytes)) => {
+                self.held += bytes.len();
+                Poll::Ready(Received::Data(bytes))
+            }
+            Poll::Ready(Body::Trailers(trailers)) => {
+                self.ended(Box::new(response::read_trailers(trailers, self.limit())))
+            }
+            Poll::Ready(Body::End) => self.ended(Box::new(response::no_trailers())),
+            Poll::Ready(Body::Broken(error)) => {
+                let stage = std::mem::replace(&mut self.stage, Stage::Done);
+                let Stage::Body(_, slot) = stage else { unreachable!("the caller has looked") };
+                self.broken(&error, &slot)
+            }
+            Poll::Pending => self.poll_deadline(cx).map(Received::End),
         }
     }
 

@@ -5,13 +5,14 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::{
-        Mutex, OnceLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use h2::{PingPong, client};
 use http::uri::{Authority, Scheme};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
@@ -205,21 +206,43 @@ impl Connection {
     /// streams are left.
     pub(super) async fn drive(mut self, link: &Link, settings: &Settings) -> String {
         let mut watch = Watch::new(settings);
+        let alarm = Arc::new(Alarm { rung: AtomicBool::new(true), task: AtomicWaker::new() });
+        let alarm_waker = Waker::from(alarm.clone());
         let reason = poll_fn(|cx| {
             match Pin::new(&mut self.http2).poll(cx) {
                 Poll::Ready(Ok(())) => return Poll::Ready("the server closed the connection".to_owned()),
                 Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
                 Poll::Pending => {}
             }
-            // A GOAWAY leaves the connection running for its streams, but must not get new ones.
-            link.check();
-            watch.poll(cx, &mut self.pings, link)
+            // Timers and pongs are rare and messages are not: the watch is looked at only when it asked for it.
+            alarm.task.register(cx.waker());
+            if alarm.rung.swap(false, Relaxed) {
+                return watch.poll(&mut Context::from_waker(&alarm_waker), &mut self.pings, link);
+            }
+            Poll::Pending
         })
         .await;
         link.close();
         // Before the streams are told, so that their calls can say it.
         link.lost.get_or_init(|| reason.clone());
         reason
+    }
+}
+
+/// Tells the connection's task that it was woken for the sake of its [`Watch`].
+struct Alarm {
+    rung: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Relaxed);
+        self.task.wake();
     }
 }
 
