@@ -94,19 +94,19 @@ impl Stream {
         remaining: u64,
         first: bool,
         last: bool,
-    ) -> Result<(), Outcome> {
+    ) -> Result<(), Box<Outcome>> {
         let payload = bytes.len();
         let chunk = if first {
             self.up_size = payload as u64 + remaining;
             let size = u32::try_from(self.up_size).ok().filter(|_| self.up_size <= self.max_message);
             let Some(size) = size else {
-                return Err(Outcome::proxy(
+                return Err(Box::new(Outcome::proxy(
                     Code::RESOURCE_EXHAUSTED,
                     format!(
                         "a request message of {} bytes is larger than the limit of {} bytes",
                         self.up_size, self.max_message
                     ),
-                ));
+                )));
             };
             Chunk::message(size, bytes)
         } else {
@@ -167,7 +167,7 @@ impl Stream {
     }
 
     /// Brings what upstream sends to the session as far as credit goes. `Some` when the call has ended.
-    pub(super) fn pump_down(&mut self, session: &mut Session) -> Option<Outcome> {
+    pub(super) fn pump_down(&mut self, session: &mut Session) -> Option<Box<Outcome>> {
         let waker = self.waker.waker().clone();
         let cx = &mut Context::from_waker(&waker);
         loop {
@@ -175,7 +175,7 @@ impl Stream {
                 Ok(true) => {}
                 Ok(false) => {
                     return match self.call.poll_deadline(cx) {
-                        Poll::Ready(outcome) => Some(*outcome),
+                        Poll::Ready(outcome) => Some(outcome),
                         Poll::Pending => None,
                     };
                 }
@@ -194,13 +194,13 @@ impl Stream {
                     self.held += bytes.len();
                     self.chunk = bytes;
                 }
-                Poll::Ready(Received::End(outcome)) => return Some(self.checked(*outcome)),
+                Poll::Ready(Received::End(outcome)) => return Some(self.checked(outcome)),
             }
         }
     }
 
     /// Sends the chunk at hand piece by piece. `Ok(true)` when all of it is sent.
-    fn forward(&mut self, session: &mut Session) -> Result<bool, Outcome> {
+    fn forward(&mut self, session: &mut Session) -> Result<bool, Box<Outcome>> {
         loop {
             let piece = match self.waiting.take() {
                 Some(piece) => piece,
@@ -222,13 +222,13 @@ impl Stream {
     }
 
     /// Sends a piece as far as credit goes; what is left of it comes back.
-    fn send_piece(&mut self, session: &mut Session, mut piece: Piece) -> Result<Option<Piece>, Outcome> {
+    fn send_piece(&mut self, session: &mut Session, mut piece: Piece) -> Result<Option<Piece>, Box<Outcome>> {
         if piece.first {
             if piece.compressed {
-                return Err(Outcome::proxy(
+                return Err(Box::new(Outcome::proxy(
                     Code::INTERNAL,
                     "the service sent a compressed message, but the session did not offer compression",
-                ));
+                )));
             }
             self.down_size = piece.bytes.len() as u64 + piece.remaining;
         }
@@ -249,7 +249,7 @@ impl Stream {
     }
 
     /// An OK that comes in the middle of a message is none.
-    fn checked(&self, outcome: Outcome) -> Outcome {
+    fn checked(&self, outcome: Box<Outcome>) -> Box<Outcome> {
         match self.down.finish() {
             Err(error) if outcome.status.code == Code::OK => broken_response(error),
             _ => outcome,
@@ -264,12 +264,12 @@ impl Stream {
     }
 }
 
-fn broken_response(error: EnvelopeError) -> Outcome {
+fn broken_response(error: EnvelopeError) -> Box<Outcome> {
     let code = match error {
         EnvelopeError::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
         EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => Code::INTERNAL,
     };
-    Outcome::proxy(code, format!("the response of the service is not valid: {error}"))
+    Box::new(Outcome::proxy(code, format!("the response of the service is not valid: {error}")))
 }
 
 /// A small piece that has to wait lets go of the buffer it is a slice of.
