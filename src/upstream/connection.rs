@@ -12,13 +12,14 @@ use std::{
     time::Duration,
 };
 
-use h2::{PingPong, client};
+use h2::{PingPong, SendStream, client};
 use http::uri::{Authority, Scheme};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use super::{
     Chunk, Endpoint, Settings,
     dial::{DialError, Io, dial},
+    early_resets::EarlyResets,
     lock,
 };
 
@@ -66,6 +67,7 @@ pub(super) struct Link {
     opened: AtomicUsize,
     /// Why the connection was lost.
     lost: OnceLock<String>,
+    early: EarlyResets,
 }
 
 impl fmt::Debug for Link {
@@ -127,6 +129,11 @@ impl Link {
         *lock(&self.send) = None;
     }
 
+    /// Cancels a stream that the server may not have noticed yet; at the latest in its turn among others.
+    pub(super) fn reset_early(&self, stream: SendStream<Chunk>) {
+        self.early.push(stream);
+    }
+
     /// Why the connection was lost, if it was.
     pub(super) fn lost(&self) -> Option<&str> {
         self.lost.get().map(String::as_str)
@@ -185,6 +192,7 @@ async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link
         in_flight: AtomicUsize::new(0),
         opened: AtomicUsize::new(0),
         lost: OnceLock::new(),
+        early: EarlyResets::default(),
     };
     Ok((link, Connection { http2, pings }))
 }
@@ -211,12 +219,14 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
                 Poll::Pending => {}
             }
+            link.early.poll(cx);
             // A GOAWAY leaves the connection running for its streams, but must not get new ones.
             link.check();
             watch.poll(cx, &mut self.pings, link)
         })
         .await;
         link.close();
+        link.early.clear();
         // Before the streams are told, so that their calls can say it.
         link.lost.get_or_init(|| reason.clone());
         reason
