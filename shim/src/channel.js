@@ -2,7 +2,7 @@
 
 import { Call } from "./call.js";
 import { deferred } from "./deferred.js";
-import { toWire } from "./metadata.js";
+import { toMetadata } from "./metadata.js";
 import { Session, closeError } from "./session.js";
 import { BidiwayError, Code, clientError, clientStatus } from "./status.js";
 import { Stream } from "./stream.js";
@@ -30,7 +30,7 @@ import { openWebSocket } from "./websocket.js";
  *   of `baseMs` * 2^n, at most of `maxMs`; 250 ms and 20 s by default
  * @property {number} [streamCredit] bytes that the service may send on a call ahead of what the application has read;
  *   at least 16 KiB, 256 KiB by default
- * @property {(event: { direction: "in" | "out", frame: import("./frame.js").Frame }) => void} [debug] sees every frame
+ * @property {(event: { direction: "in" | "out", frame: import("./frame.js").InFrame | import("./frame.js").OutFrame }) => void} [debug] sees every frame
  */
 
 /**
@@ -131,12 +131,12 @@ export class Channel {
    */
   open({ method, metadata, timeoutMs, signal }) {
     if (timeoutMs === Infinity) timeoutMs = undefined;
-    /** @type {import("./metadata.js").WireEntry[]} */
+    /** @type {import("./metadata.js").Metadata} */
     let entries = [];
     let invalid;
     try {
       if (!/^\/[^/]+\/[^/]+$/.test(method)) throw new TypeError(`method ${JSON.stringify(method)}: must look like "/package.Service/Method"`);
-      entries = toWire(metadata);
+      entries = toMetadata(metadata);
     } catch (cause) {
       invalid = clientStatus(Code.INVALID_ARGUMENT, /** @type {Error} */ (cause).message, { cause, maybeProcessed: false });
     }
@@ -276,7 +276,7 @@ export class Channel {
       const entries = await ask(metadata, this.#lastError);
       if (dialing !== this.#dialing) return;
       try {
-        const options = { metadata: toWire(entries), streamCredit, debug };
+        const options = { metadata: toMetadata(entries), streamCredit, debug };
         if (!WebSocket) throw new TypeError("there is no WebSocket here; hand one in with createChannel({ WebSocket })");
         const carrier = (dialing.carrier = openWebSocket(target, WebSocket));
         carrier.onopen = () => {

@@ -1,279 +1,235 @@
-// The session's frames and packets, as proto/bidiway/v1/session.proto defines them, read and written by hand.
+// The session's frames, as proto/bidiway/v1/session.proto defines them, read and written by hand. Numbers in
+// hexadecimal are protobuf tags as they stand on the wire: field number * 8 + type (0: varint, 2: with a length).
 
-/** @typedef {import("./metadata.js").WireEntry} WireEntry */
+/** @typedef {import("./metadata.js").Metadata} Metadata */
 
 /**
- * One unit of the protocol: its stream, and exactly one of the others (`remaining` and `last` go with `data`).
- * @typedef {object} Frame
+ * A frame that this side sends: its stream (0 or none is the session), and one of the others.
+ * @typedef {object} OutFrame
  * @property {number} [stream]
+ * @property {Uint8Array} [data] with `remaining` and `last`
  * @property {number} [remaining]
  * @property {boolean} [last]
- * @property {Uint8Array} [data]
- * @property {{}} [halfClose]
- * @property {{ method: string, metadata: WireEntry[], timeoutMs?: number, codec?: number }} [open]
- * @property {{ metadata: WireEntry[] }} [headers]
- * @property {{ code: number, message: string, details: Uint8Array, metadata: WireEntry[] }} [trailers]
- * @property {{}} [cancel]
+ * @property {true} [halfClose]
+ * @property {{ method: string, metadata: Metadata, timeoutMs?: number }} [open]
+ * @property {true} [cancel]
  * @property {number} [credit]
  * @property {number} [ack]
- * @property {Uint8Array} [ping] the number as it stands on the wire: 64 bits do not fit a JavaScript number
+ * @property {Uint8Array} [ping] the varint itself: 64 bits do not fit a JavaScript number
+ * @property {Uint8Array} [pong] likewise
+ * @property {{ metadata: Metadata, streamCredit: number, agent: string }} [hello]
+ */
+
+/**
+ * A frame that the proxy sends. No field but `stream` and `remaining` is set, when the kind is not known here.
+ * @typedef {object} InFrame
+ * @property {number} stream
+ * @property {number} remaining
+ * @property {Uint8Array} [data] shares the packet's memory
+ * @property {{ metadata: Metadata }} [headers]
+ * @property {{ code: number, message: string, details: Uint8Array, metadata: Metadata }} [trailers]
+ * @property {number} [credit]
+ * @property {number} [ack]
+ * @property {Uint8Array} [ping]
  * @property {Uint8Array} [pong]
- * @property {{ versions: number[], resumeToken?: Uint8Array, received?: number, metadata: WireEntry[], streamCredit?: number, agent?: string }} [hello]
  * @property {Welcome} [welcome]
  * @property {{ lastStream: number, code: number, message: string, reconnectDelayMs: number }} [goAway]
- * @property {{ metadata: WireEntry[] }} [refresh]
  */
 
 /**
  * @typedef {object} Welcome
  * @property {number} version
- * @property {string} sessionId
  * @property {Uint8Array} resumeToken
- * @property {boolean} resumed
- * @property {number} received
- * @property {{ maxMessage: number, maxStreams: number, streamCredit: number, maxMetadata: number }} [limits]
+ * @property {number} maxStreams
+ * @property {number} streamCredit
  * @property {number} pingIntervalMs
- * @property {number} resumeGraceMs
  */
 
-// Types of fields. RAW is a varint kept as its bytes.
-const UINT = 0, FLAG = 1, TEXT = 2, BYTES = 3, RAW = 4;
-// Presence, where it is not proto3's default. A message has at most one oneof; a CHOICE of it is written even when empty.
-const CHOICE = 1, REPEATED = 2;
+/** @typedef {(number | string | Uint8Array | Fields | undefined)[]} Fields tag, value, tag, value, … */
 
-/** @typedef {[name: string, type: number | Schema, presence?: number]} Field */
-/** @typedef {Field[]} Schema a message: its fields in the order of their numbers, from 1 */
+/**
+ * A packet with one frame. Packets concatenate.
+ * @param {OutFrame} frame
+ */
+export const writeFrame = ({ stream, data, remaining, last, halfClose, open, cancel, credit, ack, ping, pong, hello }) =>
+  write([
+    0x0a,
+    [
+      0x08, stream || undefined,
+      0x10, remaining || undefined,
+      0x18, last ? 1 : undefined,
+      0x22, data,
+      0x2a, halfClose && [],
+      0x32, open && [0x0a, open.method, ...entries(0x12, open.metadata), 0x18, open.timeoutMs],
+      0x4a, cancel && [],
+      0x50, credit,
+      0x58, ack,
+      0x60, ping,
+      0x68, pong,
+      0x72, hello && [0x0a, new Uint8Array([1]), ...entries(0x22, hello.metadata), 0x28, hello.streamCredit, 0x32, hello.agent],
+    ],
+  ]);
 
-/** @type {Field} */
-const METADATA = ["metadata", [["name", TEXT], ["text", TEXT, CHOICE], ["binary", BYTES, CHOICE]], REPEATED];
+/**
+ * @param {number} tag
+ * @param {Metadata} metadata
+ */
+const entries = (tag, metadata) =>
+  metadata.flatMap(([name, value]) => [tag, [0x0a, name, typeof value === "string" ? 0x12 : 0x1a, value]]);
 
-/** @type {Schema} */
-const LIMITS = [["maxMessage", UINT], ["maxStreams", UINT], ["streamCredit", UINT], ["maxMetadata", UINT]];
+/**
+ * The frames of a packet.
+ * @param {Uint8Array} packet
+ * @returns {InFrame[]}
+ * @throws {Error} when the bytes are no packet
+ */
+export const readPacket = (packet) => read(packet, 0x0a).list.map(readFrame);
 
-/** @type {Schema} */
-const FRAME = [
-  ["stream", UINT],
-  ["remaining", UINT],
-  ["last", FLAG],
-  ["data", BYTES, CHOICE],
-  ["halfClose", [], CHOICE],
-  ["open", [["method", TEXT], METADATA, ["timeoutMs", UINT], ["codec", UINT]], CHOICE],
-  ["headers", [METADATA], CHOICE],
-  ["trailers", [["code", UINT], ["message", TEXT], ["details", BYTES], METADATA], CHOICE],
-  ["cancel", [], CHOICE],
-  ["credit", UINT, CHOICE],
-  ["ack", UINT, CHOICE],
-  ["ping", RAW, CHOICE],
-  ["pong", RAW, CHOICE],
-  ["hello", [["versions", UINT, REPEATED], ["resumeToken", BYTES], ["received", UINT], METADATA, ["streamCredit", UINT], ["agent", TEXT]], CHOICE],
-  ["welcome", [["version", UINT], ["sessionId", TEXT], ["resumeToken", BYTES], ["resumed", FLAG], ["received", UINT], ["limits", LIMITS, CHOICE], ["pingIntervalMs", UINT], ["resumeGraceMs", UINT]], CHOICE],
-  ["goAway", [["lastStream", UINT], ["code", UINT], ["message", TEXT], ["reconnectDelayMs", UINT]], CHOICE],
-  ["refresh", [METADATA], CHOICE],
-];
+/**
+ * @param {Uint8Array} bytes
+ * @returns {InFrame}
+ */
+function readFrame(bytes) {
+  const {
+    0x08: stream, 0x10: remaining, 0x22: data, 0x3a: headers, 0x42: trailers, 0x50: credit, 0x58: ack, 0x60: ping,
+    0x68: pong, 0x7a: welcome, 0x82: goAway,
+  } = read(bytes);
+  return {
+    stream: number(stream),
+    remaining: number(remaining),
+    data,
+    headers: headers && { metadata: metadata(read(headers, 0x0a).list) },
+    trailers: trailers && readTrailers(trailers),
+    credit: credit && number(credit),
+    ack: ack && number(ack),
+    ping,
+    pong,
+    welcome: welcome && readWelcome(welcome),
+    goAway: goAway && readGoAway(goAway),
+  };
+}
 
-/** @type {Schema} */
-const PACKET = [["frames", FRAME, REPEATED]];
+/** @param {Uint8Array} bytes */
+function readTrailers(bytes) {
+  const { 0x08: code, 0x12: message, 0x1a: details = EMPTY, list } = read(bytes, 0x22);
+  return { code: number(code), message: text(message), details, metadata: metadata(list) };
+}
 
-const DEFAULTS = [0, false, "", new Uint8Array()];
-const WIRE_VARINT = 0, WIRE_LENGTH = 2;
+/** @param {Uint8Array} bytes */
+function readWelcome(bytes) {
+  const { 0x08: version, 0x1a: resumeToken = EMPTY, 0x32: limits = EMPTY, 0x38: interval } = read(bytes);
+  const { 0x10: maxStreams, 0x18: streamCredit } = read(limits);
+  return {
+    version: number(version),
+    resumeToken,
+    maxStreams: number(maxStreams),
+    streamCredit: number(streamCredit),
+    pingIntervalMs: number(interval),
+  };
+}
 
-/** @param {number | Schema} type */
-const wireType = (type) => (type === UINT || type === FLAG || type === RAW ? WIRE_VARINT : WIRE_LENGTH);
-
-const textEncoder = new TextEncoder();
-const textDecoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-
-/** A packet being written: one carrier message. */
-export class PacketWriter {
-  #bytes = new Uint8Array(1024);
-  /** Bytes written so far. */
-  length = 0;
-
-  /** @param {Frame} frame */
-  add(frame) {
-    this.#fields(PACKET, { frames: [frame] });
-  }
-
-  /** The packet; the writer is empty after it. */
-  take() {
-    const packet = this.#bytes.slice(0, this.length);
-    this.length = 0;
-    return packet;
-  }
-
-  /**
-   * @param {Schema} schema
-   * @param {any} message
-   */
-  #fields(schema, message) {
-    for (let i = 0; i < schema.length; i++) {
-      const [name, type, presence] = schema[i];
-      const value = message[name];
-      if (presence === REPEATED && type === UINT) {
-        // Numbers are packed, as proto3 does it.
-        const start = this.#begin(i);
-        for (const item of value) this.#varint(item);
-        this.#end(start);
-      } else if (presence === REPEATED) {
-        for (const item of value) this.#field(i, type, item);
-      } else if (presence ? value !== undefined : value && value.length !== 0) {
-        this.#field(i, type, value);
-      }
-    }
-  }
-
-  /**
-   * @param {number} index
-   * @param {number | Schema} type
-   * @param {any} value
-   */
-  #field(index, type, value) {
-    if (wireType(type) === WIRE_VARINT) {
-      this.#varint((index + 1) * 8);
-      if (type === RAW) this.#raw(value);
-      else this.#varint(+value);
-      return;
-    }
-    const start = this.#begin(index);
-    if (type === TEXT) this.#raw(textEncoder.encode(value));
-    else if (type === BYTES) this.#raw(value);
-    else this.#fields(/** @type {Schema} */ (type), value);
-    this.#end(start);
-  }
-
-  /**
-   * Opens a field with a length, which is not known yet: one byte is kept for it.
-   * @param {number} index
-   */
-  #begin(index) {
-    this.#varint((index + 1) * 8 + WIRE_LENGTH);
-    this.#varint(0);
-    return this.length;
-  }
-
-  /**
-   * Writes the length of the field that began at `start`, moving its content when one byte is too few.
-   * @param {number} start
-   */
-  #end(start) {
-    const end = this.length;
-    const length = end - start;
-    const extra = length < 0x80 ? 0 : length < 0x4000 ? 1 : length < 0x20_0000 ? 2 : 3;
-    this.#reserve(extra);
-    this.#bytes.copyWithin(start + extra, start, end);
-    this.length = start - 1;
-    this.#varint(length);
-    this.length = end + extra;
-  }
-
-  /** @param {number} value */
-  #varint(value) {
-    this.#reserve(10);
-    while (value > 0x7f) {
-      this.#bytes[this.length++] = (value % 0x80) | 0x80;
-      value = Math.floor(value / 0x80);
-    }
-    this.#bytes[this.length++] = value;
-  }
-
-  /** @param {Uint8Array} bytes */
-  #raw(bytes) {
-    this.#reserve(bytes.length);
-    this.#bytes.set(bytes, this.length);
-    this.length += bytes.length;
-  }
-
-  /** @param {number} count */
-  #reserve(count) {
-    if (this.length + count > this.#bytes.length) {
-      const bytes = new Uint8Array((this.length + count) * 2);
-      bytes.set(this.#bytes);
-      this.#bytes = bytes;
-    }
-  }
+/** @param {Uint8Array} bytes */
+function readGoAway(bytes) {
+  const { 0x08: last, 0x10: code, 0x1a: message, 0x20: delay } = read(bytes);
+  return { lastStream: number(last), code: number(code), message: text(message), reconnectDelayMs: number(delay) };
 }
 
 /**
- * The frames of a packet, with proto3's defaults filled in. `data` and the other byte fields share the packet's memory.
- * @param {Uint8Array} bytes
- * @returns {Frame[]}
- * @throws {Error} when the bytes are no packet
+ * @param {Uint8Array[]} list
+ * @returns {Metadata}
  */
-export function readPacket(bytes) {
+const metadata = (list) =>
+  list.map((entry) => {
+    const { 0x0a: name, 0x12: value, 0x1a: binary } = read(entry);
+    return [text(name), binary ?? text(value)];
+  });
+
+// Protobuf itself.
+
+const EMPTY = new Uint8Array();
+const textEncoder = new TextEncoder();
+const textDecoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** @param {Uint8Array} [varint] */
+const number = (varint = EMPTY) => varint.reduceRight((sum, byte) => sum * 128 + (byte & 127), 0);
+
+/** @param {Uint8Array} [bytes] */
+const text = (bytes) => textDecoder.decode(bytes);
+
+/**
+ * The fields of a message by their tags, varints as they stand there. Of a field that occurs twice the last counts,
+ * but for the `repeated` one: all of it is in `list`.
+ * @param {Uint8Array} bytes
+ * @param {number} [repeated]
+ * @returns {{ [tag: number]: Uint8Array | undefined, list: Uint8Array[] }}
+ */
+function read(bytes, repeated) {
+  /** @type {ReturnType<typeof read>} */
+  const fields = { list: [] };
   let at = 0;
-
-  /** @param {boolean} holds */
-  const check = (holds) => {
-    if (!holds) throw new RangeError(`the packet is malformed at byte ${at}`);
-  };
-
   const varint = () => {
-    let value = 0;
-    for (let scale = 1; ; scale *= 0x80) {
-      check(at < bytes.length && scale < 2 ** 70);
-      const byte = bytes[at++];
-      value += (byte & 0x7f) * scale;
-      if (byte < 0x80) return value;
-    }
-  };
-
-  /** @param {number} length */
-  const take = (length) => {
-    check(length <= bytes.length - at);
-    return bytes.subarray(at, (at += length));
-  };
-
-  /**
-   * @param {number | Schema} type
-   * @returns {any}
-   */
-  const value = (type) => {
     const start = at;
-    if (wireType(type) === WIRE_VARINT) {
-      const number = varint();
-      return type === RAW ? bytes.subarray(start, at) : type === FLAG ? number > 0 : number;
-    }
-    const length = varint();
-    if (typeof type === "object") return message(type, at + length);
-    const content = take(length);
-    return type === TEXT ? textDecoder.decode(content) : content;
+    while (bytes[at++] & 128);
+    // Ten bytes are 64 bits.
+    return check(bytes.subarray(start, at), at - start < 11);
   };
-
   /**
-   * @param {Schema} schema
-   * @param {number} end
+   * @param {Uint8Array} value
+   * @param {boolean} valid
    */
-  const message = (schema, end) => {
-    check(end <= bytes.length);
-    /** @type {any} */
-    const result = {};
-    let chosen = "";
-    for (const [name, type, presence] of schema) {
-      if (presence !== CHOICE) result[name] = presence ? [] : DEFAULTS[/** @type {number} */ (type)];
-    }
-    while (at < end) {
-      const key = varint();
-      const wire = key % 8;
-      const [name = "", type, presence] = schema[Math.floor(key / 8) - 1] ?? [];
-      if (type !== undefined && wire === wireType(type)) {
-        if (presence === CHOICE) {
-          delete result[chosen];
-          chosen = name;
-        }
-        if (presence === REPEATED) result[name].push(value(type));
-        else result[name] = value(type);
-      } else if (presence === REPEATED && type === UINT && wire === WIRE_LENGTH) {
-        for (const stop = varint() + at; at < stop; ) result[name].push(varint());
-      } else {
-        // A field of a later version.
-        check(key > 7 && wire !== 3 && wire !== 4 && wire < 6);
-        if (wire === WIRE_VARINT) varint();
-        else take(wire === 1 ? 8 : wire === 5 ? 4 : varint());
-      }
-    }
-    check(at === end);
-    return result;
+  const check = (value, valid = true) => {
+    if (at > bytes.length || !valid) throw new RangeError("a malformed packet");
+    return value;
   };
+  while (at < bytes.length) {
+    const tag = number(varint());
+    const type = tag % 8;
+    check(bytes, tag > 7 && type < 6 && type !== 3 && type !== 4);
+    const length = type === 1 ? 8 : type === 5 ? 4 : type && number(varint());
+    const value = type ? check(bytes.subarray(at, (at += length))) : varint();
+    if (tag === repeated) fields.list.push(value);
+    else fields[tag] = value;
+  }
+  return fields;
+}
 
-  return message(PACKET, bytes.length).frames;
+/**
+ * @param {Fields} fields
+ * @returns {Uint8Array}
+ */
+function write(fields) {
+  const parts = [];
+  for (let i = 0; i < fields.length; i += 2) {
+    const tag = /** @type {number} */ (fields[i]);
+    const value = fields[i + 1];
+    if (value === undefined) continue;
+    parts.push(varint(tag));
+    if (typeof value === "number") {
+      parts.push(varint(value));
+    } else {
+      const bytes = typeof value === "string" ? textEncoder.encode(value) : Array.isArray(value) ? write(value) : value;
+      if (tag % 8) parts.push(varint(bytes.length));
+      parts.push(bytes);
+    }
+  }
+  return join(parts);
+}
+
+/** @param {number} value */
+function varint(value) {
+  const bytes = [];
+  for (; value > 127; value = Math.floor(value / 128)) bytes.push((value % 128) | 128);
+  bytes.push(value);
+  return bytes;
+}
+
+/** @param {ArrayLike<number>[]} parts */
+export function join(parts) {
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
 }

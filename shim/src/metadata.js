@@ -15,46 +15,35 @@
  *   | Iterable<readonly [string, MetadataValue]> | Headers} MetadataInit
  */
 
-/** @typedef {{ name: string, text?: string, binary?: Uint8Array }} WireEntry */
-
 /**
- * Checks metadata and brings it into the shape of the protocol's frames.
+ * Checks metadata and puts it in order.
  * @param {MetadataInit | null} [init]
- * @returns {WireEntry[]}
+ * @returns {Metadata}
  * @throws {TypeError} naming the entry that gRPC does not allow
  */
-export function toWire(init) {
-  /** @type {WireEntry[]} */
+export function toMetadata(init) {
+  /** @type {Metadata} */
   const entries = [];
   const pairs = /** @type {Iterable<[string, any]>} */ (
     init && Symbol.iterator in init ? init : Object.entries(init ?? {})
   );
   for (const [key, values] of pairs) {
     const name = key.toLowerCase();
-    if (!/^[-\w.]+$/.test(name)) {
-      throw new TypeError(`metadata name ${JSON.stringify(key)}: only letters, digits, "-", "_" and "." are allowed`);
-    }
-    for (const value of Array.isArray(values) ? values : values === undefined ? [] : [values]) {
+    if (!/^[-\w.]+$/.test(name)) throw new TypeError(`metadata name ${JSON.stringify(key)}: not a gRPC name`);
+    for (const value of Array.isArray(values) ? values : [values]) {
+      if (value === undefined) continue;
       if (!name.endsWith("-bin")) {
-        if (!/^[ -~]*$/.test(value)) {
-          throw new TypeError(`metadata ${name}: only printable ASCII is allowed; use a name that ends in "-bin" for bytes`);
-        }
-        entries.push({ name, text: `${value}` });
+        if (!/^[ -~]*$/.test(value)) throw new TypeError(`metadata ${name}: not printable ASCII; bytes need a "-bin" name`);
+        entries.push([name, `${value}`]);
       } else if (value instanceof Uint8Array) {
-        entries.push({ name, binary: value });
+        entries.push([name, value]);
       } else {
-        for (const text of `${value}`.split(",")) entries.push({ name, binary: fromBase64(name, text) });
+        for (const text of `${value}`.split(",")) entries.push([name, fromBase64(name, text)]);
       }
     }
   }
   return entries;
 }
-
-/**
- * @param {WireEntry[]} entries
- * @returns {Metadata}
- */
-export const fromWire = (entries) => entries.map(({ name, text, binary }) => [name, binary ?? text ?? ""]);
 
 /**
  * @param {string} name
@@ -64,6 +53,6 @@ function fromBase64(name, text) {
   try {
     return Uint8Array.from(atob(text.trim().replace(/-/g, "+").replace(/_/g, "/")), (char) => char.charCodeAt(0));
   } catch {
-    throw new TypeError(`metadata ${name}: the value is not base64; hand in a Uint8Array for raw bytes`);
+    throw new TypeError(`metadata ${name}: not base64; hand in a Uint8Array for raw bytes`);
   }
 }

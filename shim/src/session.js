@@ -1,10 +1,11 @@
 // One session on one carrier: the client's side of the protocol.
 
-import { PacketWriter, readPacket } from "./frame.js";
+import { join, readPacket, writeFrame } from "./frame.js";
 import { Code, clientError, clientStatus } from "./status.js";
 import { INITIAL_CREDIT } from "./stream.js";
 
-/** @typedef {import("./frame.js").Frame} Frame */
+/** @typedef {import("./frame.js").InFrame} InFrame */
+/** @typedef {import("./frame.js").OutFrame} OutFrame */
 /** @typedef {import("./frame.js").Welcome} Welcome */
 /** @typedef {import("./status.js").BidiwayError} BidiwayError */
 /** @typedef {import("./stream.js").Stream} Stream */
@@ -56,14 +57,14 @@ export class Session {
   /** @type {Welcome | undefined} */
   welcome;
   welcomedAt = 0;
-  /** The largest message, as Welcome tells. */
-  maxMessage = Infinity;
 
   #carrier;
   #owner;
   #window;
   #debug;
-  #packet = new PacketWriter();
+  /** @type {Uint8Array[]} frames that leave with the next packet, and their size */
+  #packet = [];
+  #packetSize = 0;
   /** @type {Set<Stream>} streams that may have something to send, in turn */
   #ready = new Set();
   #scheduled = false;
@@ -89,9 +90,9 @@ export class Session {
    * @param {Carrier} carrier
    * @param {SessionOwner} owner
    * @param {object} options
-   * @param {import("./metadata.js").WireEntry[]} options.metadata default metadata of every call
+   * @param {import("./metadata.js").Metadata} options.metadata default metadata of every call
    * @param {number} options.streamCredit what each stream may send to this side
-   * @param {((event: { direction: "in" | "out", frame: Frame }) => void) | undefined} options.debug
+   * @param {((event: { direction: "in" | "out", frame: InFrame | OutFrame }) => void) | undefined} options.debug
    */
   constructor(carrier, owner, { metadata, streamCredit, debug }) {
     this.#carrier = carrier;
@@ -103,7 +104,7 @@ export class Session {
       // Without a Welcome, but with a code that only a proxy which has read Hello gives: it took no stream.
       this.#end(closeError(code, reason), !this.welcome && code >= 1012);
     };
-    this.send({ hello: { versions: [VERSION], metadata, streamCredit, agent: AGENT } });
+    this.send({ hello: { metadata, streamCredit, agent: AGENT } });
   }
 
   /** Whether another stream may be opened. */
@@ -120,17 +121,19 @@ export class Session {
 
   /**
    * Sends a frame that waits for nothing.
-   * @param {Frame} frame
+   * @param {OutFrame} frame
    */
   send(frame) {
     this.#add(frame);
     this.schedule();
   }
 
-  /** @param {Frame} frame */
+  /** @param {OutFrame} frame */
   #add(frame) {
     this.#debug?.({ direction: "out", frame });
-    this.#packet.add(frame);
+    const bytes = writeFrame(frame);
+    this.#packet.push(bytes);
+    this.#packetSize += bytes.length;
   }
 
   /**
@@ -150,7 +153,7 @@ export class Session {
    */
   release(stream) {
     this.#ready.delete(stream);
-    if (this.streams.delete(stream.id)) this.send({ stream: stream.id, cancel: {} });
+    if (this.streams.delete(stream.id)) this.send({ stream: stream.id, cancel: true });
     this.#freed();
   }
 
@@ -177,7 +180,6 @@ export class Session {
     this.#scheduled = false;
     clearTimeout(this.#drainTimer);
     if (this.#closed) return;
-    const packet = this.#packet;
     for (;;) {
       if (this.#carrier.bufferedAmount <= MAX_BUFFERED) {
         // A set yields what is added to it on the way: the streams take turns, one piece each.
@@ -188,11 +190,13 @@ export class Session {
             this.#add(frame);
             this.#ready.add(stream);
           }
-          if (packet.length >= PACKET_TARGET) break;
+          if (this.#packetSize >= PACKET_TARGET) break;
         }
       }
-      if (!packet.length) break;
-      this.#carrier.send(packet.take());
+      if (!this.#packetSize) break;
+      this.#carrier.send(join(this.#packet));
+      this.#packet = [];
+      this.#packetSize = 0;
     }
     this.#lastSent = this.#lastId;
     if (this.#ready.size) this.#drainTimer = setTimeout(() => this.#flush(), DRAIN_POLL_MS);
@@ -212,11 +216,11 @@ export class Session {
       if (this.#received - this.#acked >= ACK_FRAMES || this.#unackedBytes >= ACK_BYTES) this.#ack();
     } catch (error) {
       const { message } = /** @type {Error} */ (error);
-      this.close(clientError(Code.INTERNAL, `the proxy broke the protocol: ${message}`, { cause: error }), 4000 + Code.INTERNAL);
+      this.close(clientError(Code.INTERNAL, `the proxy broke the protocol: ${message}`, { cause: error }), 4000 + Code.INVALID_ARGUMENT);
     }
   }
 
-  /** @param {Frame} frame */
+  /** @param {InFrame} frame */
   #handle(frame) {
     const { stream: id, welcome, goAway, ping } = frame;
     if (!this.welcome !== !!welcome) throw new RangeError("the first frame, and only the first, is Welcome");
@@ -242,43 +246,41 @@ export class Session {
 
   /** @param {Welcome} welcome */
   #welcomed(welcome) {
-    const { version, limits, pingIntervalMs } = welcome;
+    const { version, maxStreams, streamCredit, pingIntervalMs } = welcome;
     if (version !== VERSION) throw new RangeError(`version ${version} was not offered`);
     this.welcome = welcome;
     this.welcomedAt = Date.now();
-    if (limits) {
-      this.maxMessage = limits.maxMessage || Infinity;
-      this.#maxStreams = limits.maxStreams || Infinity;
-      this.#initialCredit = Math.max(INITIAL_CREDIT, limits.streamCredit);
-      for (const stream of this.streams.values()) stream.addCredit(this.#initialCredit - INITIAL_CREDIT);
-    }
+    this.#maxStreams = maxStreams || Infinity;
+    this.#initialCredit = Math.max(INITIAL_CREDIT, streamCredit);
+    for (const stream of this.streams.values()) stream.addCredit(this.#initialCredit - INITIAL_CREDIT);
     this.#watch(2 * pingIntervalMs);
     this.#owner.welcomed(this);
   }
 
-  /** @param {NonNullable<Frame["goAway"]>} goAway */
+  /** @param {NonNullable<InFrame["goAway"]>} goAway */
   #goAway({ lastStream, code, message, reconnectDelayMs }) {
     this.#draining = true;
-    /** @type {Stream[]} */
-    const again = [];
-    /** @type {Stream[]} */
-    const lost = [];
+    const { again, lost } = this.#takeBack(lastStream);
+    this.#owner.goingAway(this, again, reconnectDelayMs);
+    const status = clientStatus(code || Code.UNAVAILABLE, message || "the proxy is going away", { origin: "proxy" });
+    for (const stream of lost) stream.end({ ...status, maybeProcessed: false });
+    this.#freed();
+  }
+
+  /**
+   * Streams above `last` were not processed: those that still have all that was sent can go to another session.
+   * @param {number} last
+   */
+  #takeBack(last) {
+    /** @type {{ again: Stream[], lost: Stream[] }} */
+    const taken = { again: [], lost: [] };
     for (const [id, stream] of this.streams) {
-      if (id <= lastStream) continue;
+      if (id <= last) continue;
       this.streams.delete(id);
       this.#ready.delete(stream);
-      (stream.rewind() ? again : lost).push(stream);
+      (stream.rewind() ? taken.again : taken.lost).push(stream);
     }
-    this.#owner.goingAway(this, again, reconnectDelayMs);
-    for (const stream of lost) {
-      stream.end(
-        clientStatus(code || Code.UNAVAILABLE, message || "the proxy is going away", {
-          origin: "proxy",
-          maybeProcessed: false,
-        }),
-      );
-    }
-    this.#freed();
+    return taken;
   }
 
   #freed() {
@@ -323,14 +325,10 @@ export class Session {
     this.#closed = true;
     clearTimeout(this.#drainTimer);
     clearTimeout(this.#silenceTimer);
-    const streams = [...this.streams.values()];
-    this.streams.clear();
-    const again = [];
-    for (const stream of streams) {
-      const maybeProcessed = !refused && stream.id <= this.#lastSent;
-      if (!maybeProcessed && stream.rewind()) again.push(stream);
-      else stream.end({ ...error.status, maybeProcessed });
-    }
-    this.#owner.closed(this, error, again, streams.length > 0);
+    const carried = this.streams.size > 0;
+    const { again, lost } = this.#takeBack(refused ? 0 : this.#lastSent);
+    for (const stream of lost) stream.end({ ...error.status, maybeProcessed: false });
+    for (const stream of this.streams.values()) stream.end({ ...error.status, maybeProcessed: true });
+    this.#owner.closed(this, error, again, carried);
   }
 }

@@ -82,31 +82,16 @@ export class BidiwayError extends Error {
     this.code = code;
     /** The method of the call that failed. */
     this.method = method;
-  }
-
-  /** The bytes of a `google.rpc.Status`; empty when there are none. */
-  get details() {
-    return this.status.details;
-  }
-
-  /** Trailing metadata. */
-  get metadata() {
-    return this.status.metadata;
-  }
-
-  /** Who made the status. */
-  get origin() {
-    return this.status.origin;
-  }
-
-  /** Whether the service may have seen the call, when it failed on this side; `undefined` when the service answered. */
-  get maybeProcessed() {
-    return this.status.maybeProcessed;
-  }
-
-  /** The WebSocket close code, when the connection was lost. */
-  get closeCode() {
-    return this.status.closeCode;
+    /** The bytes of a `google.rpc.Status`; empty when there are none. */
+    this.details = status.details;
+    /** Trailing metadata. */
+    this.metadata = status.metadata;
+    /** Who made the status. */
+    this.origin = status.origin;
+    /** Whether the service may have seen the call, when it failed on this side; `undefined` when the service answered. */
+    this.maybeProcessed = status.maybeProcessed;
+    /** The WebSocket close code, when the connection was lost. */
+    this.closeCode = closeCode;
   }
 }
 

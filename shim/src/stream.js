@@ -1,13 +1,13 @@
 // One call inside a session: its messages and its credit, both ways.
 
 import { deferred } from "./deferred.js";
-import { fromWire } from "./metadata.js";
+import { join } from "./frame.js";
 import { BidiwayError, Code, clientError, clientStatus } from "./status.js";
 
 /** @typedef {import("./deferred.js").Deferred<any>} AnyDeferred */
-/** @typedef {import("./frame.js").Frame} Frame */
+/** @typedef {import("./frame.js").InFrame} InFrame */
+/** @typedef {import("./frame.js").OutFrame} OutFrame */
 /** @typedef {import("./metadata.js").Metadata} Metadata */
-/** @typedef {import("./metadata.js").WireEntry} WireEntry */
 /** @typedef {import("./session.js").Session} Session */
 /** @typedef {import("./status.js").Status} Status */
 
@@ -59,7 +59,7 @@ export class Stream {
   // Receiving.
   /** @type {{ bytes: Uint8Array, cost: number }[]} */
   #incoming = [];
-  /** @type {{ bytes: Uint8Array, filled: number, cost: number } | undefined} */
+  /** @type {{ pieces: Uint8Array[], missing: number, cost: number } | undefined} */
   #partial;
   /** @type {AnyDeferred[]} */
   #readers = [];
@@ -71,7 +71,7 @@ export class Stream {
   /**
    * @param {StreamOwner} owner
    * @param {string} method
-   * @param {WireEntry[]} metadata
+   * @param {Metadata} metadata
    * @param {number | undefined} deadline in milliseconds as of `Date.now()`
    */
   constructor(owner, method, metadata, deadline) {
@@ -129,10 +129,7 @@ export class Stream {
       this.#finish(reader);
     } else {
       // Somebody waits for the rest of this message: what has come of it counts as consumed.
-      if (this.#partial) {
-        this.#grant(this.#partial.cost);
-        this.#partial.cost = 0;
-      }
+      this.#grantPartial();
       this.#readers.push(reader);
     }
     return reader.promise;
@@ -185,7 +182,7 @@ export class Stream {
    * @param {number} id
    * @param {number} credit what may be sent
    * @param {number} window what may be received
-   * @returns {Frame} the first frame
+   * @returns {OutFrame} the first frame
    */
   attach(session, id, credit, window) {
     this.session = session;
@@ -211,14 +208,14 @@ export class Stream {
 
   /**
    * The next frame to send, if there is one and credit allows it.
-   * @returns {Frame | undefined}
+   * @returns {OutFrame | undefined}
    */
   nextFrame() {
     const message = this.#outgoing[this.#next];
     if (!message) {
       if (!this.#halfClosed || this.#halfCloseSent) return;
       this.#halfCloseSent = true;
-      return { stream: this.id, halfClose: {} };
+      return { stream: this.id, halfClose: true };
     }
     const { bytes, sent } = message;
     const start = this.#offset;
@@ -248,25 +245,30 @@ export class Stream {
   }
 
   /**
-   * @param {Frame} frame from the proxy
+   * @param {InFrame} frame from the proxy
    * @throws {RangeError} when the frame breaks the protocol
    */
   handle({ headers, data, remaining, trailers, credit }) {
     this.#untouched = false;
     this.#forget();
     if (data) {
-      this.#receive(data, remaining ?? 0);
+      // Headers come before data, or not at all.
+      this.headers.resolve([]);
+      this.#receive(data, remaining);
     } else if (credit) {
       this.addCredit(credit);
     } else if (headers) {
-      this.headers.resolve(fromWire(headers.metadata));
+      this.headers.resolve(headers.metadata);
     } else if (trailers) {
-      const metadata = fromWire(trailers.metadata);
-      const byProxy = metadata.some(([name, value]) => name === "bidiway-origin" && value === "proxy");
+      const has = (/** @type {string} */ wanted) => trailers.metadata.some(([name]) => name === wanted);
       this.end(
         this.#partial && trailers.code === Code.OK
           ? clientStatus(Code.INTERNAL, "the call ended with OK in the middle of a message")
-          : { ...trailers, metadata, origin: byProxy ? "proxy" : "upstream" },
+          : {
+              ...trailers,
+              origin: has("bidiway-origin") ? "proxy" : "upstream",
+              ...(has("bidiway-unprocessed") && { maybeProcessed: false }),
+            },
       );
     } else {
       throw new RangeError("a frame of an unknown kind");
@@ -288,25 +290,19 @@ export class Stream {
     let bytes = piece;
     this.#allowance -= cost;
     if (this.#allowance < 0) throw new RangeError("more data than the credit allows");
-    let partial = this.#partial;
+    const partial = this.#partial;
     if (partial || remaining) {
-      if (piece.length + remaining > (this.session?.maxMessage ?? 0)) throw new RangeError("a message is larger than Welcome allows");
-      partial ??= { bytes: new Uint8Array(piece.length + remaining), filled: 0, cost: 0 };
-      if (partial.filled + piece.length + remaining !== partial.bytes.length) {
-        throw new RangeError("the pieces of a message do not add up");
-      }
-      partial.bytes.set(piece, partial.filled);
-      partial.filled += piece.length;
-      partial.cost += cost;
-      this.#partial = remaining ? partial : undefined;
-      ({ bytes, cost } = partial);
+      const { pieces, missing } = (this.#partial = partial ?? { pieces: [], missing: piece.length + remaining, cost: 0 });
+      if (missing !== piece.length + remaining) throw new RangeError("the pieces of a message do not add up");
+      pieces.push(piece);
+      this.#partial.missing = remaining;
+      cost = this.#partial.cost += cost;
       if (remaining) {
-        if (this.#readers.length) {
-          this.#grant(cost);
-          partial.cost = 0;
-        }
+        if (this.#readers.length) this.#grantPartial();
         return;
       }
+      this.#partial = undefined;
+      bytes = join(pieces);
     }
     const reader = this.#readers.shift();
     if (reader) {
@@ -315,6 +311,12 @@ export class Stream {
     } else {
       this.#incoming.push({ bytes, cost });
     }
+  }
+
+  #grantPartial() {
+    if (!this.#partial) return;
+    this.#grant(this.#partial.cost);
+    this.#partial.cost = 0;
   }
 
   /**

@@ -119,7 +119,7 @@ export function fakeProxy() {
 /** A channel and the proxy it will connect to. */
 export function pair(options = {}) {
   const proxy = fakeProxy();
-  const channel = createChannel({ url: "ws://proxy.test/bidiway/session", WebSocket: proxy.WebSocket, ...options });
+  const channel = createChannel({ url: "ws://proxy.test/bidiway/session", WebSocket: proxy.WebSocket, idleTimeoutMs: 0, ...options });
   return { channel, proxy };
 }
 

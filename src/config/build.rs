@@ -136,7 +136,7 @@ impl Builder<'_> {
             Some(ca) => {
                 let roots = tls::load_client_ca(&self.path(ca));
                 let roots = roots.map_err(|error| self.problems.add(ca.at, error.to_string())).ok()?;
-                Some((roots, client_auth.as_ref().map_or(ClientAuth::default(), |auth| auth.value)))
+                Some((roots, client_auth.as_ref().map_or_else(ClientAuth::default, |auth| auth.value)))
             }
         };
         let loaded: Vec<_> = loaded.into_iter().collect::<Result<_, ()>>().ok()?;
@@ -392,6 +392,6 @@ fn concerns(error: &TlsError, key: &Path) -> bool {
 fn bytes(number: u64) -> String {
     [("GiB", 30), ("MiB", 20), ("KiB", 10)]
         .into_iter()
-        .find(|(_, shift)| number >= 1 << shift && number % (1 << shift) == 0)
+        .find(|(_, shift)| number >= 1 << shift && number.is_multiple_of(1 << shift))
         .map_or_else(|| format!("{number}B"), |(unit, shift)| format!("{}{unit}", number >> shift))
 }

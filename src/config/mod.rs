@@ -55,7 +55,7 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|error| {
             ConfigError::one(Some(name.clone()), Position::default(), format!("cannot be read: {error}"))
         })?;
-        Self::parse(&text, &name, path.parent().unwrap_or(Path::new("")))
+        Self::parse(&text, &name, path.parent().unwrap_or_else(|| Path::new("")))
     }
 
     /// Checks a configuration's text. `name` is for errors; relative paths start at `base`.

@@ -23,6 +23,8 @@ pub use services::Services;
     unused_qualifications,
     clippy::all,
     clippy::pedantic,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
     reason = "generated code; the proto file documents it"
 )]
 pub mod v1 {

@@ -44,7 +44,12 @@ impl Worker {
             .settings
             .upstreams
             .iter()
-            .map(|settings| (settings.name.clone(), Upstream::new(settings.clone())))
+            .map(|settings| {
+                (
+                    settings.name.clone(),
+                    Upstream::counted(settings.clone(), self.metrics.upstream(&settings.name)),
+                )
+            })
             .collect();
         let downstream = self.settings.downstream.clone();
         let http = connection::http(&downstream.limits);

@@ -217,6 +217,7 @@ impl CallReceiver {
                             drop((response, slot));
                             self.stage = Stage::Opening;
                             if let Some(pool) = &self.pool {
+                                pool.metrics().retried();
                                 pool.place(self.lane.clone());
                             }
                             continue;

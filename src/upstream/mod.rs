@@ -24,6 +24,7 @@ pub use tls::{ClientPem, ClientTls, TlsError, provider};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::telemetry::{Metrics, UpstreamMetrics};
 use pool::Pool;
 
 /// A named group of endpoints that serve the same services, as one worker sees it. Cheap to clone.
@@ -37,7 +38,13 @@ pub struct Upstream {
 impl Upstream {
     /// An upstream that connects when the first call needs it.
     pub fn new(settings: Arc<Settings>) -> Self {
-        Self { pool: Pool::new(settings) }
+        let metrics = Metrics::new().upstream(&settings.name);
+        Self::counted(settings, metrics)
+    }
+
+    /// The same, with its connections counted in the process's metrics.
+    pub fn counted(settings: Arc<Settings>, metrics: UpstreamMetrics) -> Self {
+        Self { pool: Pool::new(settings, metrics) }
     }
 
     /// Its name in the configuration.

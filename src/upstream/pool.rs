@@ -14,7 +14,10 @@ use super::{
     lane::{Lane, Opened},
     lock,
 };
-use crate::wire::{Code, Outcome};
+use crate::{
+    telemetry::UpstreamMetrics,
+    wire::{Code, Outcome},
+};
 
 /// The most calls that may wait for connections in progress.
 const MAX_WAITING: usize = 10_000;
@@ -30,6 +33,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Pool {
     settings: Arc<Settings>,
+    metrics: UpstreamMetrics,
     /// Of the worker whose connections these are.
     runtime: OnceLock<Handle>,
     places: Mutex<Vec<Place>>,
@@ -136,7 +140,7 @@ impl Place {
 }
 
 impl Pool {
-    pub(super) fn new(settings: Arc<Settings>) -> Arc<Self> {
+    pub(super) fn new(settings: Arc<Settings>, metrics: UpstreamMetrics) -> Arc<Self> {
         let places = settings
             .endpoints
             .iter()
@@ -148,11 +152,15 @@ impl Pool {
                 failure: None,
             })
             .collect();
-        Arc::new(Self { settings, runtime: OnceLock::new(), places: Mutex::new(places) })
+        Arc::new(Self { settings, metrics, runtime: OnceLock::new(), places: Mutex::new(places) })
     }
 
     pub(super) fn settings(&self) -> &Arc<Settings> {
         &self.settings
+    }
+
+    pub(super) fn metrics(&self) -> &UpstreamMetrics {
+        &self.metrics
     }
 
     /// Finds a connection for a call: opens its stream, lets it wait, or fails it.
@@ -337,10 +345,13 @@ async fn run(pool: Arc<Pool>, at: usize) {
         Ok((link, connection)) => (Arc::new(link), connection),
         Err(error) => {
             tracing::warn!(upstream = settings.name, %endpoint, %error, "cannot connect");
+            pool.metrics.connect_failed();
             return pool.failed(at, error.to_string());
         }
     };
     tracing::debug!(upstream = settings.name, %endpoint, limit = link.limit(), "connected");
+    let metrics = pool.metrics.clone();
+    metrics.connected();
     pool.connected(at, link.clone());
     // From here on only calls and the owner keep the pool: without them the connection closes.
     let pool = {
@@ -349,6 +360,7 @@ async fn run(pool: Arc<Pool>, at: usize) {
         weak
     };
     let reason = connection.drive(&link, &settings).await;
+    metrics.disconnected();
     tracing::debug!(upstream = settings.name, %endpoint, reason, "disconnected");
     if let Some(pool) = pool.upgrade() {
         pool.closed(at, &link);

@@ -11,6 +11,7 @@ pub mod grpc_web;
 pub mod metadata;
 pub mod status;
 pub mod timeout;
+pub mod websocket;
 
 /// The session protocol's messages, generated from `proto/bidiway/v1/session.proto`.
 #[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated code; the proto file documents it")]

@@ -557,7 +557,7 @@ async fn a_stalled_reader_stops_upstream() {
 }
 
 #[tokio::test]
-async fn while_draining_new_calls_are_refused_and_old_ones_end_at_the_cut() {
+async fn calls_that_outlive_the_drain_end_with_unavailable_at_the_cut() {
     let upstream = Scripted::start(async |mut exchange: Exchange| {
         let mut stream = exchange.headers();
         send(&mut stream, message(b"one")).await;

@@ -212,12 +212,8 @@ async fn extra_pages_are_served_beside_the_proxy_s_own() {
     assert_eq!(answer.payloads(), [b"hi"]);
 }
 
-/// The shim's files, once there are any.
 #[tokio::test]
 async fn the_shim_s_files_are_served_with_an_etag_and_to_allowed_origins() {
-    if !std::path::Path::new("shim/src/index.js").exists() {
-        return;
-    }
     let upstream = Scripted::start(echo).await;
     let edge = edge_with(&upstream.url, allowing(&[APP])).await;
     for version in BOTH {

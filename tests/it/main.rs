@@ -5,9 +5,12 @@
 mod config;
 mod grpc_web;
 mod guard;
+mod interop;
 mod native;
 mod oracle;
+mod process;
 mod server;
+mod server_tls;
 mod session;
 mod session_backpressure;
 mod session_calls;

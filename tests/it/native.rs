@@ -65,6 +65,68 @@ async fn a_failure_after_messages_keeps_them_and_its_trailers() {
     assert_eq!(body.to_bytes(), message(b"1"));
 }
 
+/// A connection that speaks HTTP/2 frame by frame.
+async fn raw_client(edge: &Edge) -> RawConnection {
+    let mut connection = RawConnection { io: TcpStream::connect(edge.address).await.unwrap() };
+    connection.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    connection.write(&raw::settings_frame(&[])).await;
+    connection
+}
+
+/// A whole unary request.
+async fn raw_call(connection: &mut RawConnection, edge: &Edge, stream: u32, path: &str) {
+    let authority = edge.address.to_string();
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", &authority),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    connection.write(&raw::headers(stream, 0, &fields)).await;
+    connection.write(&raw::message(stream, raw::END_STREAM, b"")).await;
+}
+
+/// A call can still come between the GOAWAY and the client's knowing of it.
+#[tokio::test]
+async fn a_call_that_comes_while_draining_is_refused_and_those_that_run_go_on() {
+    let upstream = Scripted::start(async |mut exchange: Exchange| {
+        let mut stream = exchange.headers();
+        // Ends when the drain has refused the other one.
+        while exchange.read().await.is_some() {}
+        send(&mut stream, message(b"done")).await;
+        end(&mut stream, 0);
+    })
+    .await;
+    let mut edge = edge(&upstream.url).await;
+    let mut connection = raw_client(&edge).await;
+    let authority = edge.address.to_string();
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/chat.v1.Chat/Talk"),
+        (":authority", authority.as_str()),
+        ("content-type", "application/grpc"),
+    ];
+    connection.write(&raw::headers(1, 0, &fields)).await;
+    assert_eq!(within(5, connection.expect(raw::HEADERS)).await.stream, 1);
+    edge.drain();
+    within(5, connection.expect(raw::GOAWAY)).await;
+    raw_call(&mut connection, &edge, 3, "/chat.v1.Chat/Talk").await;
+    let refused = within(5, connection.expect(raw::HEADERS)).await;
+    assert!(refused.stream == 3 && refused.ends_stream(), "{refused:?}");
+    assert_eq!(upstream.requests(), 1, "the second never went upstream");
+    connection.write(&raw::message(1, raw::END_STREAM, b"last words")).await;
+    assert_eq!(within(5, connection.expect(raw::DATA)).await.payload, &message(b"done")[..]);
+    assert!(within(5, connection.expect(raw::HEADERS)).await.ends_stream());
+    let metrics = edge.metrics.encode();
+    let counted = |code: &str, origin: &str| {
+        metrics.lines().any(|line| line.contains(code) && line.contains(origin) && line.ends_with(" 1"))
+    };
+    assert!(counted("UNAVAILABLE", "proxy") && counted("\"OK\"", "upstream"), "{metrics}");
+}
+
 /// Clients tell a trailers-only answer by its END_STREAM; with an empty DATA frame behind them, the headers would be
 /// initial metadata, and the status lost.
 #[tokio::test]
@@ -76,21 +138,9 @@ async fn a_trailers_only_answer_is_one_frame() {
     })
     .await;
     let edge = edge(&upstream.url).await;
-    let authority = edge.address.to_string();
     for path in ["/chat.v1.Chat/Talk", "/no-such-form"] {
-        let mut connection = RawConnection { io: TcpStream::connect(edge.address).await.unwrap() };
-        connection.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-        connection.write(&raw::settings_frame(&[])).await;
-        let fields = [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", path),
-            (":authority", &authority),
-            ("content-type", "application/grpc"),
-            ("te", "trailers"),
-        ];
-        connection.write(&raw::headers(1, 0, &fields)).await;
-        connection.write(&raw::message(1, raw::END_STREAM, b"")).await;
+        let mut connection = raw_client(&edge).await;
+        raw_call(&mut connection, &edge, 1, path).await;
         let headers = within(5, connection.expect(raw::HEADERS)).await;
         assert!(headers.ends_stream(), "{path}: {headers:?}");
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -22,9 +22,12 @@ use super::{
 };
 use crate::{
     downstream::{AddressPermit, ConnInfo, Edge, Opening, admit},
-    session::{CloseReason, Event, MAX_PACKET, Session, StreamId},
+    session::{CloseReason, Event, Session, StreamId},
     telemetry::{CallRecord, Dialect},
-    wire::{Code, Outcome, metadata, v1},
+    wire::{
+        Code, Outcome, metadata, v1,
+        websocket::{HEADER_MAX, WebSocketError},
+    },
 };
 
 /// How much one packet holds at most, about: enough to make a write worth its system call, little enough that a
@@ -66,8 +69,8 @@ pub(super) struct Driver {
     timer: Pin<Box<Sleep>>,
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// The last flush did not finish: write no more, and read no more than [`READS_WHILE_BLOCKED`].
-    blocked: bool,
+    /// Since when the last flush has not finished: write no more, and read no more than [`READS_WHILE_BLOCKED`].
+    blocked: Option<Instant>,
     /// Messages read since then.
     reads_while_blocked: u32,
     state: State,
@@ -118,7 +121,7 @@ impl Driver {
             ready,
             turn: Vec::new(),
             own,
-            blocked: false,
+            blocked: None,
             reads_while_blocked: 0,
             state: State::Open,
             _place: place,
@@ -168,30 +171,34 @@ impl Driver {
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         for _ in 0..READS_PER_TURN {
             // A peer that does not read may give its calls up, but must not fill our buffers with answers.
-            if self.blocked && self.reads_while_blocked == READS_WHILE_BLOCKED {
+            if self.blocked.is_some() && self.reads_while_blocked == READS_WHILE_BLOCKED {
                 return false;
             }
             let incoming = match self.socket.poll_read(cx) {
                 Poll::Ready(incoming) => incoming,
                 Poll::Pending => return false,
             };
-            self.reads_while_blocked += u32::from(self.blocked);
+            self.reads_while_blocked += u32::from(self.blocked.is_some());
             match incoming {
                 Incoming::Packet(packet) => self.session.handle_packet(packet, now.into_std()),
                 Incoming::Text => self.session.handle_text(now.into_std()),
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
-                    self.gone(cx, "client_closed", &format!("the client closed the socket ({code:?})"));
+                    let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
+                    self.gone(cx, "client_closed", &format!("the client closed the socket with {code}"));
                     return false;
                 }
-                Incoming::Broken(Broken::TooLarge) => self.session.close(CloseReason::new(
-                    Code::RESOURCE_EXHAUSTED,
-                    "packet_too_large",
-                    format!("a packet is larger than {MAX_PACKET} bytes"),
-                )),
                 Incoming::Broken(Broken::Lost) => {
                     self.gone(cx, "lost", "the client's connection was lost");
                     return false;
+                }
+                Incoming::Broken(Broken::Protocol(WebSocketError::TooLarge(limit))) => {
+                    let message = format!("a packet is larger than {limit} bytes");
+                    self.session.close(CloseReason::new(
+                        Code::RESOURCE_EXHAUSTED,
+                        "packet_too_large",
+                        message,
+                    ));
                 }
                 Incoming::Broken(Broken::Protocol(error)) => {
                     let message = format!("the WebSocket protocol was broken: {error}");
@@ -312,7 +319,7 @@ impl Driver {
         }
     }
 
-    fn data(&mut self, id: StreamId, bytes: bytes::Bytes, remaining: u64, first: bool, last: bool) {
+    fn data(&mut self, id: StreamId, bytes: Bytes, remaining: u64, first: bool, last: bool) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if let Err(outcome) = stream.push_up(&mut self.session, bytes, remaining, first, last) {
             self.end_stream(id, &outcome);
@@ -373,10 +380,9 @@ impl Driver {
         loop {
             match self.socket.poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
-                    if mem::take(&mut self.blocked) {
-                        // The peer took what was in its way: it lives, and may be read again.
+                    if let Some(since) = self.blocked.take() {
                         self.reads_while_blocked = 0;
-                        self.session.handle_activity(Instant::now().into_std());
+                        self.session.handle_unread(since.into_std(), Instant::now().into_std());
                         if matches!(self.state, State::Ending(_)) {
                             self.be_patient();
                         }
@@ -388,20 +394,23 @@ impl Driver {
                     return Poll::Ready(true);
                 }
                 Poll::Pending => {
-                    self.blocked = true;
+                    self.blocked.get_or_insert_with(Instant::now);
                     return Poll::Pending;
                 }
             }
-            let ping = self.session.take_ping();
-            let packet = PACKET.with_borrow_mut(|buffer| {
-                self.session.poll_packet(buffer, PACKET_TARGET).then(|| buffer.split().freeze())
+            let wrote = PACKET.with_borrow_mut(|packet| {
+                packet.resize(HEADER_MAX, 0);
+                let ready = self.session.poll_packet(packet, PACKET_TARGET);
+                if ready {
+                    self.socket.send(cx, packet);
+                }
+                ready
             });
-            let Some(packet) = packet else { break };
-            let queued = self.socket.queue(cx, packet);
-            let pinged = if ping { self.socket.ping(cx) } else { Ok(()) };
-            if queued.and(pinged).is_err() {
-                self.gone(cx, "lost", "the client's connection was lost");
-                return Poll::Ready(true);
+            if !wrote {
+                break;
+            }
+            if self.session.take_ping() {
+                self.socket.ping(cx);
             }
             // Room in the outbox may let streams go on.
             self.drain_events();

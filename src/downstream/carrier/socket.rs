@@ -1,30 +1,39 @@
 //! A WebSocket as a carrier of packets.
+//!
+//! tokio-tungstenite could do this (and does, in the tests). Here the buffers are the reason for code of our own: an
+//! idle socket must hold none, a busy one must not copy or clear more than it has to. `docs/decisions/0004` has the
+//! figures.
 
 use std::{
-    io::{self, Read, Write},
+    cell::RefCell,
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_tungstenite::tungstenite::{
-    Error, Message,
-    error::ProtocolError,
-    protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext},
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use crate::{
+    downstream::ConnIo,
+    session::MAX_PACKET,
+    wire::websocket::{
+        HEADER_MAX, Message, MessageReader, Opcode, WebSocketError, close_payload, write_header,
+    },
 };
 
-use crate::{downstream::ConnIo, session::MAX_PACKET};
+/// How much is read at once: what one system call is worth.
+const READ: usize = 64 * 1024;
 
-/// tungstenite reads into a buffer of this size and fills it with zeros before every read, so a large one costs
-/// time on each message and memory on each idle socket; larger messages grow it while they arrive.
-const READ_BUFFER: usize = 4 * 1024;
+/// From this much missing on, a frame is read straight into its own buffer, without the copy from [`SCRATCH`].
+const LARGE: usize = 16 * 1024;
 
-/// How much may wait for the kernel. One packet and a close frame fit; the driver gives no second packet while one
-/// waits.
-const WRITE_BUFFER_MAX: usize = 4 * MAX_PACKET;
+thread_local! {
+    /// Where bytes are read before they are known: one for all sockets of a worker.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
 
 /// The bytes under a WebSocket.
 #[derive(Debug)]
@@ -35,14 +44,16 @@ pub(super) enum CarrierIo {
     Http2(TokioIo<Upgraded>),
 }
 
-impl CarrierIo {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
+impl AsyncRead for CarrierIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
             Self::Http1(io) => Pin::new(io).poll_read(cx, buf),
             Self::Http2(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
+}
 
+impl CarrierIo {
     fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Http1(io) => Pin::new(io).poll_write(cx, buf),
@@ -54,39 +65,6 @@ impl CarrierIo {
         match self {
             Self::Http1(io) => Pin::new(io).poll_flush(cx),
             Self::Http2(io) => Pin::new(io).poll_flush(cx),
-        }
-    }
-}
-
-/// Lends the I/O to tungstenite for one poll: `WouldBlock` means that the task's waker is registered.
-struct Polled<'a, 'b, 'c> {
-    io: &'a mut CarrierIo,
-    cx: &'b mut Context<'c>,
-}
-
-impl Read for Polled<'_, '_, '_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut buf = ReadBuf::new(buf);
-        match self.io.poll_read(self.cx, &mut buf) {
-            Poll::Ready(Ok(())) => Ok(buf.filled().len()),
-            Poll::Ready(Err(error)) => Err(error),
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-}
-
-impl Write for Polled<'_, '_, '_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match self.io.poll_write(self.cx, buf) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self.io.poll_flush(self.cx) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }
@@ -111,17 +89,21 @@ pub(super) enum Incoming {
 pub(super) enum Broken {
     /// The connection ended without a close frame.
     Lost,
-    /// The peer broke RFC 6455.
-    Protocol(String),
-    /// A message is larger than [`MAX_PACKET`].
-    TooLarge,
+    /// The peer broke RFC 6455, or sent more than [`MAX_PACKET`] in one message.
+    Protocol(WebSocketError),
 }
 
 /// One WebSocket, server side.
 #[derive(Debug)]
 pub(super) struct Socket {
     io: CarrierIo,
-    protocol: WebSocketContext,
+    reader: MessageReader,
+    /// What the kernel (or TLS, or HTTP/2) has not taken yet. Empty and without memory while nothing is in the way.
+    out: BytesMut,
+    /// Something was written since the last flush of the I/O.
+    unflushed: bool,
+    /// A close frame was written: nothing may follow it.
+    closing: bool,
     /// The peer sent what cannot be decoded: frames behind it cannot be found any more.
     unreadable: bool,
 }
@@ -129,86 +111,127 @@ pub(super) struct Socket {
 impl Socket {
     /// A socket whose handshake is done; `early` are bytes that came right behind it.
     pub(super) fn new(io: CarrierIo, early: &Bytes) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(2 * MAX_PACKET)
-            .max_write_buffer_size(WRITE_BUFFER_MAX)
-            .max_message_size(Some(MAX_PACKET))
-            .max_frame_size(Some(MAX_PACKET));
-        let protocol = WebSocketContext::from_partially_read(early.to_vec(), Role::Server, Some(config));
-        Self { io, protocol, unreadable: false }
+        let mut reader = MessageReader::new(MAX_PACKET);
+        reader.feed(early);
+        Self { io, reader, out: BytesMut::new(), unflushed: false, closing: false, unreadable: false }
     }
 
     /// The next thing that the peer sent.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         loop {
-            let message = match self.protocol.read(&mut Polled { io: &mut self.io, cx }) {
-                Ok(message) => message,
-                Err(error) => return self.read_failed(error),
-            };
-            return Poll::Ready(match message {
-                Message::Binary(packet) => Incoming::Packet(packet),
-                Message::Text(_) => Incoming::Text,
-                Message::Ping(_) | Message::Pong(_) => Incoming::Alive,
-                Message::Close(frame) => Incoming::Closed(frame.map(|f| f.code.into())),
-                Message::Frame(_) => continue,
-            });
+            match self.reader.next_message() {
+                Ok(Some(message)) => return Poll::Ready(self.received(cx, message)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.unreadable = true;
+                    return Poll::Ready(Incoming::Broken(Broken::Protocol(error)));
+                }
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(Incoming::Broken(Broken::Lost)),
+                Ok(_) => {}
+            }
         }
     }
 
-    fn read_failed(&mut self, error: Error) -> Poll<Incoming> {
-        Poll::Ready(match error {
-            Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-            Error::ConnectionClosed | Error::AlreadyClosed => Incoming::Closed(None),
-            Error::Capacity(_) => {
-                self.unreadable = true;
-                Incoming::Broken(Broken::TooLarge)
+    fn received(&mut self, cx: &mut Context<'_>, message: Message) -> Incoming {
+        match message {
+            Message::Binary(packet) => Incoming::Packet(packet),
+            Message::Text => Incoming::Text,
+            Message::Pong => Incoming::Alive,
+            Message::Ping(payload) => {
+                // While writing is blocked the peer is not read, so no more than one read's pongs can gather; and
+                // what cannot be written now is written with the next flush.
+                self.control(cx, Opcode::Pong, &payload);
+                Incoming::Alive
             }
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Incoming::Broken(Broken::Lost),
-            Error::Protocol(error) => {
-                self.unreadable = true;
-                Incoming::Broken(Broken::Protocol(error.to_string()))
+            Message::Close(code) => {
+                // RFC 6455, section 5.5.1: it is answered with a close frame, usually with the same code.
+                self.close(cx, code.unwrap_or(1000), "");
+                Incoming::Closed(code)
             }
-            Error::Utf8(_) => {
-                self.unreadable = true;
-                Incoming::Text
-            }
-            _ => Incoming::Broken(Broken::Lost),
+        }
+    }
+
+    /// Reads what there is into the reader; how many bytes.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Some((buffer, missing)) = self.reader.missing()
+            && missing >= LARGE
+        {
+            buffer.reserve(missing);
+            let mut limited = bytes::BufMut::limit(buffer, missing);
+            let mut read = std::pin::pin!(self.io.read_buf(&mut limited));
+            return Future::poll(read.as_mut(), cx);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buf = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
+            self.reader.feed(buf.filled());
+            Poll::Ready(Ok(buf.filled().len()))
         })
     }
 
-    /// Queues a packet. Only when `poll_flush` has said ready since the last.
-    pub(super) fn queue(&mut self, cx: &mut Context<'_>, packet: Bytes) -> Result<(), Broken> {
-        self.write(cx, Message::Binary(packet))
-    }
-
-    /// Queues a WebSocket ping, which browsers answer even while the page's script is busy.
-    pub(super) fn ping(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
-        self.write(cx, Message::Ping(Bytes::new()))
-    }
-
-    fn write(&mut self, cx: &mut Context<'_>, message: Message) -> Result<(), Broken> {
-        match self.protocol.write(&mut Polled { io: &mut self.io, cx }, message) {
-            Ok(()) => Ok(()),
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(_) => Err(Broken::Lost),
+    /// Writes a packet that stands in `packet` behind [`HEADER_MAX`] bytes of room for the frame's header, and clears
+    /// `packet`. Only when `poll_flush` has said ready since the last.
+    pub(super) fn send(&mut self, cx: &mut Context<'_>, packet: &mut BytesMut) {
+        if let Some((room, payload)) = packet.split_first_chunk_mut::<HEADER_MAX>() {
+            let start = write_header(Opcode::Binary, payload.len(), room);
+            self.write(cx, &packet[start..]);
         }
+        packet.clear();
     }
 
-    /// Brings what is queued to the kernel; ready when nothing waits any more.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        match self.protocol.flush(&mut Polled { io: &mut self.io, cx }) {
-            Ok(()) | Err(Error::ConnectionClosed) => Poll::Ready(Ok(())),
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-            Err(_) => Poll::Ready(Err(Broken::Lost)),
-        }
+    /// Writes a WebSocket ping, which browsers answer even while the page's script is busy.
+    pub(super) fn ping(&mut self, cx: &mut Context<'_>) {
+        self.control(cx, Opcode::Ping, &[]);
     }
 
-    /// Queues a close frame.
+    /// Writes a close frame.
     pub(super) fn close(&mut self, cx: &mut Context<'_>, code: u16, reason: &str) {
-        let frame = CloseFrame { code: code.into(), reason: reason.into() };
-        // Whatever stands in the way of the close frame also ends the connection; there is nobody to tell.
-        let _ = self.protocol.close(&mut Polled { io: &mut self.io, cx }, Some(frame));
+        self.control(cx, Opcode::Close, &close_payload(code, reason));
+        self.closing = true;
+    }
+
+    fn control(&mut self, cx: &mut Context<'_>, opcode: Opcode, payload: &[u8]) {
+        let mut room = [0; HEADER_MAX];
+        let start = write_header(opcode, payload.len(), &mut room);
+        self.write(cx, &[&room[start..], payload].concat());
+    }
+
+    /// Gives bytes to the kernel as far as it takes them, and keeps the rest.
+    fn write(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) {
+        if self.closing {
+            return;
+        }
+        self.unflushed = true;
+        while self.out.is_empty() && !bytes.is_empty() {
+            match self.io.poll_write(cx, bytes) {
+                Poll::Ready(Ok(n)) if n > 0 => bytes = &bytes[n..],
+                // An error, or the end, shows again with the next flush.
+                Poll::Ready(_) | Poll::Pending => break,
+            }
+        }
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Brings what waits to the kernel; ready when nothing waits any more.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        while !self.out.is_empty() {
+            match ready!(self.io.poll_write(cx, &self.out)) {
+                Ok(n) if n > 0 => self.out.advance(n),
+                Ok(_) | Err(_) => return Poll::Ready(Err(Broken::Lost)),
+            }
+            if self.out.is_empty() {
+                self.out = BytesMut::new();
+            }
+        }
+        if self.unflushed {
+            if ready!(self.io.poll_flush(cx)).is_err() {
+                return Poll::Ready(Err(Broken::Lost));
+            }
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// After `close`: flushes, then reads until the peer has closed too.
@@ -221,7 +244,7 @@ impl Socket {
             // not see the close frame.
             let mut scratch = [0; 1024];
             let mut buf = ReadBuf::new(&mut scratch);
-            if ready!(self.io.poll_read(cx, &mut buf)).is_err() || buf.filled().is_empty() {
+            if ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)).is_err() || buf.filled().is_empty() {
                 return Poll::Ready(());
             }
         }

@@ -100,13 +100,11 @@ impl Stream {
             self.up_size = payload as u64 + remaining;
             let size = u32::try_from(self.up_size).ok().filter(|_| self.up_size <= self.max_message);
             let Some(size) = size else {
-                return Err(Box::new(Outcome::proxy(
-                    Code::RESOURCE_EXHAUSTED,
-                    format!(
-                        "a request message of {} bytes is larger than the limit of {} bytes",
-                        self.up_size, self.max_message
-                    ),
-                )));
+                let message = format!(
+                    "a request message of {} bytes is larger than the limit of {} bytes",
+                    self.up_size, self.max_message
+                );
+                return Err(Box::new(Outcome::proxy(Code::RESOURCE_EXHAUSTED, message)));
             };
             Chunk::message(size, bytes)
         } else {
@@ -179,11 +177,13 @@ impl Stream {
                         Poll::Pending => None,
                     };
                 }
-                Err(outcome) => return Some(outcome),
+                Err(outcome) => return Some(*outcome),
             }
             match self.call.poll_receive(cx) {
                 Poll::Pending => return None,
-                Poll::Ready(Received::Headers(headers)) => {
+                Poll::Ready(Received::Headers(mut headers)) => {
+                    // HTTP's business: a session's Open has said the codec.
+                    headers.remove(http::header::CONTENT_TYPE);
                     if let Some(record) = &mut self.record {
                         record.headers();
                     }
@@ -207,7 +207,7 @@ impl Stream {
                 None => match self.down.next(&mut self.chunk, MAX_PIECE) {
                     Ok(Some(piece)) => piece,
                     Ok(None) => break,
-                    Err(error) => return Err(broken_response(error)),
+                    Err(error) => return Err(Box::new(broken_response(error))),
                 },
             };
             if let Some(rest) = self.send_piece(session, piece)? {
@@ -225,10 +225,9 @@ impl Stream {
     fn send_piece(&mut self, session: &mut Session, mut piece: Piece) -> Result<Option<Piece>, Box<Outcome>> {
         if piece.first {
             if piece.compressed {
-                return Err(Box::new(Outcome::proxy(
-                    Code::INTERNAL,
-                    "the service sent a compressed message, but the session did not offer compression",
-                )));
+                let message =
+                    "the service sent a compressed message, but the session did not offer compression";
+                return Err(Box::new(Outcome::proxy(Code::INTERNAL, message)));
             }
             self.down_size = piece.bytes.len() as u64 + piece.remaining;
         }

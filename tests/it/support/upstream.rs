@@ -52,7 +52,18 @@ impl Scripted {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), builder, script)
+    }
+
+    /// Serves on this port.
+    pub(crate) fn on<F>(
+        listener: TcpListener,
+        builder: server::Builder,
+        script: impl Fn(Exchange) -> F + Clone + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let scripted = Self { url, connections: Arc::default(), requests: Arc::default() };
         let Self { connections, requests, .. } = scripted.clone();

@@ -61,6 +61,11 @@ impl Phase {
         self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
+    /// Whether all operations are taken.
+    pub(super) fn is_over(&self) -> bool {
+        self.left.load(Relaxed) == 0
+    }
+
     /// Whether workers wait for slots.
     pub(super) fn is_paced(&self) -> bool {
         self.interval.is_some()

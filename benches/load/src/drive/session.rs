@@ -96,14 +96,15 @@ impl Worker for Socket {
         loop {
             // A paced load has one stream and one message in flight: a slot is due when nothing is under way.
             if self.in_flight == 0 {
+                if phase.is_over() {
+                    return Ok(());
+                }
                 let begun = phase::wait(phase.slot(self.index, turn)).await;
                 turn += 1;
                 for place in 0..self.calls.len() {
                     self.begin(place, phase, begun)?;
                 }
-                if self.in_flight == 0 {
-                    return Ok(());
-                }
+                continue;
             }
             self.turn(Some(phase)).await?;
         }

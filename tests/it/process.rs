@@ -1,0 +1,180 @@
+//! The binary as a process: exit status, signals, and a life without file descriptors.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use bidiway::demo::{
+    Services,
+    v1::{self, lab_client::LabClient},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines},
+    net::TcpStream,
+    process::{Child, ChildStdout, Command},
+};
+
+use crate::support::{http::get, within};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_bidiway");
+
+struct Process {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .env("BIDIWAY_LOG", "off")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The address behind this word in the next line.
+    async fn address(&mut self, before: &str) -> SocketAddr {
+        let line = within(20, self.lines.next_line()).await.unwrap().unwrap();
+        line.strip_prefix(before).unwrap_or_else(|| panic!("{line}")).parse().unwrap()
+    }
+
+    async fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().await.unwrap().success());
+    }
+
+    async fn end(mut self) -> ExitStatus {
+        within(20, self.child.wait()).await.unwrap()
+    }
+}
+
+const SERVE: [&str; 7] =
+    ["serve", "--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+
+/// Exit status, standard output and standard error.
+async fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = within(20, Command::new(BINARY).args(args).output()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn a_process_without_file_descriptors_lives_on_and_accepts_again() {
+    let script = format!("ulimit -n 64; exec {BINARY} {}", SERVE.join(" "));
+    let mut process = Process::start(Command::new("sh").args(["-c", &script]));
+    let address = process.address("listening on http://").await;
+    let admin = process.address("admin on http://").await;
+    // More than the process can accept; the kernel takes them all.
+    let mut sockets = Vec::new();
+    for _ in 0..80 {
+        sockets.push(TcpStream::connect(address).await.unwrap());
+    }
+    // Give it time to run into the wall: it is there when a further connection is not served.
+    let starved = tokio::time::timeout(Duration::from_secs(1), get(address, "/nothing")).await;
+    assert!(starved.is_err(), "{starved:?}");
+    drop(sockets);
+    within(20, get(address, "/nothing")).await.unwrap();
+    let (_, metrics) = within(20, get(admin, "/metrics")).await.unwrap();
+    let errors = "bidiway_accept_errors_total{kind=\"too_many_files\"} ";
+    assert!(metrics.contains(errors), "{metrics}");
+    process.signal("TERM").await;
+    assert_eq!(process.end().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_signal_stops_the_process_gracefully() {
+    for name in ["TERM", "INT"] {
+        let mut process = Process::start(Command::new(BINARY).args(SERVE));
+        process.address("listening on http://").await;
+        process.signal(name).await;
+        assert_eq!(process.end().await.code(), Some(0), "SIG{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_drain() {
+    let services = Services::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let upstream = format!("http://{}", services.address());
+    let mut args = SERVE;
+    args[2] = &upstream;
+    let mut process = Process::start(Command::new(BINARY).args(args));
+    let address = process.address("listening on http://").await;
+    let admin = process.address("admin on http://").await;
+    let mut lab = LabClient::connect(format!("http://{address}")).await.unwrap();
+    let mut answers = lab.wait_stream(v1::Empty {}).await.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+
+    process.signal("TERM").await;
+    within(10, async { while get(admin, "/readyz").await.unwrap().0 != 503 {} }).await;
+    process.signal("TERM").await;
+    // Long before the drain's 30 s.
+    let status = within(10, answers.message()).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+    assert_eq!(within(10, process.end()).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_refused_before_any_port_is_bound() {
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = probe.local_addr().unwrap();
+    // Were the port bound first, the answer would be that it is taken.
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bad.yaml");
+    let text = format!(
+        "listeners: [{{ address: \"{address}\" }}]\nupstreams: {{ a: {{ endpoints: [\"ftp://x\"] }} }}\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let (code, out, err) = run(&["serve", "--config", file.to_str().unwrap()]).await;
+    assert_eq!((code, out.as_str()), (Some(64), ""));
+    assert!(err.contains("bad.yaml:2:") && err.contains("\"ftp://x\" is not an endpoint"), "{err}");
+    assert!(err.contains("1 problem; see docs/configuration.md"), "{err}");
+}
+
+#[tokio::test]
+async fn exit_statuses_are_as_documented() {
+    assert_eq!(run(&["check", "examples/minimal.yaml"]).await.0, Some(0));
+    assert_eq!(run(&["--version"]).await.0, Some(0));
+    let (code, out, _) = run(&["serve", "--help"]).await;
+    assert_eq!(code, Some(0));
+    assert!(out.contains("bidiway serve --upstream http://localhost:50051"), "{out}");
+    assert_eq!(run(&["serve"]).await.0, Some(64));
+    assert_eq!(run(&["serve", "--upstream", "localhost:1"]).await.0, Some(64));
+    let (code, _, err) = run(&["serve", "--upstream", "http://x:1", "--listen", "8080"]).await;
+    assert_eq!(code, Some(64));
+    assert!(err.contains("did you mean 127.0.0.1:8080"), "{err}");
+    assert_eq!(run(&["check", "nowhere.yaml"]).await.0, Some(64));
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, _, err) = run(&["serve", "--upstream", "http://x:1", "--listen", &address]).await;
+    assert_eq!(code, Some(1));
+    assert!(err.contains("cannot listen on") && err.contains("choose another port"), "{err}");
+}
+
+#[tokio::test]
+async fn the_schema_command_prints_json() {
+    let (code, out, _) = run(&["schema"]).await;
+    assert_eq!(code, Some(0));
+    let schema: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(schema["title"], "Bidiway's configuration");
+}
+
+#[tokio::test]
+async fn logs_go_to_standard_error_as_json_if_asked() {
+    let mut command = Command::new(BINARY);
+    let mut process = Process::start(command.args(SERVE).args(["--log", "info", "--log-format", "json"]));
+    process.address("listening on http://").await;
+    process.signal("TERM").await;
+    let mut text = String::new();
+    let mut log = process.child.stderr.take().unwrap();
+    within(20, log.read_to_string(&mut text)).await.unwrap();
+    let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(first["level"], "INFO");
+    assert!(text.contains("draining"), "{text}");
+}
