@@ -165,7 +165,7 @@ impl Stream {
     }
 
     /// Brings what upstream sends to the session as far as credit goes. `Some` when the call has ended.
-    pub(super) fn pump_down(&mut self, session: &mut Session) -> Option<Box<Outcome>> {
+    pub(super) fn pump_down(&mut self, session: &mut Session) -> Option<Outcome> {
         let waker = self.waker.waker().clone();
         let cx = &mut Context::from_waker(&waker);
         loop {
@@ -173,7 +173,7 @@ impl Stream {
                 Ok(true) => {}
                 Ok(false) => {
                     return match self.call.poll_deadline(cx) {
-                        Poll::Ready(outcome) => Some(outcome),
+                        Poll::Ready(outcome) => Some(*outcome),
                         Poll::Pending => None,
                     };
                 }
@@ -194,7 +194,7 @@ impl Stream {
                     self.held += bytes.len();
                     self.chunk = bytes;
                 }
-                Poll::Ready(Received::End(outcome)) => return Some(self.checked(outcome)),
+                Poll::Ready(Received::End(outcome)) => return Some(self.checked(*outcome)),
             }
         }
     }
@@ -248,7 +248,7 @@ impl Stream {
     }
 
     /// An OK that comes in the middle of a message is none.
-    fn checked(&self, outcome: Box<Outcome>) -> Box<Outcome> {
+    fn checked(&self, outcome: Outcome) -> Outcome {
         match self.down.finish() {
             Err(error) if outcome.status.code == Code::OK => broken_response(error),
             _ => outcome,
@@ -263,12 +263,12 @@ impl Stream {
     }
 }
 
-fn broken_response(error: EnvelopeError) -> Box<Outcome> {
+fn broken_response(error: EnvelopeError) -> Outcome {
     let code = match error {
         EnvelopeError::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
         EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => Code::INTERNAL,
     };
-    Box::new(Outcome::proxy(code, format!("the response of the service is not valid: {error}")))
+    Outcome::proxy(code, format!("the response of the service is not valid: {error}"))
 }
 
 /// A small piece that has to wait lets go of the buffer it is a slice of.
