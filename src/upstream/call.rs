@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,6 +23,9 @@ use crate::wire::{Code, Outcome};
 
 /// How much of a foreign body goes into a status message, in bytes.
 const EXCERPT: usize = 200;
+
+/// Timers here and at the server fire on whole milliseconds, each on its own.
+const TIMER_GRAIN: Duration = Duration::from_millis(2);
 
 /// What opens a call.
 #[derive(Clone, Debug)]
@@ -342,7 +346,7 @@ impl CallReceiver {
 
     fn broken(&mut self, error: &h2::Error, slot: &Slot) -> Poll<Received> {
         let cancelled = error.reason() == Some(Reason::CANCEL) && error.is_reset();
-        let expired = self.deadline.as_ref().is_some_and(|sleep| sleep.deadline() <= Instant::now());
+        let expired = self.is_expired();
         let outcome = match self.lane.take_failure() {
             Some(outcome) => outcome,
             // The server has seen the same deadline pass and was quicker.
@@ -353,9 +357,19 @@ impl CallReceiver {
     }
 
     /// The server has ended the call.
-    fn ended(&mut self, outcome: Box<Outcome>) -> Poll<Received> {
+    fn ended(&mut self, mut outcome: Box<Outcome>) -> Poll<Received> {
+        // The server's own timer can be the quicker one, and some servers call what it does CANCELLED.
+        if outcome.status.code == Code::CANCELLED && self.is_expired() {
+            outcome = Box::new(response::deadline_exceeded());
+        }
         let ending = if outcome.status.code == Code::OK { Ending::Well } else { Ending::Badly };
         self.end(ending, outcome)
+    }
+
+    /// Whether the deadline has passed, as far as timers can tell.
+    fn is_expired(&self) -> bool {
+        let now = Instant::now() + TIMER_GRAIN;
+        self.deadline.as_ref().is_some_and(|sleep| sleep.deadline() <= now)
     }
 
     /// The call is over: whatever it held is given back.
