@@ -13,13 +13,14 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use h2::{PingPong, client};
+use h2::{PingPong, SendStream, client};
 use http::uri::{Authority, Scheme};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use super::{
     Chunk, Endpoint, Settings,
     dial::{DialError, Io, dial},
+    early_resets::EarlyResets,
     lock,
 };
 
@@ -67,6 +68,7 @@ pub(super) struct Link {
     opened: AtomicUsize,
     /// Why the connection was lost.
     lost: OnceLock<String>,
+    early: EarlyResets,
 }
 
 impl fmt::Debug for Link {
@@ -128,6 +130,11 @@ impl Link {
         *lock(&self.send) = None;
     }
 
+    /// Cancels a stream that the server may not have noticed yet; at the latest in its turn among others.
+    pub(super) fn reset_early(&self, stream: SendStream<Chunk>) {
+        self.early.push(stream);
+    }
+
     /// Why the connection was lost, if it was.
     pub(super) fn lost(&self) -> Option<&str> {
         self.lost.get().map(String::as_str)
@@ -186,6 +193,7 @@ async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link
         in_flight: AtomicUsize::new(0),
         opened: AtomicUsize::new(0),
         lost: OnceLock::new(),
+        early: EarlyResets::default(),
     };
     Ok((link, Connection { http2, pings }))
 }
@@ -214,22 +222,25 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
                 Poll::Pending => {}
             }
-            // Timers and pongs are rare and messages are not: the watch is looked at only when it asked for it.
+            // Timers, pongs and early resets are rare and messages are not: they are looked at when they ask for it.
             alarm.task.register(cx.waker());
-            if alarm.rung.swap(false, Relaxed) {
-                return watch.poll(&mut Context::from_waker(&alarm_waker), &mut self.pings, link);
+            if !alarm.rung.swap(false, Relaxed) {
+                return Poll::Pending;
             }
-            Poll::Pending
+            let cx = &mut Context::from_waker(&alarm_waker);
+            link.early.poll(cx);
+            watch.poll(cx, &mut self.pings, link)
         })
         .await;
         link.close();
+        link.early.clear();
         // Before the streams are told, so that their calls can say it.
         link.lost.get_or_init(|| reason.clone());
         reason
     }
 }
 
-/// Tells the connection's task that it was woken for the sake of its [`Watch`].
+/// Tells the connection's task that it was woken by a timer, a pong or an early reset.
 struct Alarm {
     rung: AtomicBool,
     task: AtomicWaker,
