@@ -59,6 +59,13 @@ impl Session {
         self.keepalive.heard = self.keepalive.heard.max(now);
     }
 
+    /// In: the carrier was not read from `since` to `now`, because it took no bytes either. That was our silence, not
+    /// the peer's.
+    pub fn handle_unread(&mut self, since: Instant, now: Instant) {
+        let heard = self.keepalive.heard.checked_add(now.saturating_duration_since(since));
+        self.handle_activity(heard.map_or(now, |heard| heard.min(now)));
+    }
+
     /// In: time has passed. Call it at or after `poll_timeout`.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.phase == Phase::Closed {

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -109,6 +109,12 @@ impl Call {
     /// The next thing from upstream. Not to be polled after `End`.
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         self.receiver.poll_receive(cx)
+    }
+
+    /// Ready with the outcome when the deadline has passed: for a caller that can take no more data and therefore does
+    /// not call `poll_receive`, which sees to the deadline otherwise. Not to be polled after `End`.
+    pub fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Box<Outcome>> {
+        self.receiver.poll_deadline(cx)
     }
 
     /// The client has taken so many bytes of `Data`: upstream may send as many more.
@@ -276,6 +282,14 @@ impl CallReceiver {
         }
     }
 
+    /// See [`Call::poll_deadline`].
+    pub fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Box<Outcome>> {
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(cx));
+        self.give_up(Ending::Cancelled);
+        Poll::Ready(Box::new(response::deadline_exceeded()))
+    }
+
     /// See [`Call::release`].
     pub fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.held);
@@ -346,12 +360,16 @@ impl CallReceiver {
 
     /// The call is over: whatever it held is given back.
     fn end(&mut self, ending: Ending, outcome: Box<Outcome>) -> Poll<Received> {
+        self.give_up(ending);
+        Poll::Ready(Received::End(outcome))
+    }
+
+    fn give_up(&mut self, ending: Ending) {
         self.held = 0;
         self.deadline = None;
         self.stage = Stage::Done;
         self.lane.over(ending);
         self.pool = None;
-        Poll::Ready(Received::End(outcome))
     }
 }
 

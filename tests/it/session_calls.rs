@@ -166,6 +166,7 @@ async fn metadata_passes_both_ways_with_repeated_and_binary_entries() {
             [binary("demo-initial-bin", &[0, 1, 2, 0xfd, 0xfe, 0xff])]
         );
         assert_eq!(text(headers, "demo-echo-it").as_deref(), Some("back"));
+        assert_eq!(text(headers, "content-type"), None, "HTTP's own headers are no metadata");
         let trailing = &answer.trailers.metadata;
         assert_eq!(values(trailing, "demo-trailing").len(), 2);
         assert_eq!(

@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, http::HeaderValue};
 use crate::{
     session_calls::entry,
     support::{
+        carrier::{handshake, head},
         edge::{self, Edge, edge_with},
         socket::{Answer, Socket, request},
         upstream::{Scripted, echo, message},
@@ -189,7 +190,7 @@ async fn a_frame_that_breaks_rfc_6455_closes_with_1002() {
     let (edge, _upstream) = echoing(edge::settings()).await;
     within(10, async {
         let mut tcp = TcpStream::connect(edge.address).await.unwrap();
-        tcp.write_all(handshake(edge.address.port(), "bidiway.v1").as_bytes()).await.unwrap();
+        tcp.write_all(handshake(edge.address).as_bytes()).await.unwrap();
         assert!(head(&mut tcp).await.starts_with("HTTP/1.1 101"));
         tcp.write_all(&[0x82, 0x01, 0x00]).await.unwrap(); // a frame from a client must be masked
         let mut rest = Vec::new();
@@ -197,22 +198,6 @@ async fn a_frame_that_breaks_rfc_6455_closes_with_1002() {
         assert_eq!((rest[0], u16::from_be_bytes([rest[2], rest[3]])), (0x88, 1002), "{rest:?}");
     })
     .await;
-}
-
-fn handshake(port: u16, protocols: &str) -> String {
-    format!(
-        "GET /bidiway/session HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
-         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         sec-websocket-protocol: {protocols}\r\n\r\n"
-    )
-}
-
-async fn head(tcp: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(tcp.read_u8().await.unwrap());
-    }
-    String::from_utf8(head).unwrap()
 }
 
 #[tokio::test]

@@ -67,6 +67,9 @@ function setUpTabs() {
       other.tabIndex = selected ? 0 : -1;
       $(`panel-${other.dataset.kind}`).hidden = !selected;
     }
+    // On a phone the row of tabs is wider than the screen. (scrollIntoView would scroll the page as well.)
+    const row = tab.parentElement;
+    row.scrollLeft = tab.offsetLeft - row.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
     showCode($("code"), CODE[tab.dataset.kind]);
     history.replaceState(null, "", `#${tab.dataset.kind}`);
     if (tab.dataset.kind === "chat") chat.start();

@@ -6,7 +6,7 @@ use std::{
     mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -37,6 +37,10 @@ const PACKET_TARGET: usize = 32 * 1024;
 /// How many messages are read before others on this worker get their turn.
 const READS_PER_TURN: usize = 64;
 
+/// How many messages are read from a peer that takes nothing: enough to hear it cancel all its streams, few enough
+/// that the answers which it can make us keep (a pong for each ping) stay small.
+const READS_WHILE_BLOCKED: u32 = 1024;
+
 /// How long the peer may take to answer our close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -65,8 +69,10 @@ pub(super) struct Driver {
     timer: Pin<Box<Sleep>>,
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// The last flush did not finish: neither write more nor read more.
-    blocked: bool,
+    /// Since when the last flush has not finished: write no more, and read no more than [`READS_WHILE_BLOCKED`].
+    blocked: Option<Instant>,
+    /// Messages read since then.
+    reads_while_blocked: u32,
     state: State,
     /// The client address's place among its sockets, given back at the end.
     _place: Option<AddressPermit>,
@@ -75,7 +81,7 @@ pub(super) struct Driver {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// The session is over; the rest of its packets is flushed, then the close frame.
+    /// The session is over; the rest of its packets is flushed, then the close frame. Until the timer.
     Ending(CloseReason),
     /// The close frame is sent; waiting for the peer's until the timer.
     Closing,
@@ -115,7 +121,8 @@ impl Driver {
             ready,
             turn: Vec::new(),
             own,
-            blocked: false,
+            blocked: None,
+            reads_while_blocked: 0,
             state: State::Open,
             _place: place,
         }
@@ -141,30 +148,44 @@ impl Driver {
                 Poll::Ready(true) => more = true,
                 Poll::Ready(false) | Poll::Pending => {}
             }
-            if !more && !matches!(self.state, State::Closing | State::Gone) {
-                self.arm_timer();
-                return Poll::Pending;
+            if more {
+                continue;
+            }
+            match self.state {
+                State::Open => {
+                    self.arm_timer();
+                    return Poll::Pending;
+                }
+                State::Ending(_) => {
+                    ready!(self.timer.as_mut().poll(cx));
+                    // A peer that takes nothing must not keep its socket: the close frame stays unsaid.
+                    self.end_ended();
+                    return Poll::Ready(());
+                }
+                State::Closing | State::Gone => {}
             }
         }
     }
 
     /// Reads what the socket has. Returns whether it may have more.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        // A peer that does not read is not listened to either: else it could fill the outbox with answers.
-        if self.blocked {
-            return false;
-        }
         for _ in 0..READS_PER_TURN {
+            // A peer that does not read may give its calls up, but must not fill our buffers with answers.
+            if self.blocked.is_some() && self.reads_while_blocked == READS_WHILE_BLOCKED {
+                return false;
+            }
             let incoming = match self.socket.poll_read(cx) {
                 Poll::Ready(incoming) => incoming,
                 Poll::Pending => return false,
             };
+            self.reads_while_blocked += u32::from(self.blocked.is_some());
             match incoming {
                 Incoming::Packet(packet) => self.session.handle_packet(packet, now.into_std()),
                 Incoming::Text => self.session.handle_text(now.into_std()),
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
-                    self.gone(cx, "client_closed", &format!("the client closed the socket ({code:?})"));
+                    let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
+                    self.gone(cx, "client_closed", &format!("the client closed the socket with {code}"));
                     return false;
                 }
                 Incoming::Broken(Broken::Lost) => {
@@ -288,7 +309,10 @@ impl Driver {
                 Event::Greeted { agent } => {
                     tracing::debug!(session = %self.session_id, peer = %self.conn.peer, agent, "session opened");
                 }
-                Event::Closed(reason) => self.state = State::Ending(reason),
+                Event::Closed(reason) => {
+                    self.state = State::Ending(reason);
+                    self.be_patient();
+                }
                 // A proxy's session never says these.
                 Event::Ended { .. } | Event::GoAway(_) | Event::Headers { .. } | Event::Welcomed(_) => {}
             }
@@ -356,9 +380,12 @@ impl Driver {
         loop {
             match self.socket.poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
-                    if mem::take(&mut self.blocked) {
-                        // The peer took what was in its way: it lives, and may be read again.
-                        self.session.handle_activity(Instant::now().into_std());
+                    if let Some(since) = self.blocked.take() {
+                        self.reads_while_blocked = 0;
+                        self.session.handle_unread(since.into_std(), Instant::now().into_std());
+                        if matches!(self.state, State::Ending(_)) {
+                            self.be_patient();
+                        }
                         cx.waker().wake_by_ref();
                     }
                 }
@@ -367,7 +394,7 @@ impl Driver {
                     return Poll::Ready(true);
                 }
                 Poll::Pending => {
-                    self.blocked = true;
+                    self.blocked.get_or_insert_with(Instant::now);
                     return Poll::Pending;
                 }
             }
@@ -391,13 +418,24 @@ impl Driver {
         }
         if let State::Ending(reason) = &self.state {
             self.socket.close(cx, reason.close_code, &reason.message);
-            let (label, text) = (reason.label, reason.message.clone());
-            self.end_all(label, &text);
-            self.state = State::Closing;
+            self.end_ended();
             self.timer.as_mut().reset(Instant::now() + CLOSE_TIMEOUT);
             return Poll::Ready(true);
         }
         Poll::Ready(false)
+    }
+
+    /// Gives the peer time to take the next packet of an ending session: as much as it may be silent between pings.
+    fn be_patient(&mut self) {
+        let patience = self.edge.settings.session.ping.max(CLOSE_TIMEOUT);
+        self.timer.as_mut().reset(Instant::now() + patience);
+    }
+
+    /// Counts the end of a session that was `Ending`.
+    fn end_ended(&mut self) {
+        if let State::Ending(reason) = mem::replace(&mut self.state, State::Closing) {
+            self.end_all(reason.label, &reason.message);
+        }
     }
 
     fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -171,12 +171,19 @@ impl Stream {
         loop {
             match self.forward(session) {
                 Ok(true) => {}
-                Ok(false) => return None,
+                Ok(false) => {
+                    return match self.call.poll_deadline(cx) {
+                        Poll::Ready(outcome) => Some(*outcome),
+                        Poll::Pending => None,
+                    };
+                }
                 Err(outcome) => return Some(*outcome),
             }
             match self.call.poll_receive(cx) {
                 Poll::Pending => return None,
-                Poll::Ready(Received::Headers(headers)) => {
+                Poll::Ready(Received::Headers(mut headers)) => {
+                    // HTTP's business: a session's Open has said the codec.
+                    headers.remove(http::header::CONTENT_TYPE);
                     if let Some(record) = &mut self.record {
                         record.headers();
                     }
@@ -261,7 +268,7 @@ fn broken_response(error: EnvelopeError) -> Outcome {
         EnvelopeError::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
         EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => Code::INTERNAL,
     };
-    Outcome::proxy(code, format!("in the response: {error}"))
+    Outcome::proxy(code, format!("the response of the service is not valid: {error}"))
 }
 
 /// A small piece that has to wait lets go of the buffer it is a slice of.

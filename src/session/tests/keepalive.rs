@@ -42,6 +42,21 @@ fn a_silent_carrier_is_dead_after_two_intervals() {
 }
 
 #[test]
+fn time_in_which_the_carrier_was_not_read_is_no_silence() {
+    let mut proxy = Alone::proxy(Settings::default());
+    proxy.opened();
+    proxy.pass(TICK);
+    proxy.frames();
+    let since = proxy.now;
+    proxy.pass(TICK / 2);
+    proxy.session.handle_unread(since, proxy.now);
+    proxy.pass(TICK - Duration::from_millis(1));
+    assert_eq!(proxy.events(), [], "fifty seconds have passed, but less than forty of silence");
+    proxy.pass(Duration::from_millis(1));
+    assert!(proxy.session.is_closed());
+}
+
+#[test]
 fn the_client_finds_out_too() {
     let mut client = Alone::client(Settings::default());
     client.session.open(open("/a.B/C")).expect("room");

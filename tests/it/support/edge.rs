@@ -6,6 +6,7 @@ use bidiway::{
     downstream::{self, RouteSettings, ServicePattern},
     server::{ListenerSettings, Server, Settings},
     telemetry::Metrics,
+    upstream,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, request::Builder};
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 /// A running Bidiway.
 pub(crate) struct Edge {
     pub(crate) address: SocketAddr,
+    /// The same with TLS.
+    pub(crate) tls: SocketAddr,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cut: CancellationToken,
     shutdown: Option<oneshot::Sender<()>>,
@@ -45,19 +48,26 @@ pub(crate) async fn edge(url: &str) -> Edge {
 
 /// A Bidiway with these settings; its one upstream `chat` is at `url`.
 pub(crate) async fn edge_with(url: &str, downstream: downstream::Settings) -> Edge {
+    edge_over(super::calls::settings(&[url]), downstream).await
+}
+
+/// A Bidiway with these settings and this upstream, which must be named `chat`.
+pub(crate) async fn edge_over(upstream: upstream::Settings, downstream: downstream::Settings) -> Edge {
+    let listener = |tls| ListenerSettings { address: "127.0.0.1:0".parse().unwrap(), tls };
     let server = Server::bind(Settings {
-        listeners: vec![ListenerSettings { address: "127.0.0.1:0".parse().unwrap(), tls: None }],
+        listeners: vec![listener(None), listener(Some(super::carrier::certificate()))],
         admin: None,
         workers: 1,
         drain: std::time::Duration::from_secs(30),
         max_connections: 1000,
         downstream: Arc::new(downstream),
-        upstreams: vec![Arc::new(super::calls::settings(&[url]))],
+        upstreams: vec![Arc::new(upstream)],
     })
     .unwrap();
     let (shutdown, stop) = oneshot::channel();
     let edge = Edge {
         address: server.addresses()[0],
+        tls: server.addresses()[1],
         metrics: server.metrics(),
         cut: server.cut(),
         shutdown: Some(shutdown),

@@ -1,8 +1,10 @@
 //! What the tests share.
 
 pub(crate) mod calls;
+pub(crate) mod carrier;
 pub(crate) mod edge;
 pub(crate) mod http;
+pub(crate) mod middlebox;
 pub(crate) mod raw;
 pub(crate) mod socket;
 pub(crate) mod upstream;

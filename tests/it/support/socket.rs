@@ -1,6 +1,6 @@
 //! A client of the session protocol: the session floor's client side over tokio-tungstenite.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use bidiway::{
     session::{CloseReason, Event, Session, Settings, Side, StreamId},
@@ -41,6 +41,12 @@ pub(crate) fn request(address: SocketAddr) -> http::Request<()> {
 }
 
 impl Socket {
+    /// Reads for a while, whatever comes.
+    pub(crate) async fn listen(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while self.closed.is_none() && tokio::time::timeout_at(until, self.receive()).await.is_ok() {}
+    }
+
     /// Connects in cleartext.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let io = TcpStream::connect(address).await.unwrap();
@@ -59,7 +65,11 @@ impl Socket {
     }
 
     pub(crate) fn new(ws: WebSocketStream<Box<dyn Io>>, settings: Settings) -> Self {
-        let session = Session::new(Side::Client, settings, Instant::now().into_std());
+        Self::with(ws, Session::new(Side::Client, settings, Instant::now().into_std()))
+    }
+
+    /// Goes on with a session that has perhaps sent something already.
+    pub(crate) fn with(ws: WebSocketStream<Box<dyn Io>>, session: Session) -> Self {
         Self { ws, session, events: VecDeque::new(), closed: None, consumes: true }
     }
 
@@ -93,6 +103,11 @@ impl Socket {
         }
     }
 
+    /// Says goodbye, and waits for no answer.
+    pub(crate) async fn close(&mut self) {
+        self.ws.close(None).await.unwrap();
+    }
+
     /// Half-closes.
     pub(crate) async fn finish(&mut self, stream: StreamId) {
         self.session.finish(stream);
@@ -107,10 +122,16 @@ impl Socket {
 
     /// One call with one message each way.
     pub(crate) async fn unary(&mut self, method: &str, message: impl Into<Bytes>) -> Answer {
+        let stream = self.unary_request(method, message).await;
+        self.answer(stream).await
+    }
+
+    /// The request of such a call.
+    pub(crate) async fn unary_request(&mut self, method: &str, message: impl Into<Bytes>) -> StreamId {
         let stream = self.open(method).await;
         self.send(stream, message).await;
         self.finish(stream).await;
-        self.answer(stream).await
+        stream
     }
 
     /// Everything that comes on a stream until its end; events of other streams are kept.
@@ -245,6 +266,16 @@ fn stream_of(event: &Event) -> Option<StreamId> {
         }
         _ => None,
     }
+}
+
+/// The packet that opens a session and makes a call of one message in it; and the session.
+pub(crate) fn first_packet(method: &str, message: &'static [u8], settings: Settings) -> (Bytes, Session) {
+    let mut session = Session::new(Side::Client, settings, Instant::now().into_std());
+    let stream = session.open(v1::Open { method: method.to_owned(), ..v1::Open::default() }).unwrap();
+    session.send(stream, Bytes::from_static(message), 0, true);
+    let mut packet = BytesMut::new();
+    session.poll_packet(&mut packet, 32 * 1024);
+    (packet.freeze(), session)
 }
 
 /// All that came back of a call.

@@ -6,14 +6,16 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    task::Poll,
 };
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream, server};
+use h2::{Reason, RecvStream, SendStream, server};
 use http::{HeaderMap, Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
+    sync::{mpsc, watch},
 };
 
 /// A request on its way to the test's function.
@@ -140,6 +142,113 @@ pub(crate) fn end(stream: &mut SendStream<Bytes>, code: u32) {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", code.into());
     let _ = stream.send_trailers(trailers);
+}
+
+/// A service whose calls last until they are cancelled, and that tells what it sees.
+pub(crate) struct Waiting {
+    pub(crate) server: Scripted,
+    /// One for each call that has begun.
+    pub(crate) begun: mpsc::UnboundedReceiver<()>,
+    /// One for each call that is over: how it was reset.
+    pub(crate) over: mpsc::UnboundedReceiver<Result<Reason, h2::Error>>,
+}
+
+impl Waiting {
+    /// `reads`: whether it reads its requests; otherwise their window fills up.
+    pub(crate) async fn start(reads: bool) -> Self {
+        let ((begin, begun), (end, over)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        let server = Scripted::start(move |mut exchange| {
+            let (begin, end) = (begin.clone(), end.clone());
+            async move {
+                let mut stream = exchange.headers();
+                let _ = begin.send(());
+                let reset = poll_fn(|cx| {
+                    while reads && let Poll::Ready(Some(Ok(bytes))) = exchange.body.poll_data(cx) {
+                        let _ = exchange.body.flow_control().release_capacity(bytes.len());
+                    }
+                    stream.poll_reset(cx)
+                });
+                let _ = end.send(reset.await);
+            }
+        })
+        .await;
+        Self { server, begun, over }
+    }
+
+    /// Waits until so many calls have begun.
+    pub(crate) async fn begun(&mut self, calls: usize) {
+        for _ in 0..calls {
+            self.begun.recv().await.unwrap();
+        }
+    }
+
+    /// Asserts that so many calls are cancelled within a second.
+    pub(crate) async fn cancelled(&mut self, calls: usize) {
+        super::within(1, async {
+            for _ in 0..calls {
+                let reset = self.over.recv().await.unwrap();
+                assert_eq!(reset.unwrap(), Reason::CANCEL);
+            }
+        })
+        .await;
+    }
+}
+
+/// A service that echoes, except for methods named `Flood`: these send messages of 1,000 bytes without end.
+pub(crate) struct Flooding {
+    pub(crate) server: Scripted,
+    /// Bytes that were sent within the client's windows.
+    sent: Arc<AtomicUsize>,
+    /// Floods that were reset.
+    ended: watch::Sender<usize>,
+}
+
+impl Flooding {
+    pub(crate) async fn start() -> Self {
+        let sent = Arc::<AtomicUsize>::default();
+        let ended = watch::Sender::new(0);
+        let counters = (sent.clone(), ended.clone());
+        let server = Scripted::start(move |exchange| {
+            let (sent, ended) = counters.clone();
+            async move {
+                if exchange.request.uri().path().ends_with("Flood") {
+                    flood(exchange, &sent).await;
+                    ended.send_modify(|ended| *ended += 1);
+                } else {
+                    echo(exchange).await;
+                }
+            }
+        })
+        .await;
+        Self { server, sent, ended }
+    }
+
+    /// Waits until so many floods were reset.
+    pub(crate) async fn ended(&self, floods: usize) {
+        self.ended.subscribe().wait_for(|ended| *ended == floods).await.unwrap();
+    }
+
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.load(SeqCst)
+    }
+}
+
+async fn flood(mut exchange: Exchange, sent: &AtomicUsize) {
+    let mut stream = exchange.headers();
+    let whole = message(&[7; 1000]);
+    let mut rest = whole.clone();
+    loop {
+        stream.reserve_capacity(rest.len());
+        let Some(Ok(may)) = poll_fn(|cx| stream.poll_capacity(cx)).await else { return };
+        let piece = rest.split_to(may.min(rest.len()));
+        sent.fetch_add(piece.len(), SeqCst);
+        if stream.send_data(piece, false).is_err() {
+            return;
+        }
+        if rest.is_empty() {
+            rest = whole.clone();
+        }
+    }
 }
 
 /// Echoes the request's bytes as they come, then ends with OK.

@@ -1,0 +1,28 @@
+// The Lab of proto/demo/v1/demo.proto as a grpc-go server: an ordinary one, that knows nothing of browsers.
+package main
+
+//go:generate protoc -I ../../proto --go_out=. --go-grpc_out=. --go_opt=module=bidiway.example/lab --go-grpc_opt=module=bidiway.example/lab --go_opt=Mdemo/v1/demo.proto=bidiway.example/lab/demopb --go-grpc_opt=Mdemo/v1/demo.proto=bidiway.example/lab/demopb demo/v1/demo.proto
+
+import (
+	"flag"
+	"fmt"
+	"log"
+	"net"
+
+	"google.golang.org/grpc"
+
+	"bidiway.example/lab/demopb"
+)
+
+func main() {
+	address := flag.String("address", "127.0.0.1:50052", "where to listen; port 0 takes a free one")
+	flag.Parse()
+	listener, err := net.Listen("tcp", *address)
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := grpc.NewServer()
+	demopb.RegisterLabServer(server, &lab{tallies: tallies{byTag: map[string]*tally{}}})
+	fmt.Println("listening on", listener.Addr())
+	log.Fatal(server.Serve(listener))
+}
