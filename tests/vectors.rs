@@ -192,6 +192,7 @@ fn written() -> Vec<(&'static str, Vec<Frame>)> {
                 metadata: metadata(),
                 stream_credit: 262_144,
                 agent: "bidiway-js/0.1.0".into(),
+                resumable: true,
             })],
         ),
         (
@@ -382,6 +383,7 @@ fn frame_json(frame: &Frame) -> Json {
                 ("metadata", metadata_json(&m.metadata)),
                 ("streamCredit", m.stream_credit.into()),
                 ("agent", m.agent.as_str().into()),
+                ("resumable", m.resumable.into()),
             ]),
         ),
         FrameKind::Open(m) => (

@@ -97,6 +97,7 @@ impl Session {
                 metadata: std::mem::take(&mut settings.metadata),
                 stream_credit: granted,
                 agent: std::mem::take(&mut settings.agent),
+                resumable: settings.resumable,
                 ..v1::Hello::default()
             })));
         }
@@ -261,7 +262,7 @@ impl Session {
         self.close_when_drained();
     }
 
-    /// Ends the session. What is open is cancelled (proxy) or ends as UNAVAILABLE (client), then a `Closed` event
+    /// Ends the session. What is open is cancelled (proxy) or ends with the reason's code (client; UNAVAILABLE for OK), then a `Closed` event
     /// follows; nothing is sent after it but what waits already of streams that have ended.
     ///
     /// When the carrier is lost, this is the way to say so.
@@ -288,7 +289,8 @@ impl Session {
                 Side::Client => {
                     let unprocessed = self.going_away.is_some_and(|last| stream > last);
                     let message = format!("the session ended: {}", reason.message);
-                    let trailers = metadata::trailers(self.side, Code::UNAVAILABLE, message, unprocessed);
+                    let code = if reason.code == Code::OK { Code::UNAVAILABLE } else { reason.code };
+                    let trailers = metadata::trailers(self.side, code, message, unprocessed);
                     Event::Ended { stream, trailers: Box::new(trailers) }
                 }
             });

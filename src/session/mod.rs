@@ -31,6 +31,7 @@ pub use metadata::UNPROCESSED_HEADER;
 pub use settings::{
     FRAME_OVERHEAD, INITIAL_CREDIT, MAX_PACKET, MAX_PIECE, MIN_CREDIT, MIN_PIECE, Settings, VERSION,
 };
+pub use stream::StreamTable;
 pub use violation::{Verdict, Violation};
 
 /// A stream's number within its session; 1, 2, 3, … in the order of opening.

@@ -257,11 +257,13 @@ impl Session {
         self.phase = Phase::Open;
         let interval = self.settings.ping_interval;
         self.keepalive.start(self.side, interval, now);
-        self.sequence.resumable = !self.resume_token.is_empty();
+        let resume_token = std::mem::take(&mut self.resume_token);
+        let resume_token = if hello.resumable { resume_token } else { Bytes::new() };
+        self.sequence.resumable = !resume_token.is_empty();
         self.outbox.greeting = Some(FrameKind::Welcome(Box::new(v1::Welcome {
             version: VERSION,
             session_id: std::mem::take(&mut self.settings.session_id),
-            resume_token: std::mem::take(&mut self.resume_token),
+            resume_token,
             resumed: false,
             received: 0,
             limits: Some(v1::Limits {

@@ -50,6 +50,8 @@ pub struct Settings {
     pub metadata: Vec<v1::Metadata>,
     /// Client: name and version, sent in Hello.
     pub agent: String,
+    /// Client: it acknowledges and can resume; without it the proxy grants no token.
+    pub resumable: bool,
 }
 
 impl Default for Settings {
@@ -64,6 +66,7 @@ impl Default for Settings {
             session_id: String::new(),
             metadata: Vec::new(),
             agent: String::new(),
+            resumable: false,
         }
     }
 }

@@ -18,13 +18,16 @@ pub(crate) const MAX_CREDIT: u32 = (1 << 31) - 1;
 /// a silly remainder.
 const OUTBOX_FULL: u32 = MAX_PIECE as u32 + FRAME_OVERHEAD;
 
+/// A table by stream number.
+pub type StreamTable<T> = HashMap<StreamId, T, BuildHasherDefault<IdHasher>>;
+
 /// The table of streams.
-pub(super) type Streams = HashMap<StreamId, Stream, BuildHasherDefault<IdHasher>>;
+pub(super) type Streams = StreamTable<Stream>;
 
 /// One multiplication instead of SipHash. Numbers are handed out in order and gaps are a violation, so a peer
 /// cannot choose keys that collide.
 #[derive(Debug, Default)]
-pub(super) struct IdHasher(u64);
+pub struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,6 +23,9 @@ use crate::wire::{Code, Outcome};
 
 /// How much of a foreign body goes into a status message, in bytes.
 const EXCERPT: usize = 200;
+
+/// Timers here and at the server fire on whole milliseconds, each on its own.
+const TIMER_GRAIN: Duration = Duration::from_millis(2);
 
 /// What opens a call.
 #[derive(Clone, Debug)]
@@ -199,6 +203,11 @@ impl CallReceiver {
     /// See [`Call::poll_receive`].
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         loop {
+            // What most polls are about, apart from the rest: here the stage stays where it is.
+            if let Stage::Body(stream, _) = &mut self.stage {
+                let body = poll_body(stream, cx);
+                return self.body(cx, body);
+            }
             // Every arm that does not wait leaves a new stage behind; `Done` stands in meanwhile.
             match std::mem::replace(&mut self.stage, Stage::Done) {
                 Stage::Opening => match self.lane.poll_open(cx) {
@@ -226,21 +235,7 @@ impl CallReceiver {
                     }
                     Poll::Pending => return self.wait(cx, Stage::Head(response, slot)),
                 },
-                Stage::Body(mut stream, slot) => match poll_body(&mut stream, cx) {
-                    Poll::Ready(Body::Data(bytes)) => {
-                        self.held += bytes.len();
-                        self.stage = Stage::Body(stream, slot);
-                        return Poll::Ready(Received::Data(bytes));
-                    }
-                    Poll::Ready(Body::Trailers(trailers)) => {
-                        return self.ended(Box::new(response::read_trailers(trailers, self.limit())));
-                    }
-                    Poll::Ready(Body::End) => {
-                        return self.ended(Box::new(response::no_trailers()));
-                    }
-                    Poll::Ready(Body::Broken(error)) => return self.broken(&error, &slot),
-                    Poll::Pending => return self.wait(cx, Stage::Body(stream, slot)),
-                },
+                Stage::Body(..) => unreachable!("polled above"),
                 Stage::Early(mut stream, slot, early) => match poll_body(&mut stream, cx) {
                     Poll::Ready(Body::Data(bytes)) => {
                         self.stage = Stage::Put(stream, slot, bytes);
@@ -300,6 +295,26 @@ impl CallReceiver {
         }
     }
 
+    /// What `poll_body` said in [`Stage::Body`].
+    fn body(&mut self, cx: &mut Context<'_>, body: Poll<Body>) -> Poll<Received> {
+        match body {
+            Poll::Ready(Body::Data(bytes)) => {
+                self.held += bytes.len();
+                Poll::Ready(Received::Data(bytes))
+            }
+            Poll::Ready(Body::Trailers(trailers)) => {
+                self.ended(Box::new(response::read_trailers(trailers, self.limit())))
+            }
+            Poll::Ready(Body::End) => self.ended(Box::new(response::no_trailers())),
+            Poll::Ready(Body::Broken(error)) => {
+                let stage = std::mem::replace(&mut self.stage, Stage::Done);
+                let Stage::Body(_, slot) = stage else { unreachable!("the caller has looked") };
+                self.broken(&error, &slot)
+            }
+            Poll::Pending => self.poll_deadline(cx).map(Received::End),
+        }
+    }
+
     /// Sets the stage that the headers lead to; returns what there is to say at once.
     fn head(&mut self, response: http::Response<RecvStream>, slot: Slot) -> Option<Poll<Received>> {
         self.lane.answered();
@@ -342,7 +357,7 @@ impl CallReceiver {
 
     fn broken(&mut self, error: &h2::Error, slot: &Slot) -> Poll<Received> {
         let cancelled = error.reason() == Some(Reason::CANCEL) && error.is_reset();
-        let expired = self.deadline.as_ref().is_some_and(|sleep| sleep.deadline() <= Instant::now());
+        let expired = self.is_expired();
         let outcome = match self.lane.take_failure() {
             Some(outcome) => outcome,
             // The server has seen the same deadline pass and was quicker.
@@ -353,9 +368,19 @@ impl CallReceiver {
     }
 
     /// The server has ended the call.
-    fn ended(&mut self, outcome: Box<Outcome>) -> Poll<Received> {
+    fn ended(&mut self, mut outcome: Box<Outcome>) -> Poll<Received> {
+        // The server's own timer can be the quicker one, and some servers call what it does CANCELLED.
+        if outcome.status.code == Code::CANCELLED && self.is_expired() {
+            outcome = Box::new(response::deadline_exceeded());
+        }
         let ending = if outcome.status.code == Code::OK { Ending::Well } else { Ending::Badly };
         self.end(ending, outcome)
+    }
+
+    /// Whether the deadline has passed, as far as timers can tell.
+    fn is_expired(&self) -> bool {
+        let now = Instant::now() + TIMER_GRAIN;
+        self.deadline.as_ref().is_some_and(|sleep| sleep.deadline() <= now)
     }
 
     /// The call is over: whatever it held is given back.

@@ -5,20 +5,22 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::{
-        Mutex, OnceLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
-use h2::{PingPong, client};
+use futures_util::task::AtomicWaker;
+use h2::{PingPong, SendStream, client};
 use http::uri::{Authority, Scheme};
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use super::{
     Chunk, Endpoint, Settings,
     dial::{DialError, Io, dial},
+    early_resets::EarlyResets,
     lock,
 };
 
@@ -66,6 +68,7 @@ pub(super) struct Link {
     opened: AtomicUsize,
     /// Why the connection was lost.
     lost: OnceLock<String>,
+    early: EarlyResets,
 }
 
 impl fmt::Debug for Link {
@@ -127,6 +130,11 @@ impl Link {
         *lock(&self.send) = None;
     }
 
+    /// Cancels a stream that the server may not have noticed yet; at the latest in its turn among others.
+    pub(super) fn reset_early(&self, stream: SendStream<Chunk>) {
+        self.early.push(stream);
+    }
+
     /// Why the connection was lost, if it was.
     pub(super) fn lost(&self) -> Option<&str> {
         self.lost.get().map(String::as_str)
@@ -185,6 +193,7 @@ async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link
         in_flight: AtomicUsize::new(0),
         opened: AtomicUsize::new(0),
         lost: OnceLock::new(),
+        early: EarlyResets::default(),
     };
     Ok((link, Connection { http2, pings }))
 }
@@ -205,21 +214,46 @@ impl Connection {
     /// streams are left.
     pub(super) async fn drive(mut self, link: &Link, settings: &Settings) -> String {
         let mut watch = Watch::new(settings);
+        let alarm = Arc::new(Alarm { rung: AtomicBool::new(true), task: AtomicWaker::new() });
+        let alarm_waker = Waker::from(alarm.clone());
         let reason = poll_fn(|cx| {
             match Pin::new(&mut self.http2).poll(cx) {
                 Poll::Ready(Ok(())) => return Poll::Ready("the server closed the connection".to_owned()),
                 Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
                 Poll::Pending => {}
             }
-            // A GOAWAY leaves the connection running for its streams, but must not get new ones.
-            link.check();
+            // Timers, pongs and early resets are rare and messages are not: they are looked at when they ask for it.
+            alarm.task.register(cx.waker());
+            if !alarm.rung.swap(false, Relaxed) {
+                return Poll::Pending;
+            }
+            let cx = &mut Context::from_waker(&alarm_waker);
+            link.early.poll(cx);
             watch.poll(cx, &mut self.pings, link)
         })
         .await;
         link.close();
+        link.early.clear();
         // Before the streams are told, so that their calls can say it.
         link.lost.get_or_init(|| reason.clone());
         reason
+    }
+}
+
+/// Tells the connection's task that it was woken by a timer, a pong or an early reset.
+struct Alarm {
+    rung: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Relaxed);
+        self.task.wake();
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     fmt,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -17,6 +18,10 @@ use crate::wire::{Code, Outcome, timeout};
 /// What a call may send right after its HEADERS, before the connection's task has run and flow control has answered:
 /// a small request leaves in one write with its HEADERS. It is also all that is kept for another attempt.
 const EAGER: usize = 16 * 1024;
+
+/// A call without an answer that is given up before this age may not have been noticed by the server yet: its reset is
+/// an early one.
+const EARLY: Duration = Duration::from_secs(1);
 
 /// How often a call that the server has certainly not begun is sent again.
 const MAX_ATTEMPTS: usize = 4;
@@ -37,8 +42,15 @@ struct State {
 enum Phase {
     /// In the pool's hands. `finished`: the request has ended already.
     Waiting { finished: bool },
-    /// The stream is open; `response` waits for the receiver.
-    Open { send: SendStream<Chunk>, response: Option<(ResponseFuture, Slot)>, eager: usize, finished: bool },
+    /// The stream is open; `response` waits for the receiver. `begun`: the connection, and since when the server has
+    /// not answered.
+    Open {
+        send: SendStream<Chunk>,
+        response: Option<(ResponseFuture, Slot)>,
+        eager: usize,
+        finished: bool,
+        begun: Option<(Arc<Link>, Instant)>,
+    },
     /// Over without a stream; the outcome waits for the receiver.
     Failed(Box<Outcome>),
     /// Over.
@@ -122,7 +134,7 @@ impl Lane {
 
     /// Opens the call's stream on a connection and sends what was sent on an earlier one. `slot` is called only when
     /// the stream is open.
-    pub(super) fn open(&self, link: &Link, slot: impl FnOnce() -> Slot) -> Opened {
+    pub(super) fn open(&self, link: &Arc<Link>, slot: impl FnOnce() -> Slot) -> Opened {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let (Phase::Waiting { finished }, Some(replay)) = (&state.phase, &state.replay) else {
@@ -154,7 +166,8 @@ impl Lane {
             // An error means that the connection was lost just now; the receiver learns it.
             let _ = send.send_data(chunk.clone(), last);
         }
-        state.phase = Phase::Open { send, response: Some((response, slot())), eager, finished };
+        let begun = Some((link.clone(), Instant::now()));
+        state.phase = Phase::Open { send, response: Some((response, slot())), eager, finished, begun };
         state.wake();
         Opened::Done
     }
@@ -287,7 +300,11 @@ impl Lane {
 
     /// The response has begun: there will be no other attempt.
     pub(super) fn answered(&self) {
-        lock(&self.state).replay = None;
+        let mut state = lock(&self.state);
+        state.replay = None;
+        if let Phase::Open { begun, .. } = &mut state.phase {
+            *begun = None;
+        }
     }
 
     /// The server has certainly not begun this call. If everything sent is still at hand, the call waits again, and
@@ -330,7 +347,7 @@ impl State {
 
 impl Phase {
     fn leave(self, ending: Ending) {
-        let Self::Open { mut send, eager, finished, .. } = self else { return };
+        let Self::Open { mut send, eager, finished, begun, .. } = self else { return };
         let reason = match ending {
             // The server has answered without waiting for the rest (RFC 9113, section 8.1; grpc-go does the same).
             Ending::Well if !finished => Reason::NO_ERROR,
@@ -339,7 +356,10 @@ impl Phase {
             // server, which has ended the call, opens the window. Where nothing is left, h2 sends no RST_STREAM.
             Ending::Badly if !finished || eager < EAGER => Reason::NO_ERROR,
             Ending::Badly => return,
-            Ending::Cancelled => Reason::CANCEL,
+            Ending::Cancelled => match begun {
+                Some((link, at)) if at.elapsed() < EARLY => return link.reset_early(send),
+                _ => Reason::CANCEL,
+            },
         };
         send.send_reset(reason);
     }
@@ -353,7 +373,7 @@ fn park(place: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 /// The request's HEADERS, in the order of gRPC `doc/PROTOCOL-HTTP2.md`, "Requests".
-fn head(request: &Request, link: &Link, remaining: Option<std::time::Duration>) -> http::Request<()> {
+fn head(request: &Request, link: &Link, remaining: Option<Duration>) -> http::Request<()> {
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(link.scheme.clone());
     uri.authority = Some(link.authority.clone());

@@ -8,6 +8,7 @@ mod call;
 mod chunk;
 mod connection;
 mod dial;
+mod early_resets;
 mod endpoint;
 mod lane;
 mod pool;

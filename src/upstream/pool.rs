@@ -121,7 +121,8 @@ impl Place {
         if self.failure.as_ref().is_some_and(|failure| now < failure.until) {
             return Offer::Failing;
         }
-        self.links.retain(|link| link.is_open());
+        // A connection that has said GOAWAY is noticed here at the latest.
+        self.links.retain(|link| link.check());
         if self.links.len() + self.dialing < max_connections {
             Offer::Wait { dial: true }
         } else {

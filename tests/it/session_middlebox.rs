@@ -9,7 +9,7 @@ use crate::support::{
     edge::{Edge, edge, edge_with, settings},
     middlebox::{Manner, Middlebox, Order, Split},
     socket::Socket,
-    upstream::{Scripted, Waiting, echo},
+    upstream::{Scripted, Waiting, echo, end, message, send},
     within,
 };
 
@@ -193,6 +193,51 @@ async fn the_middlebox_of_that_test_does_end_silent_connections() {
         assert_eq!(socket.close_frame().await.0, 1006);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_line_that_stands_still_for_a_while_loses_nothing() {
+    const MESSAGES: u32 = 20_000;
+    let sent = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counter = sent.clone();
+    let upstream = Scripted::start(move |mut exchange| {
+        let counter = counter.clone();
+        async move {
+            let mut stream = exchange.headers();
+            for number in 0..MESSAGES {
+                let payload = [&number.to_be_bytes()[..], &[0; 1000]].concat();
+                send(&mut stream, message(&payload)).await;
+                counter.store(number, std::sync::atomic::Ordering::SeqCst);
+            }
+            end(&mut stream, 0);
+        }
+    })
+    .await;
+    let edge = edge(&upstream.url).await;
+    for carrier in CARRIERS {
+        within(30, async {
+            let middlebox = Middlebox::before(carrier.port(&edge), Manner::default()).await;
+            let endless = session::Settings { stream_credit: 1 << 30, ..session::Settings::default() };
+            let mut socket = carrier.connect_to(middlebox.address, endless).await;
+            let stream = socket.open(TALK).await;
+            for number in 0..MESSAGES {
+                if number % 5000 == 100 {
+                    middlebox.order(Order::Freeze);
+                    // The service fills what there is to fill, and stops.
+                    let mut before = u32::MAX;
+                    while before != sent.load(std::sync::atomic::Ordering::SeqCst) {
+                        before = sent.load(std::sync::atomic::Ordering::SeqCst);
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    middlebox.order(Order::Pass);
+                }
+                let payload = socket.message(stream).await;
+                assert_eq!((&payload[..4], payload.len()), (&number.to_be_bytes()[..], 1004), "{carrier:?}");
+            }
+            assert_eq!(socket.answer(stream).await.code(), Code::OK, "{carrier:?}");
+        })
+        .await;
+    }
 }
 
 /// What a client does whose request waits before a service that reads nothing.

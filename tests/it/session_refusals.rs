@@ -16,7 +16,7 @@ use crate::{
     support::{
         carrier::{handshake, head},
         edge::{self, Edge, edge_with},
-        socket::{Answer, Socket, request},
+        socket::{Answer, Socket, first_packet, request},
         upstream::{Scripted, echo, message},
         within,
     },
@@ -196,6 +196,77 @@ async fn a_frame_that_breaks_rfc_6455_closes_with_1002() {
         let mut rest = Vec::new();
         tcp.read_to_end(&mut rest).await.unwrap();
         assert_eq!((rest[0], u16::from_be_bytes([rest[2], rest[3]])), (0x88, 1002), "{rest:?}");
+    })
+    .await;
+}
+
+/// Packets that were good until a few bytes of them changed: each is understood, or ends its own session with a code.
+#[tokio::test]
+async fn packets_with_changed_bytes_disturb_nobody_else() {
+    let (edge, _upstream) = echoing(edge::settings()).await;
+    within(60, async {
+        let mut other = Socket::connect(edge.address).await;
+        let stream = other.open("/a.B/C").await;
+        let (good, _) = first_packet("/a.B/C", b"some message", session::Settings::default());
+        let mut seed = 1_u64;
+        let mut random = |below: usize| {
+            for shift in [13, -7, 17_i32] {
+                seed ^= if shift > 0 { seed << shift } else { seed >> -shift };
+            }
+            (seed % below as u64) as usize
+        };
+        for round in 0..300 {
+            let mut bad = good.to_vec();
+            for _ in 0..=random(4) {
+                match random(3) {
+                    0 => bad.truncate(1 + random(bad.len())),
+                    1 => bad.insert(random(bad.len()), random(256) as u8),
+                    _ => {
+                        let at = random(bad.len());
+                        bad[at] = random(256) as u8;
+                    }
+                }
+            }
+            let mut socket = Socket::connect(edge.address).await;
+            socket.send_raw(Message::binary(bad.clone())).await;
+            socket.close().await;
+            let (code, reason) = socket.close_frame().await;
+            assert!(matches!(code, 1000 | 1005 | 4000..=4016), "{round}: {bad:x?}: {code} {reason}");
+            other.send(stream, "fine").await;
+            assert_eq!(other.message(stream).await, b"fine", "{round}: {bad:x?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn calls_that_are_opened_and_cancelled_at_once_disturb_no_other() {
+    let (edge, upstream) = echoing(edge::settings()).await;
+    within(30, async {
+        let mut other = Socket::connect(edge.address).await;
+        let running = other.open("/a.B/C").await;
+        other.send(running, "before").await;
+        assert_eq!(other.message(running).await, b"before");
+        let mut socket = Socket::connect(edge.address).await;
+        for _ in 0..50 {
+            // Twenty in one packet, and then one by one.
+            for _ in 0..20 {
+                let open = v1::Open { method: "/a.B/C".to_owned(), ..v1::Open::default() };
+                let stream = socket.session.open(open).unwrap();
+                socket.session.send(stream, Bytes::from_static(b"x"), 0, false);
+                socket.session.cancel(stream);
+            }
+            socket.flush().await;
+            for _ in 0..20 {
+                let stream = socket.open("/a.B/C").await;
+                socket.send(stream, "x").await;
+                socket.cancel(stream).await;
+            }
+            assert_eq!(socket.unary("/a.B/C", "x").await.code(), Code::OK);
+            other.send(running, "still").await;
+            assert_eq!(other.message(running).await, b"still");
+        }
+        assert_eq!(upstream.connections(), 1, "nor the connection that they shared");
     })
     .await;
 }

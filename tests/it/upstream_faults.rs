@@ -15,6 +15,7 @@ use crate::support::{
         REFUSED_STREAM, RST_STREAM, RawConnection, RawServer, data, goaway, headers, message, ok_headers,
         rst_stream, trailers,
     },
+    upstream::{Scripted, end},
     within,
 };
 
@@ -425,6 +426,25 @@ async fn headers_and_then_silence_last_until_the_deadline_and_reset_the_stream()
     answer.assert(Origin::Proxy, Code::DEADLINE_EXCEEDED, "deadline");
     assert!(answer.headers.is_some());
     assert_eq!(reset, CANCEL.to_be_bytes());
+}
+
+#[tokio::test]
+async fn a_server_that_keeps_the_deadline_itself_and_calls_it_cancelled_is_understood() {
+    let server = Scripted::start(|mut exchange| async move {
+        let value = exchange.request.headers()["grpc-timeout"].as_bytes();
+        let left = bidiway::wire::timeout::decode(value).unwrap();
+        let mut stream = exchange.headers();
+        // As a service does whose own timer fires: the proxy's fires at the same moment, before or after.
+        tokio::time::sleep(left).await;
+        end(&mut stream, Code::CANCELLED.0);
+    })
+    .await;
+    let upstream = upstream(&server.url);
+    for _ in 0..10 {
+        let mut call = upstream.call(request_with_timeout(Duration::from_millis(20)));
+        call.finish();
+        within(5, answer(&mut call)).await.assert(Origin::Proxy, Code::DEADLINE_EXCEEDED, "deadline");
+    }
 }
 
 #[tokio::test]

@@ -52,6 +52,7 @@ impl<'a> World<'a> {
         let client = Settings {
             stream_credit: 16_384 + rng.below(100_000) as u32,
             metadata: vec![v1::Metadata { name: "default".into(), value: None }],
+            resumable: true,
             ..Settings::default()
         };
         let proxy = Settings {

@@ -1,7 +1,6 @@
 //! The task that owns a socket and its session.
 
 use std::{
-    collections::HashMap,
     future::Future,
     mem,
     pin::Pin,
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     downstream::{AddressPermit, ConnInfo, Edge, Opening, admit},
-    session::{CloseReason, Event, Session, StreamId},
+    session::{CloseReason, Event, Session, StreamId, StreamTable},
     telemetry::{CallRecord, Dialect},
     wire::{
         Code, Outcome, metadata, v1,
@@ -44,8 +43,11 @@ const READS_WHILE_BLOCKED: u32 = 1024;
 /// How long the peer may take to answer our close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The key under which the timer and the drain signals wake the task; stream numbers begin at 1.
-const SELF: u32 = 0;
+/// The key under which the timer and the drain signals wake the task. Streams do so under their numbers.
+const SELF: u64 = 1 << 32;
+
+/// The key under which the socket does when it has something to read.
+const SOCKET: u64 = 2 << 32;
 
 thread_local! {
     /// Where packets are written before they are framed: one for all sockets of a worker, so that an idle socket
@@ -61,11 +63,12 @@ pub(super) struct Driver {
     session_id: Arc<str>,
     socket: Socket,
     session: Session,
-    streams: HashMap<StreamId, Stream>,
+    streams: StreamTable<Stream>,
     ready: Arc<ReadyList>,
     /// Taken from `ready` and not polled yet; kept for its capacity.
-    turn: Vec<u32>,
+    turn: Vec<u64>,
     own: KeyWaker,
+    reader: KeyWaker,
     timer: Pin<Box<Sleep>>,
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -98,8 +101,9 @@ impl Driver {
         admitted: Result<AddressPermit, CloseReason>,
     ) -> Self {
         let ready = Arc::new(ReadyList::default());
-        let own = ready.waker(SELF);
+        let (own, reader) = (ready.waker(SELF), ready.waker(SOCKET));
         own.wake();
+        reader.wake();
         let place = match admitted {
             Ok(place) => Some(place),
             Err(reason) => {
@@ -117,10 +121,11 @@ impl Driver {
             session_id,
             socket,
             session,
-            streams: HashMap::new(),
+            streams: StreamTable::default(),
             ready,
             turn: Vec::new(),
             own,
+            reader,
             blocked: None,
             reads_while_blocked: 0,
             state: State::Open,
@@ -138,17 +143,10 @@ impl Driver {
                 State::Open | State::Ending(_) => {}
             }
             let now = Instant::now();
-            let mut more = false;
             if self.state == State::Open {
-                more = self.read(cx, now);
-                self.wake_streams(now);
-                self.drain_events();
+                self.wake(now, true);
             }
-            match self.write(cx) {
-                Poll::Ready(true) => more = true,
-                Poll::Ready(false) | Poll::Pending => {}
-            }
-            if more {
+            if self.write(cx, now) == Poll::Ready(true) {
                 continue;
             }
             match self.state {
@@ -167,17 +165,42 @@ impl Driver {
         }
     }
 
-    /// Reads what the socket has. Returns whether it may have more.
-    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    /// Lets everything go on that was woken: the socket's input first, for what it brings (if `reads`), then the
+    /// streams, and the timer and signals.
+    fn wake(&mut self, now: Instant, reads: bool) {
+        let mut turn = mem::take(&mut self.turn);
+        self.ready.take(&mut turn);
+        if let Some(at) = turn.iter().position(|&key| key == SOCKET && reads) {
+            turn.swap_remove(at);
+            self.reader.arm();
+            self.read(now);
+            self.ready.take(&mut turn);
+        }
+        for key in turn.drain(..) {
+            match StreamId::try_from(key) {
+                Ok(stream) => self.poll_stream(stream),
+                Err(_) if key == SELF => self.poll_signals(now),
+                // There is more to read: in the next turn, after others.
+                Err(_) => {
+                    self.reader.arm();
+                    self.reader.wake();
+                }
+            }
+        }
+        self.turn = turn;
+        self.drain_events();
+    }
+
+    /// Reads what the socket has.
+    fn read(&mut self, now: Instant) {
+        let waker = self.reader.waker().clone();
+        let cx = &mut Context::from_waker(&waker);
         for _ in 0..READS_PER_TURN {
             // A peer that does not read may give its calls up, but must not fill our buffers with answers.
             if self.blocked.is_some() && self.reads_while_blocked == READS_WHILE_BLOCKED {
-                return false;
+                return;
             }
-            let incoming = match self.socket.poll_read(cx) {
-                Poll::Ready(incoming) => incoming,
-                Poll::Pending => return false,
-            };
+            let Poll::Ready(incoming) = self.socket.poll_read(cx) else { return };
             self.reads_while_blocked += u32::from(self.blocked.is_some());
             match incoming {
                 Incoming::Packet(packet) => self.session.handle_packet(packet, now.into_std()),
@@ -185,12 +208,14 @@ impl Driver {
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
-                    self.gone(cx, "client_closed", &format!("the client closed the socket with {code}"));
-                    return false;
+                    return self.gone(
+                        cx,
+                        "client_closed",
+                        &format!("the client closed the socket with {code}"),
+                    );
                 }
                 Incoming::Broken(Broken::Lost) => {
-                    self.gone(cx, "lost", "the client's connection was lost");
-                    return false;
+                    return self.gone(cx, "lost", "the client's connection was lost");
                 }
                 Incoming::Broken(Broken::Protocol(WebSocketError::TooLarge(limit))) => {
                     let message = format!("a packet is larger than {limit} bytes");
@@ -207,27 +232,10 @@ impl Driver {
             }
             self.drain_events();
             if self.state != State::Open {
-                return true;
+                return;
             }
         }
-        // Others first: the waker brings us back.
-        cx.waker().wake_by_ref();
-        false
-    }
-
-    /// Polls the streams that were woken, and the timer and signals when it is their turn.
-    fn wake_streams(&mut self, now: Instant) {
-        let mut turn = mem::take(&mut self.turn);
-        self.ready.take(&mut turn);
-        for key in turn.drain(..) {
-            if key == SELF {
-                self.own.arm();
-                self.poll_signals(now);
-            } else {
-                self.poll_stream(key);
-            }
-        }
-        self.turn = turn;
+        self.reader.wake();
     }
 
     fn poll_stream(&mut self, id: StreamId) {
@@ -241,6 +249,7 @@ impl Driver {
 
     /// The timer and the drain signals; they wake through [`SELF`], so that ordinary turns do not pay for them.
     fn poll_signals(&mut self, now: Instant) {
+        self.own.arm();
         let waker = self.own.waker().clone();
         let cx = &mut Context::from_waker(&waker);
         if self.draining.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
@@ -343,7 +352,7 @@ impl Driver {
         match admitted {
             Ok(admitted) => {
                 let call = admitted.route.upstream.call(admitted.request);
-                let waker = self.ready.waker(id);
+                let waker = self.ready.waker(id.into());
                 waker.wake();
                 let max_message = admitted.route.settings.max_message;
                 self.streams.insert(id, Stream::new(id, call, waker, admitted.record, max_message));
@@ -376,17 +385,17 @@ impl Driver {
     }
 
     /// Writes packets until nothing is ready or the kernel takes no more. `Ready(true)`: the state has changed.
-    fn write(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<bool> {
         loop {
             match self.socket.poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     if let Some(since) = self.blocked.take() {
                         self.reads_while_blocked = 0;
-                        self.session.handle_unread(since.into_std(), Instant::now().into_std());
+                        self.session.handle_unread(since.into_std(), now.into_std());
                         if matches!(self.state, State::Ending(_)) {
                             self.be_patient();
                         }
-                        cx.waker().wake_by_ref();
+                        self.reader.wake();
                     }
                 }
                 Poll::Ready(Err(_)) => {
@@ -394,7 +403,7 @@ impl Driver {
                     return Poll::Ready(true);
                 }
                 Poll::Pending => {
-                    self.blocked.get_or_insert_with(Instant::now);
+                    self.blocked.get_or_insert(now);
                     return Poll::Pending;
                 }
             }
@@ -414,7 +423,7 @@ impl Driver {
             }
             // Room in the outbox may let streams go on.
             self.drain_events();
-            self.wake_streams(Instant::now());
+            self.wake(now, false);
         }
         if let State::Ending(reason) = &self.state {
             self.socket.close(cx, reason.close_code, &reason.message);

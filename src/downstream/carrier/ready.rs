@@ -18,7 +18,7 @@ use futures_util::task::AtomicWaker;
 pub(super) struct ReadyList {
     task: AtomicWaker,
     /// Bounded: every key stands in it at most once.
-    keys: Mutex<Vec<u32>>,
+    keys: Mutex<Vec<u64>>,
 }
 
 impl ReadyList {
@@ -28,15 +28,14 @@ impl ReadyList {
     }
 
     /// A waker that notes `key`.
-    pub(super) fn waker(self: &Arc<Self>, key: u32) -> KeyWaker {
+    pub(super) fn waker(self: &Arc<Self>, key: u64) -> KeyWaker {
         let entry = Arc::new(Entry { key, queued: AtomicBool::new(false), list: Arc::clone(self) });
         KeyWaker { waker: Waker::from(Arc::clone(&entry)), entry }
     }
 
-    /// Moves the keys that are ready to `keys`, which must be empty.
-    pub(super) fn take(&self, keys: &mut Vec<u32>) {
-        let mut ready = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut *ready, keys);
+    /// Moves the keys that are ready to the end of `keys`.
+    pub(super) fn take(&self, keys: &mut Vec<u64>) {
+        keys.append(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -66,7 +65,7 @@ impl KeyWaker {
 
 #[derive(Debug)]
 struct Entry {
-    key: u32,
+    key: u64,
     queued: AtomicBool,
     list: Arc<ReadyList>,
 }
@@ -102,7 +101,7 @@ mod tests {
         seven.wake();
         keys.clear();
         list.take(&mut keys);
-        assert_eq!(keys, [] as [u32; 0], "not armed: still counted as being on its way");
+        assert_eq!(keys, [] as [u64; 0], "not armed: still counted as being on its way");
         seven.arm();
         seven.wake();
         list.take(&mut keys);

@@ -16,6 +16,7 @@ fn without_a_resume_token_nobody_sends_ack() {
 #[test]
 fn with_a_token_both_sides_acknowledge_by_frames_bytes_and_time() {
     let mut pair = Pair::new();
+    pair.client = Session::new(Side::Client, Settings { resumable: true, ..Settings::default() }, pair.now);
     pair.proxy.announce_resume(Bytes::from_static(b"token"));
     let mut pair = pair.and_greeted();
     let stream = pair.opened();

@@ -242,12 +242,13 @@ fn cold_kind() -> impl Strategy<Value = FrameKind> {
         (any::<u32>(), ".{0,12}", bytes(), metadata()).prop_map(|(code, message, details, metadata)| {
             FrameKind::Trailers(v1::Trailers { code, message, details, metadata }.into())
         });
-    let hello = (vec(any::<u32>(), 0..3), bytes(), number(), metadata(), any::<u32>(), ".{0,12}").prop_map(
-        |(versions, resume_token, received, metadata, stream_credit, agent)| {
-            let hello = v1::Hello { versions, resume_token, received, metadata, stream_credit, agent };
-            FrameKind::Hello(hello.into())
-        },
-    );
+    let hello =
+        (vec(any::<u32>(), 0..3), bytes(), number(), metadata(), any::<u32>(), ".{0,12}", any::<bool>())
+            .prop_map(|(versions, resume_token, received, metadata, stream_credit, agent, resumable)| {
+                let hello =
+                    v1::Hello { versions, resume_token, received, metadata, stream_credit, agent, resumable };
+                FrameKind::Hello(hello.into())
+            });
     let limits = (number(), any::<[u32; 3]>()).prop_map(
         |(max_message, [max_streams, stream_credit, max_metadata])| v1::Limits {
             max_message,

@@ -148,27 +148,27 @@ pub(crate) fn end(stream: &mut SendStream<Bytes>, code: u32) {
 pub(crate) struct Waiting {
     pub(crate) server: Scripted,
     /// One for each call that has begun.
-    pub(crate) begun: mpsc::UnboundedReceiver<()>,
+    pub(crate) begun: mpsc::Receiver<()>,
     /// One for each call that is over: how it was reset.
-    pub(crate) over: mpsc::UnboundedReceiver<Result<Reason, h2::Error>>,
+    pub(crate) over: mpsc::Receiver<Result<Reason, h2::Error>>,
 }
 
 impl Waiting {
     /// `reads`: whether it reads its requests; otherwise their window fills up.
     pub(crate) async fn start(reads: bool) -> Self {
-        let ((begin, begun), (end, over)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        let ((begin, begun), (end, over)) = (mpsc::channel(1000), mpsc::channel(1000));
         let server = Scripted::start(move |mut exchange| {
             let (begin, end) = (begin.clone(), end.clone());
             async move {
                 let mut stream = exchange.headers();
-                let _ = begin.send(());
+                let _ = begin.try_send(());
                 let reset = poll_fn(|cx| {
                     while reads && let Poll::Ready(Some(Ok(bytes))) = exchange.body.poll_data(cx) {
                         let _ = exchange.body.flow_control().release_capacity(bytes.len());
                     }
                     stream.poll_reset(cx)
                 });
-                let _ = end.send(reset.await);
+                let _ = end.try_send(reset.await);
             }
         })
         .await;

@@ -24,7 +24,7 @@ pub struct Counts {
 pub fn measure(bench: &mut Bench) -> anyhow::Result<Vec<Counts>> {
     let mut all = Vec::new();
     let echo = bench.programs.echo(&[])?;
-    for shape in [Named::A, Named::B, Named::C] {
+    for shape in [Named::A, Named::B, Named::C, Named::E, Named::V, Named::G] {
         for target in [Target::Relay, Target::Envoy, Target::Bidiway] {
             if !bench.programs.has(target) {
                 continue;
