@@ -93,7 +93,7 @@ impl Named {
             Self::A => 20_000,
             Self::B => 60_000,
             Self::C | Self::D => 300_000,
-            Self::E => 600,
+            Self::E => 300,
             Self::U | Self::V => 20_000,
             Self::W | Self::G => 10_000,
             Self::L => 5_000,

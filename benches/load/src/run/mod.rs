@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long)]
     envoy: Option<PathBuf>,
     /// Rounds of the CPU measurement; the least of each counts.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 10)]
     rounds: u32,
     /// A short run: a tenth of the load, two rounds. Its figures are for a first look.
     #[arg(long)]
