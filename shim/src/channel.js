@@ -245,7 +245,7 @@ export class Channel {
 
   /** @param {number} delayMs */
   #dial(delayMs) {
-    if (this.#dialing || this.#session) return;
+    if (this.#dialing || this.#session || this.#state === "closed") return;
     /** @type {Dialing} */
     const dialing = (this.#dialing = {});
     this.#setState(this.#attempts ? "reconnecting" : "connecting", this.#lastError);

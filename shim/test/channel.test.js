@@ -566,6 +566,22 @@ test("close() ends open and waiting calls with CANCELLED, and the channel for go
   assert.equal(proxy.peers.length, 1);
 });
 
+test("close() while one session drains and the next is awaited ends everything", async (t) => {
+  watchRejections(t);
+  timers(t);
+  const { channel, peer, proxy } = await connected();
+  const old = channel.open({ method: METHOD });
+  await settle();
+  peer.send({ goAway: { lastStream: 1, reconnectDelayMs: 500 } });
+  const waiting = channel.open({ method: METHOD });
+  await channel.close();
+  for (const call of [old, waiting]) assert.equal((await call.status).code, Code.CANCELLED);
+  assert.equal(peer.closed.code, 1000);
+  t.mock.timers.tick(60_000);
+  await settle();
+  assert.equal(proxy.peers.length, 1);
+});
+
 test("close() while connecting leaves nothing behind", async (t) => {
   watchRejections(t);
   const { channel, proxy } = pair();

@@ -99,7 +99,7 @@ section! { "an upstream"
         /// Most connections for each endpoint and worker; more are opened as the service's stream limit is reached.
         /// Default: 8.
         max_connections: Option<u32>,
-        /// The HTTP/2 window of a call: the most bytes of its responses that the proxy holds. Default: 64KiB.
+        /// The HTTP/2 window of a call: the most bytes of its responses that the proxy holds. Default: 256KiB.
         window: Option<At<Size>>,
         /// The largest headers or trailers taken from the service. Default: 64KiB.
         max_headers: Option<At<Size>>,

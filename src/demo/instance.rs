@@ -203,7 +203,7 @@ fn proxy_settings(
         endpoints: vec![upstream::Endpoint::Tcp { tls: false, host, port }],
         connect_timeout: Duration::from_secs(5),
         max_connections: 8,
-        stream_window: 64 * 1024,
+        stream_window: 256 * 1024,
         max_header_list: 64 * 1024,
         keepalive: None,
         keepalive_timeout: Duration::from_secs(20),

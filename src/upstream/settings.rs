@@ -16,7 +16,8 @@ pub struct Settings {
     /// The most connections per endpoint and worker. Another is opened when the server's stream limit is reached;
     /// at the cap a call fails at once with RESOURCE_EXHAUSTED. 8.
     pub max_connections: usize,
-    /// The HTTP/2 window of one call: the most bytes of it that the proxy holds. 64 KiB.
+    /// The HTTP/2 window of one call: the most bytes of it that the proxy holds for a slow client. 256 KiB, as much as
+    /// the credit of a session's stream: with HTTP/2's own 64 KiB, large messages stop and go.
     pub stream_window: u32,
     /// The largest headers or trailers taken from the server, in bytes (64 KiB: room for rich status details).
     pub max_header_list: u32,
@@ -37,7 +38,7 @@ impl Settings {
             endpoints,
             connect_timeout: Duration::from_secs(5),
             max_connections: 8,
-            stream_window: 64 * 1024,
+            stream_window: 256 * 1024,
             max_header_list: 64 * 1024,
             keepalive: Some(Duration::from_secs(310)),
             keepalive_timeout: Duration::from_secs(20),

@@ -48,7 +48,7 @@ export async function startProxy() {
     metrics: async () => (await fetch(`${origins.admin}/metrics`)).text(),
     stop: () =>
       new Promise((resolve) => {
-        if (child.exitCode !== null) return resolve();
+        if (child.exitCode !== null || child.signalCode) return resolve();
         child.removeAllListeners("exit");
         child.on("exit", resolve);
         child.kill("SIGTERM");

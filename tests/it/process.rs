@@ -80,7 +80,13 @@ async fn a_process_without_file_descriptors_lives_on_and_accepts_again() {
     // may still serve while the other has not accepted what waits for it.
     let served =
         async || tokio::time::timeout(Duration::from_secs(1), get(address, "/nothing")).await.is_ok();
-    within(20, async { while served().await {} }).await;
+    within(20, async {
+        while served().await {
+            // Takes what is left, for good.
+            sockets.push(TcpStream::connect(address).await.unwrap());
+        }
+    })
+    .await;
     drop(sockets);
     within(20, get(address, "/nothing")).await.unwrap();
     let (_, metrics) = within(20, get(admin, "/metrics")).await.unwrap();

@@ -31,7 +31,7 @@ use crate::{
 
 /// How much one packet holds at most, about: enough to make a write worth its system call, little enough that a
 /// stream waits for no more than a few milliseconds of a slow line.
-const PACKET_TARGET: usize = 32 * 1024;
+const PACKET_TARGET: usize = 64 * 1024;
 
 /// How many messages are read before others on this worker get their turn.
 const READS_PER_TURN: usize = 64;

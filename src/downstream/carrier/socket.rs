@@ -1,7 +1,7 @@
 //! A WebSocket as a carrier of packets.
 //!
 //! tokio-tungstenite could do this (and does, in the tests). Here the buffers are the reason for code of our own: an
-//! idle socket must hold none, a busy one must not copy or clear more than it has to. `docs/decisions/0004` has the
+//! idle socket must hold none, a busy one must not copy or clear more than it has to. `docs/decisions/0005` has the
 //! figures.
 
 use std::{
