@@ -28,7 +28,6 @@ use tracing::debug;
 use crate::{
     downstream::{ConnInfo, ConnIo, Edge, Limits, OpenConnection},
     telemetry::Metrics,
-    wire::metadata::ENTRY_OVERHEAD,
 };
 
 /// How long a connection may take to write its last bytes after the drain's cut.
@@ -49,13 +48,13 @@ const SEND_BUFFER: usize = 64 * 1024;
 const HEAD: u32 = 64 * 1024;
 
 /// The most header fields that HTTP/1.1 takes, whatever the limit for metadata.
-const MOST_HEADERS: u32 = 2048;
+const MOST_HEADERS: usize = 2048;
 
 /// Room for the header fields that are no metadata (`:path`, `user-agent`, `cookie`, …).
 const HEADER_ROOM: u32 = 16 * 1024;
 
 /// Header fields that are no metadata.
-const OTHER_HEADERS: u32 = 64;
+const OTHER_HEADERS: usize = 64;
 
 /// HTTP/2 pings find clients that went away without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -72,7 +71,7 @@ pub(super) fn http(limits: &Limits) -> Builder<TokioExecutor> {
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(head as usize)
         // Hyper's default of 100 fields would refuse metadata that is within its limit, and without a gRPC code.
-        .max_headers((limits.max_metadata / ENTRY_OVERHEAD as u32 + OTHER_HEADERS).min(MOST_HEADERS) as usize)
+        .max_headers((limits.max_entries() + OTHER_HEADERS).min(MOST_HEADERS))
         .keep_alive(true);
     builder
         .http2()
