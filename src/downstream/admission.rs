@@ -53,7 +53,9 @@ pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<O
         None => edge.routes.unrouted(dialect),
     };
     let record = CallRecord::start(Arc::clone(metrics), path, conn.peer, session.cloned());
-    match prepare(edge, conn, route, path, metadata, timeout) {
+    // A session has held its metadata against the limit itself, before base64 made it longer.
+    let limit = if session.is_some() { usize::MAX } else { edge.settings.limits.max_metadata as usize };
+    match prepare(edge, conn, route, path, metadata, limit, timeout) {
         Ok((route, request)) => Ok(Admitted { route, request, record }),
         Err(outcome) => {
             record.end(&outcome);
@@ -68,6 +70,7 @@ fn prepare(
     route: Option<&Arc<Route>>,
     path: &str,
     mut metadata: HeaderMap,
+    limit: usize,
     timeout: Option<Duration>,
 ) -> Result<(Arc<Route>, Request), Box<Outcome>> {
     if edge.drain.draining.is_cancelled() {
@@ -86,7 +89,6 @@ fn prepare(
     };
     metadata::filter_request(&mut metadata);
     let size = metadata::size(&metadata);
-    let limit = edge.settings.limits.max_metadata as usize;
     if size > limit {
         let message = format!("the call's metadata has {size} bytes, more than the limit of {limit} bytes");
         return Err(refusal(Code::RESOURCE_EXHAUSTED, message));

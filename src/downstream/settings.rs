@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Origins, RouteSettings};
+use crate::wire::metadata::ENTRY_OVERHEAD;
 
 /// Settings of the downstream side, shared by all workers.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +49,13 @@ pub struct SessionSettings {
     pub ping: Duration,
     /// Time until Hello. 10 s.
     pub hello_timeout: Duration,
+}
+
+impl Limits {
+    /// How many entries metadata can have within its limit.
+    pub fn max_entries(&self) -> usize {
+        self.max_metadata as usize / ENTRY_OVERHEAD
+    }
 }
 
 impl Default for Limits {

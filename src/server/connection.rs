@@ -43,11 +43,18 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// What hyper may hold of a response that the client is slow to read.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// HTTP/1.1's buffer for a request's head, and for reads.
-const HTTP1_BUFFER: usize = 64 * 1024;
+/// The largest head of a request that is read at all, unless the limit for metadata asks for more. Far more than that
+/// limit: a call beyond it is refused with a gRPC code, a head beyond this one by hyper with HTTP 431 alone.
+const HEAD: u32 = 64 * 1024;
+
+/// The most header fields that HTTP/1.1 takes, whatever the limit for metadata.
+const MOST_HEADERS: usize = 2048;
 
 /// Room for the header fields that are no metadata (`:path`, `user-agent`, `cookie`, …).
 const HEADER_ROOM: u32 = 16 * 1024;
+
+/// Header fields that are no metadata.
+const OTHER_HEADERS: usize = 64;
 
 /// HTTP/2 pings find clients that went away without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -56,12 +63,15 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// HTTP settings for the public ports.
 pub(super) fn http(limits: &Limits) -> Builder<TokioExecutor> {
     let streams = limits.http2_streams;
+    let head = HEAD.max(limits.max_metadata.saturating_add(HEADER_ROOM));
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
-        .max_buf_size(HTTP1_BUFFER.max((limits.max_metadata + HEADER_ROOM) as usize))
+        .max_buf_size(head as usize)
+        // Hyper's default of 100 fields would refuse metadata that is within its limit, and without a gRPC code.
+        .max_headers((limits.max_entries() + OTHER_HEADERS).min(MOST_HEADERS))
         .keep_alive(true);
     builder
         .http2()
@@ -75,7 +85,7 @@ pub(super) fn http(limits: &Limits) -> Builder<TokioExecutor> {
         // A page that is left cancels all its streams at once; more than it may have open is an attack.
         .max_pending_accept_reset_streams(streams as usize)
         .max_local_error_reset_streams(1024)
-        .max_header_list_size(limits.max_metadata.saturating_add(HEADER_ROOM))
+        .max_header_list_size(head)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     builder

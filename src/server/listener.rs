@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{Instant, sleep},
@@ -26,6 +26,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// At most one warning in so long.
 const WARN_EVERY: Duration = Duration::from_secs(5);
 
+/// TCP's own probes of a connection that is silent. HTTP/2 and sessions have pings; a gRPC-Web response over HTTP/1.1
+/// that has nothing to say would else never learn that its client's network is gone. Gone is who is silent for 75 s.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES: u32 = 3;
+
 /// Binds an address `count` times with SO_REUSEPORT, so that the kernel spreads connections over the workers. Port 0
 /// becomes one free port for all.
 pub(super) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<StdListener>> {
@@ -37,6 +43,8 @@ pub(super) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<StdListe
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count {
         let socket = socket(address, true)?;
+        // Every connection that is accepted inherits it.
+        socket.set_tcp_keepalive(&keepalive())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         let listener = StdListener::from(socket);
@@ -44,6 +52,10 @@ pub(super) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<StdListe
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES)
 }
 
 fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
@@ -136,6 +148,19 @@ mod tests {
         let first = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
         let error = bind(first[0].local_addr().unwrap(), 2).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn accepted_connections_are_probed_when_they_are_silent() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = socket2::SockRef::from(&accepted);
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), PROBE_AFTER);
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), PROBE_EVERY);
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), PROBES);
     }
 
     #[test]

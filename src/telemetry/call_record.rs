@@ -14,6 +14,9 @@ const FLUSH_EVERY: u64 = 256;
 /// The longest status message that is logged, in characters.
 const MESSAGE_MAX: usize = 512;
 
+/// The longest method that is logged, in characters. A client may ask for anything.
+const METHOD_MAX: usize = 200;
+
 /// What is known of a call while it runs. It ends exactly once: with `end`, or, when it is dropped before, as
 /// CANCELLED by the client. Then one log line is written and the metrics are counted.
 ///
@@ -70,7 +73,7 @@ impl CallRecord {
         metrics.active.inc();
         Self {
             metrics,
-            method: method.into(),
+            method: cut(method, METHOD_MAX).into(),
             peer,
             session,
             began: Instant::now(),
@@ -189,6 +192,15 @@ mod tests {
         let calls = metrics.calls("chat.v1.*", Dialect::Session);
         let peer = "192.0.2.7:5000".parse().unwrap();
         CallRecord::start(calls, "/chat.v1.Chat/Talk", peer, Some("s-1".into()))
+    }
+
+    #[test]
+    fn a_method_as_long_as_a_client_likes_makes_no_long_line() {
+        let metrics = Metrics::new().calls("*", Dialect::Session);
+        let method = format!("/{}/b", "a".repeat(100_000));
+        let record = CallRecord::start(metrics, &method, "192.0.2.7:5000".parse().unwrap(), None);
+        let lines = logged(|| record.end(&outcome(Code::UNIMPLEMENTED, "no", Origin::Proxy)));
+        assert_eq!(lines[0]["method"], method[..METHOD_MAX]);
     }
 
     fn outcome(code: Code, message: &str, origin: Origin) -> Outcome {

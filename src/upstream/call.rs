@@ -192,6 +192,20 @@ enum Stage {
     Done,
 }
 
+impl Stage {
+    /// The stream's slot, if there is a stream.
+    fn into_slot(self) -> Option<Slot> {
+        match self {
+            Self::Head(_, slot)
+            | Self::Body(_, slot)
+            | Self::Early(_, slot, _)
+            | Self::Put(_, slot, _)
+            | Self::NotGrpc(_, slot, _) => Some(slot),
+            Self::Opening | Self::Last(_) | Self::Done => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct NotGrpc {
     code: Code,
@@ -348,10 +362,14 @@ impl CallReceiver {
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
-            drop(stage);
+            self.stage = stage;
             return self.end(Ending::Cancelled, Box::new(response::deadline_exceeded()));
         }
         self.stage = stage;
+        // The sender has given up, and the stream is perhaps not reset yet.
+        if let Some(outcome) = self.lane.take_failure() {
+            return self.end(Ending::Cancelled, outcome);
+        }
         Poll::Pending
     }
 
@@ -392,8 +410,8 @@ impl CallReceiver {
     fn give_up(&mut self, ending: Ending) {
         self.held = 0;
         self.deadline = None;
-        self.stage = Stage::Done;
-        self.lane.over(ending);
+        let slot = std::mem::replace(&mut self.stage, Stage::Done).into_slot();
+        self.lane.over(ending, slot);
         self.pool = None;
     }
 }
@@ -401,8 +419,7 @@ impl CallReceiver {
 impl Drop for CallReceiver {
     fn drop(&mut self) {
         if !matches!(self.stage, Stage::Done) {
-            // The reset goes first: once the stream's handles are gone, it would wait behind what is queued.
-            self.lane.over(Ending::Cancelled);
+            self.give_up(Ending::Cancelled);
         }
     }
 }

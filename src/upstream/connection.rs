@@ -22,6 +22,7 @@ use super::{
     dial::{DialError, Io, dial},
     early_resets::EarlyResets,
     lock,
+    pool::Slot,
 };
 
 /// The largest window that HTTP/2 has (RFC 9113, section 6.9.1). Memory is bounded by the streams' windows; a smaller
@@ -131,8 +132,8 @@ impl Link {
     }
 
     /// Cancels a stream that the server may not have noticed yet; at the latest in its turn among others.
-    pub(super) fn reset_early(&self, stream: SendStream<Chunk>) {
-        self.early.push(stream);
+    pub(super) fn reset_early(&self, stream: SendStream<Chunk>, slot: Option<Slot>) {
+        self.early.push(stream, slot);
     }
 
     /// Why the connection was lost, if it was.

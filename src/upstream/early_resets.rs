@@ -1,21 +1,34 @@
-//! Resets of streams that a server may not have noticed yet, a few at a time.
+//! Resets of streams that a server may not have noticed yet, spread over time.
 
-use std::{collections::VecDeque, fmt, future::Future, pin::Pin, sync::Mutex, task::Context, time::Duration};
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Mutex,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use futures_util::task::AtomicWaker;
 use h2::{Reason, SendStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Chunk, lock};
+use super::{Chunk, lock, pool::Slot};
 
-/// How many go out in one interval. Servers take many streams that are reset before they were accepted for an attack
-/// (CVE-2023-44487) and end the connection, with everybody else's calls on it: h2, and with it tonic, at the 21st that
-/// it finds in one go.
-const BURST: usize = 10;
+/// How many go out at once in one [`PAUSE`]. Servers take many streams that are reset before they were accepted for an
+/// attack (CVE-2023-44487) and end the connection, with everybody else's calls on it: h2, and with it tonic, at the 21st
+/// that it finds in one go.
+const AT_ONCE: u32 = 10;
 
-/// The interval: time for a server to accept what it was sent. 200 calls that are opened and given up at once are
-/// gone in less than half a second.
-const INTERVAL: Duration = Duration::from_millis(20);
+/// How long those beyond wait at least: time for a server to accept their streams.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The time between two of those: a server that is busy with a flood of calls must not find their ends in one go.
+const SPACING: Duration = Duration::from_micros(500);
+
+/// The longest wait, however many there are: a cancellation has to arrive within a second.
+const LONGEST: Duration = Duration::from_millis(900);
 
 /// The early resets of one connection.
 #[derive(Default)]
@@ -27,12 +40,21 @@ pub(super) struct EarlyResets {
 
 #[derive(Default)]
 struct State {
-    /// Bounded as open calls are; each is gone after its turn.
-    waiting: VecDeque<SendStream<Chunk>>,
-    /// How many went out in the interval that ends at `until`.
-    sent: usize,
-    until: Option<Instant>,
+    /// In the order of `due`. Bounded by the server's stream limit, as each keeps its slot.
+    waiting: VecDeque<Waiting>,
+    /// How many went out at once since `since`.
+    sent: u32,
+    since: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
+}
+
+struct Waiting {
+    due: Instant,
+    stream: SendStream<Chunk>,
+    /// The stream is open as far as the server knows. Without its slot more streams would be opened than the server
+    /// allows: they would wait in h2 behind this one, other clients' calls among them, and once there is room they
+    /// would be reset right behind their HEADERS.
+    _slot: Option<Slot>,
 }
 
 impl fmt::Debug for EarlyResets {
@@ -42,29 +64,34 @@ impl fmt::Debug for EarlyResets {
 }
 
 impl EarlyResets {
-    /// Resets a stream now, or in its turn.
-    pub(super) fn push(&self, stream: SendStream<Chunk>) {
+    /// Resets a stream now, or in its turn; its slot is free then.
+    pub(super) fn push(&self, mut stream: SendStream<Chunk>, slot: Option<Slot>) {
+        let now = Instant::now();
         let mut state = lock(&self.state);
-        state.waiting.push_back(stream);
-        if !state.send_some(Instant::now()) {
-            drop(state);
-            self.task.wake();
+        if state.since.is_none_or(|since| now - since >= PAUSE) {
+            state.since = Some(now);
+            state.sent = 0;
         }
+        if state.sent < AT_ONCE {
+            state.sent += 1;
+            drop(state); // a slot that is dropped lets another call in
+            return stream.send_reset(Reason::CANCEL);
+        }
+        let spaced = state.waiting.back().map_or(now, |last| last.due + SPACING);
+        let due = spaced.clamp(now + PAUSE, now + LONGEST);
+        state.waiting.push_back(Waiting { due, stream, _slot: slot });
+        drop(state);
+        self.task.wake();
     }
 
     /// To be polled by the connection's task.
     pub(super) fn poll(&self, cx: &mut Context<'_>) {
         self.task.register(cx.waker());
-        let mut state = lock(&self.state);
-        while !state.send_some(Instant::now()) {
-            let Some(until) = state.until else { return };
-            let sleep = state.sleep.get_or_insert_with(|| Box::pin(sleep_until(until)));
-            if sleep.deadline() != until {
-                sleep.as_mut().reset(until);
-            }
-            if sleep.as_mut().poll(cx).is_pending() {
-                return;
-            }
+        loop {
+            // Dropped outside the lock.
+            let next = lock(&self.state).poll_next(cx);
+            let Poll::Ready(Some(mut next)) = next else { return };
+            next.stream.send_reset(Reason::CANCEL);
         }
     }
 
@@ -76,21 +103,18 @@ impl EarlyResets {
 }
 
 impl State {
-    /// Sends what may be sent now. Returns whether nothing is left.
-    fn send_some(&mut self, now: Instant) -> bool {
-        if self.waiting.is_empty() {
-            return true;
+    /// The next that is due; `None` when none waits.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Waiting>> {
+        let Some(first) = self.waiting.front() else {
+            self.waiting = VecDeque::new(); // a burst must not pin its room
+            self.sleep = None;
+            return Poll::Ready(None);
+        };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(first.due)));
+        if sleep.deadline() != first.due {
+            sleep.as_mut().reset(first.due);
         }
-        if self.until.is_none_or(|until| until <= now) {
-            self.until = Some(now + INTERVAL);
-            self.sent = 0;
-        }
-        while self.sent < BURST
-            && let Some(mut stream) = self.waiting.pop_front()
-        {
-            stream.send_reset(Reason::CANCEL);
-            self.sent += 1;
-        }
-        self.waiting.is_empty()
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(self.waiting.pop_front())
     }
 }

@@ -260,7 +260,7 @@ impl Lane {
             state.replay = None;
             state.wake();
             drop(state);
-            old.leave(Ending::Cancelled);
+            old.leave(Ending::Cancelled, None);
         }
     }
 
@@ -324,8 +324,9 @@ impl Lane {
         true
     }
 
-    /// The call is over: stops sending, and resets the stream unless both sides have ended it.
-    pub(super) fn over(&self, ending: Ending) {
+    /// The call is over: stops sending, and resets the stream unless both sides have ended it. `slot` is the stream's,
+    /// if the receiver had taken it.
+    pub(super) fn over(&self, ending: Ending, slot: Option<Slot>) {
         let mut state = lock(&self.state);
         let old = std::mem::replace(&mut state.phase, Phase::Over);
         state.replay = None;
@@ -333,7 +334,7 @@ impl Lane {
         state.wake();
         drop(state);
         // Outside the lock: it may hold a slot, which locks the pool, and the pool locks lanes.
-        old.leave(ending);
+        old.leave(ending, slot);
     }
 }
 
@@ -346,8 +347,8 @@ impl State {
 }
 
 impl Phase {
-    fn leave(self, ending: Ending) {
-        let Self::Open { mut send, eager, finished, begun, .. } = self else { return };
+    fn leave(self, ending: Ending, slot: Option<Slot>) {
+        let Self::Open { mut send, response, eager, finished, begun } = self else { return };
         let reason = match ending {
             // The server has answered without waiting for the rest (RFC 9113, section 8.1; grpc-go does the same).
             Ending::Well if !finished => Reason::NO_ERROR,
@@ -357,7 +358,10 @@ impl Phase {
             Ending::Badly if !finished || eager < EAGER => Reason::NO_ERROR,
             Ending::Badly => return,
             Ending::Cancelled => match begun {
-                Some((link, at)) if at.elapsed() < EARLY => return link.reset_early(send),
+                Some((link, at)) if at.elapsed() < EARLY => {
+                    let slot = slot.or_else(|| response.map(|(_, slot)| slot));
+                    return link.reset_early(send, slot);
+                }
                 _ => Reason::CANCEL,
             },
         };

@@ -432,11 +432,25 @@ async fn methods_that_no_route_serves_are_unimplemented() {
 }
 
 #[tokio::test]
-async fn metadata_past_the_limit_is_refused() {
+async fn many_small_entries_of_metadata_pass_within_the_limit() {
     let upstream = Scripted::start(echo).await;
     let edge = edge(&upstream.url).await;
     for version in BOTH {
-        let request = edge.web(TALK).header("x-large", "a".repeat(17_000));
+        let mut request = edge.web(TALK);
+        for number in 0..300 {
+            request = request.header(format!("x-{number}"), "1");
+        }
+        let response = edge.send(version, request.body(whole(message(b"hi"))).unwrap()).await;
+        assert_eq!(WebAnswer::read(response).await.unwrap().payloads(), [b"hi"], "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn metadata_past_the_limit_is_refused() {
+    let upstream = Scripted::start(echo).await;
+    let edge = edge(&upstream.url).await;
+    for (version, size) in BOTH.into_iter().flat_map(|version| [(version, 17_000), (version, 50_000)]) {
+        let request = edge.web(TALK).header("x-large", "a".repeat(size));
         let response = edge.send(version, request.body(whole(message(b""))).unwrap()).await;
         WebAnswer::read(response)
             .await

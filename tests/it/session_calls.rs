@@ -25,7 +25,7 @@ pub(crate) fn entry(name: &str, value: &str) -> v1::Metadata {
     v1::Metadata { name: name.to_owned(), value: Some(v1::metadata::Value::Text(value.to_owned())) }
 }
 
-fn binary(name: &str, value: &'static [u8]) -> v1::Metadata {
+pub(crate) fn binary(name: &str, value: &'static [u8]) -> v1::Metadata {
     v1::Metadata { name: name.to_owned(), value: Some(v1::metadata::Value::Binary(value.into())) }
 }
 

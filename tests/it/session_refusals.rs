@@ -12,7 +12,7 @@ use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpStream};
 use tokio_tungstenite::tungstenite::{Error, Message, http::HeaderValue};
 
 use crate::{
-    session_calls::entry,
+    session_calls::{binary, entry},
     support::{
         carrier::{handshake, head},
         edge::{self, Edge, edge_with},
@@ -31,6 +31,21 @@ fn assert_refused(answer: &Answer, code: Code, part: &str) {
     assert_eq!(answer.code(), code, "{answer:?}");
     assert!(answer.trailers.message.contains(part), "{:?} lacks {part:?}", answer.trailers.message);
     assert!(answer.by_proxy(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn binary_metadata_counts_as_it_is_and_not_as_base64() {
+    let (edge, _upstream) = echoing(edge::settings()).await;
+    within(10, async {
+        let mut socket = Socket::connect(edge.address).await;
+        let metadata = vec![binary("x-large-bin", &[7; 16_000])];
+        let open = v1::Open { method: "/chat.v1.Chat/Talk".into(), metadata, ..v1::Open::default() };
+        let stream = socket.open_with(open).await;
+        socket.finish(stream).await;
+        let answer = socket.answer(stream).await;
+        assert_eq!(answer.code(), Code::OK, "{answer:?}");
+    })
+    .await;
 }
 
 #[tokio::test]

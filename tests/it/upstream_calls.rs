@@ -20,7 +20,7 @@ use http::{HeaderMap, Method, Version};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::support::{
-    calls::{answer, next, request, request_with_timeout, send, settings, unary, upstream},
+    calls::{Answer, answer, next, request, request_with_timeout, send, settings, unary, upstream},
     upstream::{self, Exchange, Scripted, echo, end, message},
     within,
 };
@@ -346,6 +346,69 @@ async fn a_storm_of_cancelled_calls_leaves_the_connection_and_its_slots_whole() 
         }
     }
     assert_eq!((server.requests(), server.connections()), (3000, 1));
+}
+
+#[tokio::test]
+async fn calls_that_are_given_up_at_once_do_not_end_the_connection_for_others() {
+    // With h2's own limit of 20 streams that are reset before they are accepted.
+    let server = Scripted::start(echo).await;
+    let upstream = upstream(&server.url);
+    let mut other = upstream.call(request());
+    send(&mut other, message(b"before"), false).await;
+    assert!(matches!(within(5, next(&mut other)).await, Received::Headers(_)));
+    for _ in 0..5 {
+        // Whole requests, and requests whose sender goes first.
+        for _ in 0..100 {
+            let mut call = upstream.call(request());
+            call.finish();
+            drop(call);
+            let (sender, receiver) = upstream.call(request()).split();
+            drop(sender);
+            drop(receiver);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The last reset goes out within a second.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    send(&mut other, message(b"after"), true).await;
+    let outcome = loop {
+        if let Received::End(outcome) = within(5, next(&mut other)).await {
+            break outcome;
+        }
+    };
+    assert_eq!(outcome.status.code, Code::OK, "{outcome:?}");
+    assert_eq!(server.connections(), 1);
+}
+
+/// A call with a deadline.
+async fn timed(upstream: &Upstream, payload: &[u8]) -> Answer {
+    let mut call = upstream.call(request_with_timeout(Duration::from_secs(30)));
+    send(&mut call, message(payload), true).await;
+    answer(&mut call).await
+}
+
+#[tokio::test]
+async fn a_flood_of_calls_that_are_given_up_at_once_does_not_hold_up_others() {
+    let mut builder = server::Builder::new();
+    builder.max_concurrent_streams(200);
+    let server = Scripted::with(builder, async |exchange: Exchange| {
+        if exchange.request.headers().contains_key("grpc-timeout") {
+            echo(exchange).await;
+        } else {
+            std::future::pending().await
+        }
+    })
+    .await;
+    let upstream = upstream(&server.url);
+    assert_eq!(timed(&upstream, b"connected").await.code(), Code::OK);
+    for _ in 0..10 {
+        for _ in 0..100 {
+            drop(upstream.call(request()));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let answer = within(1, timed(&upstream, b"another client's")).await;
+    assert_eq!(answer.code(), Code::OK, "{answer:?}");
 }
 
 #[tokio::test]

@@ -140,8 +140,8 @@ impl Socket {
             Message::Text => Incoming::Text,
             Message::Pong => Incoming::Alive,
             Message::Ping(payload) => {
-                // While writing is blocked the peer is not read, so no more than one read's pongs can gather; and
-                // what cannot be written now is written with the next flush.
+                // What cannot be written now is written with the next flush. The driver reads only so many messages
+                // while writing is blocked, so no more pongs than that can gather.
                 self.control(cx, Opcode::Pong, &payload);
                 Incoming::Alive
             }
