@@ -93,30 +93,6 @@ impl EnvelopeReader {
         Ok(Some(self.piece(chunk.split_to(len))))
     }
 
-    /// For bytes that pass through untouched: checks flags and sizes, and counts the messages completed in
-    /// `chunk`.
-    pub fn scan(&mut self, mut chunk: &[u8]) -> Result<u64, EnvelopeError> {
-        let mut completed = 0;
-        loop {
-            if self.remaining == 0 {
-                let taken = self.read_prefix(chunk)?;
-                chunk = &chunk[taken..];
-                if usize::from(self.held) < PREFIX_LEN {
-                    return Ok(completed);
-                }
-                self.held = 0;
-            }
-            let len = chunk.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
-            chunk = &chunk[len..];
-            self.remaining -= len as u64;
-            self.first = false;
-            if self.remaining > 0 {
-                return Ok(completed);
-            }
-            completed += 1;
-        }
-    }
-
     /// The stream has ended: fails unless it is between two messages.
     pub fn finish(&self) -> Result<(), EnvelopeError> {
         if self.remaining > 0 {
@@ -203,23 +179,11 @@ mod tests {
         reader.finish().map(|()| out)
     }
 
-    fn scan(chunks: &[&[u8]]) -> Result<u64, EnvelopeError> {
-        let mut reader = EnvelopeReader::new(NO_LIMIT);
-        let mut completed = 0;
-        for chunk in chunks {
-            completed += reader.scan(chunk)?;
-        }
-        reader.finish().map(|()| completed)
-    }
-
     #[test]
     fn a_message_larger_than_the_limit_is_refused_at_its_prefix() {
         let refused = Err(EnvelopeError::TooLarge { size: 11, limit: 10 });
         let mut chunk = Bytes::copy_from_slice(&prefix(11));
         assert_eq!(EnvelopeReader::new(10).next(&mut chunk, 100), refused);
-        assert_eq!(EnvelopeReader::new(10).scan(&prefix(11)), refused.map(|_: Option<Piece>| 0));
-        assert_eq!(EnvelopeReader::new(10).scan(&prefix(10)), Ok(0));
-        assert_eq!(EnvelopeReader::new(0).scan(&prefix(0)), Ok(1));
     }
 
     #[test]
@@ -227,7 +191,6 @@ mod tests {
         for flag in [2, 0x80, 0xff] {
             let mut chunk = Bytes::copy_from_slice(&[flag]);
             assert_eq!(EnvelopeReader::new(10).next(&mut chunk, 100), Err(EnvelopeError::Flag(flag)));
-            assert_eq!(EnvelopeReader::new(10).scan(&[flag]), Err(EnvelopeError::Flag(flag)));
         }
     }
 
@@ -237,7 +200,6 @@ mod tests {
             [(&[0u8][..], 4), (&[0, 0, 0, 0], 1), (&[0, 0, 0, 0, 3], 3), (&[0, 0, 0, 0, 3, 9], 2)]
         {
             assert_eq!(messages(&[bytes], 100), Err(EnvelopeError::Truncated { missing }), "{bytes:?}");
-            assert_eq!(scan(&[bytes]), Err(EnvelopeError::Truncated { missing }), "{bytes:?}");
         }
         assert_eq!(messages(&[], 100), Ok(vec![]));
     }
@@ -272,17 +234,17 @@ mod tests {
             for cut in 0..=bytes.len() {
                 let halves = [&bytes[..cut], &bytes[cut..]];
                 prop_assert_eq!(&messages(&halves, max_piece).unwrap(), &sent);
-                prop_assert_eq!(scan(&halves).unwrap(), sent.len() as u64);
             }
             let steps: Vec<&[u8]> = bytes.chunks(step).collect();
             prop_assert_eq!(&messages(&steps, max_piece).unwrap(), &sent);
-            prop_assert_eq!(scan(&steps).unwrap(), sent.len() as u64);
         }
 
         #[test]
-        fn reading_and_scanning_agree_on_any_bytes(bytes in vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..60)) {
-            let read = messages(&[&bytes], usize::MAX).map(|messages| messages.len() as u64);
-            prop_assert_eq!(read, scan(&[&bytes]));
+        fn any_bytes_are_the_same_messages_or_the_same_error_however_they_are_cut(
+            bytes in vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..60),
+        ) {
+            let single: Vec<&[u8]> = bytes.chunks(1).collect();
+            prop_assert_eq!(messages(&[&bytes], usize::MAX), messages(&single, usize::MAX));
         }
     }
 }
