@@ -4,6 +4,7 @@
 
 mod config;
 mod grpc_web;
+mod grpc_web_refusals;
 mod guard;
 mod interop;
 mod native;
@@ -23,4 +24,5 @@ mod support;
 mod upstream_calls;
 mod upstream_faults;
 mod upstream_pool;
+mod upstream_requests;
 mod upstream_tls;
