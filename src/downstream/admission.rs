@@ -130,15 +130,18 @@ fn forwarded(metadata: &mut HeaderMap, conn: &ConnInfo) {
     const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-    let peer = conn.peer.ip().to_canonical().to_string();
-    let mut chain: Vec<u8> = Vec::with_capacity(peer.len());
+    let mut chain: Vec<u8> = Vec::new();
     for hop in metadata.get_all(&FORWARDED_FOR) {
         chain.extend_from_slice(hop.as_bytes());
         chain.extend_from_slice(b", ");
     }
-    chain.extend_from_slice(peer.as_bytes());
-    if let Ok(chain) = HeaderValue::from_bytes(&chain) {
-        metadata.insert(FORWARDED_FOR, chain);
+    if chain.is_empty() {
+        metadata.insert(FORWARDED_FOR, conn.address.clone());
+    } else {
+        chain.extend_from_slice(conn.address.as_bytes());
+        if let Ok(chain) = HeaderValue::from_bytes(&chain) {
+            metadata.insert(FORWARDED_FOR, chain);
+        }
     }
     let scheme = if conn.tls { "https" } else { "http" };
     metadata.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));

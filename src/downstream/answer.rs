@@ -8,8 +8,7 @@ use crate::wire::Outcome;
 
 /// The content type of a gRPC-Web answer.
 pub(crate) fn web_type(negotiated: &Negotiated) -> HeaderValue {
-    let value = HeaderValue::try_from(negotiated.response.to_value());
-    value.unwrap_or(HeaderValue::from_static("application/grpc-web+proto"))
+    negotiated.response.to_value()
 }
 
 /// An answer that is all end: the status and the metadata are HTTP headers, and the body is empty. Not even an empty

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use axum::{Router, body::Body};
-use http::{Method, Request, Response, Version, request::Parts};
+use http::{HeaderValue, Method, Request, Response, Version, request::Parts};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
@@ -21,6 +21,16 @@ pub struct ConnInfo {
     pub peer: SocketAddr,
     /// Whether the connection is TLS.
     pub tls: bool,
+    /// The client's IP address as services read it in `x-forwarded-for`; made once for all calls.
+    pub(crate) address: HeaderValue,
+}
+
+impl ConnInfo {
+    /// A connection from `peer`.
+    pub fn new(peer: SocketAddr, tls: bool) -> Self {
+        let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
+        Self { peer, tls, address: address.expect("an address is printable ASCII") }
+    }
 }
 
 /// One worker's front door.

@@ -51,7 +51,7 @@ impl HttpDialect {
     fn upstream_type(&self, head: &Parts) -> HeaderValue {
         let value = match self {
             Self::Grpc => head.headers.get(CONTENT_TYPE).cloned(),
-            Self::Web(negotiated) => HeaderValue::try_from(negotiated.request.to_grpc()).ok(),
+            Self::Web(negotiated) => Some(negotiated.request.to_grpc()),
         };
         value.unwrap_or(HeaderValue::from_static("application/grpc"))
     }

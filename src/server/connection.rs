@@ -139,7 +139,7 @@ impl Connections {
         let drain = &self.edge.drain;
         let service = {
             let (edge, asked) = (self.edge.clone(), asked.clone());
-            let conn = ConnInfo { peer, tls: self.tls.is_some() };
+            let conn = ConnInfo::new(peer, self.tls.is_some());
             service_fn(move |request| {
                 asked.store(true, Ordering::Relaxed);
                 answer(edge.clone(), request, conn.clone())

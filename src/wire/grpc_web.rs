@@ -1,5 +1,7 @@
 //! gRPC-Web (gRPC `doc/PROTOCOL-WEB.md`): content types, and the trailers that travel in the body.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -19,14 +21,18 @@ pub enum Form {
 pub struct ContentType {
     /// The body's form.
     pub form: Form,
-    /// The message format, lower case: `proto`, `json`, `thrift`, …
-    pub format: String,
+    /// The message format, lower case: `proto`, `json`, `thrift`, … Nearly always `proto`, which costs nothing.
+    pub format: Cow<'static, str>,
 }
 
 impl ContentType {
     /// Reads a `content-type` value (or one element of `accept`), in any case, with or without parameters. `None` when
     /// it is not gRPC-Web's.
     pub fn parse(value: &[u8]) -> Option<Self> {
+        // As nearly every client writes it.
+        if value == b"application/grpc-web+proto" {
+            return Some(Self { form: Form::Binary, format: Cow::Borrowed("proto") });
+        }
         let essence = std::str::from_utf8(value).ok()?.split(';').next()?.trim().to_ascii_lowercase();
         let rest = essence.strip_prefix("application/grpc-web")?;
         let (form, rest) = match rest.strip_prefix("-text") {
@@ -34,25 +40,37 @@ impl ContentType {
             None => (Form::Binary, rest),
         };
         let format = match rest.strip_prefix('+') {
-            None if rest.is_empty() => "proto",
-            Some(format) if !format.is_empty() && format.bytes().all(is_format_byte) => format,
+            None if rest.is_empty() => Cow::Borrowed("proto"),
+            Some("proto") => Cow::Borrowed("proto"),
+            Some(format) if !format.is_empty() && format.bytes().all(is_format_byte) => {
+                Cow::Owned(format.to_owned())
+            }
             _ => return None,
         };
-        Some(Self { form, format: format.into() })
+        Some(Self { form, format })
     }
 
     /// The value for a response: `application/grpc-web+proto`, `application/grpc-web-text+proto`, …
-    pub fn to_value(&self) -> String {
-        match self.form {
-            Form::Binary => format!("application/grpc-web+{}", self.format),
-            Form::Text => format!("application/grpc-web-text+{}", self.format),
+    pub fn to_value(&self) -> HeaderValue {
+        match (self.form, &*self.format) {
+            (Form::Binary, "proto") => HeaderValue::from_static("application/grpc-web+proto"),
+            (Form::Text, "proto") => HeaderValue::from_static("application/grpc-web-text+proto"),
+            (Form::Binary, format) => header_value("application/grpc-web+", format),
+            (Form::Text, format) => header_value("application/grpc-web-text+", format),
         }
     }
 
     /// The same messages on HTTP/2: `application/grpc+proto`, …
-    pub fn to_grpc(&self) -> String {
-        format!("application/grpc+{}", self.format)
+    pub fn to_grpc(&self) -> HeaderValue {
+        match &*self.format {
+            "proto" => HeaderValue::from_static("application/grpc+proto"),
+            format => header_value("application/grpc+", format),
+        }
     }
+}
+
+fn header_value(start: &str, format: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("{start}{format}")).expect("a format has only bytes that a header may have")
 }
 
 /// What a format may consist of (RFC 6838, section 4.2: restricted names), so that it can stand in a header again.
@@ -114,7 +132,7 @@ mod tests {
     use super::*;
 
     fn content_type(form: Form, format: &str) -> ContentType {
-        ContentType { form, format: format.into() }
+        ContentType { form, format: format.to_owned().into() }
     }
 
     #[test]

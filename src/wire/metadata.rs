@@ -196,6 +196,9 @@ fn is_hop_by_hop(name: &str) -> bool {
 
 /// Removes what `connection` nominates.
 fn remove_nominated(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
     let nominated: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
