@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, Version, header::CONTENT_TYPE, header::HOST, request::Parts};
 use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     ConnInfo, Edge, Opening, admit, answer,
@@ -126,7 +127,9 @@ where
             headers.insert(CONTENT_TYPE, dialect.client_type(upstream_type));
             let request = pump.is_open().then(|| go_on(edge, head.version, pump));
             let form = dialect.body_form(max_message);
-            let body = ResponseBody::new(receiver, form, record, cut.clone(), request);
+            let expiry =
+                receiver.expiry().map(|expiry| AbortOnDropHandle::new(edge.drain.tasks.spawn(expiry)));
+            let body = ResponseBody::new(receiver, form, record, cut.clone(), request, expiry);
             answer::with_headers(headers, axum::body::Body::new(body))
         }
         Err(outcome) => {

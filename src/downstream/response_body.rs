@@ -9,7 +9,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use tokio::sync::oneshot;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::AbortOnDropHandle,
+};
 
 use super::{message_gate::MessageGate, message_meter::MessageMeter, shared_record::SharedRecord};
 use crate::{
@@ -42,6 +45,8 @@ pub(crate) struct ResponseBody {
     unreleased: usize,
     cut: Cut,
     request: Option<OpenRequest>,
+    /// Keeps the deadline while the client does not read and nobody polls this.
+    _expiry: Option<AbortOnDropHandle<()>>,
 }
 
 /// A request that goes on, in a task of its own, while the response goes down. Dropped when the call is over: then
@@ -85,9 +90,10 @@ impl ResponseBody {
         record: SharedRecord,
         cut: CancellationToken,
         request: Option<OpenRequest>,
+        expiry: Option<AbortOnDropHandle<()>>,
     ) -> Self {
         let phase = Phase::Streaming(receiver);
-        Self { phase, form, record, unreleased: 0, cut: Cut::Unarmed(cut), request }
+        Self { phase, form, record, unreleased: 0, cut: Cut::Unarmed(cut), request, _expiry: expiry }
     }
 
     /// Why the call ends although upstream has not ended it.

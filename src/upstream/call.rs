@@ -299,6 +299,17 @@ impl CallReceiver {
         Poll::Ready(Box::new(response::deadline_exceeded()))
     }
 
+    /// What keeps the deadline while nobody polls this half, as where a body is polled only when its client reads: a
+    /// future that waits for the deadline and then ends the call with it. `None` without a deadline.
+    pub fn expiry(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let deadline = self.deadline.as_ref()?.deadline();
+        let lane = self.lane.clone();
+        Some(async move {
+            sleep_until(deadline).await;
+            lane.expire();
+        })
+    }
+
     /// See [`Call::release`].
     pub fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.held);

@@ -264,6 +264,19 @@ impl Lane {
         }
     }
 
+    /// The deadline has passed: the stream is reset, and the receiver learns why.
+    pub(super) fn expire(&self) {
+        let mut state = lock(&self.state);
+        if let Phase::Waiting { .. } | Phase::Open { .. } = state.phase {
+            let outcome = Box::new(super::response::deadline_exceeded());
+            let old = std::mem::replace(&mut state.phase, Phase::Failed(outcome));
+            state.replay = None;
+            state.wake();
+            drop(state);
+            old.leave(Ending::Cancelled, None);
+        }
+    }
+
     // For the receiver.
 
     /// Ready when the stream is open, or with the outcome when there will be none.

@@ -1,5 +1,7 @@
 //! gRPC-Web through a whole Bidiway, over both HTTP versions, in front of scripted gRPC servers.
 
+use std::future::poll_fn;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use h2::Reason;
@@ -376,8 +378,8 @@ async fn a_client_that_goes_away_cancels_the_call_upstream() {
                 send(stream, message(b"one")).await;
             }
             let reason = match &mut stream {
-                Some(stream) => std::future::poll_fn(|cx| stream.poll_reset(cx)).await,
-                None => std::future::poll_fn(|cx| exchange.respond.poll_reset(cx)).await,
+                Some(stream) => poll_fn(|cx| stream.poll_reset(cx)).await,
+                None => poll_fn(|cx| exchange.respond.poll_reset(cx)).await,
             };
             ended.send(reason.unwrap()).await.unwrap();
         }
@@ -441,11 +443,44 @@ async fn a_stalled_reader_stops_upstream() {
 }
 
 #[tokio::test]
+async fn a_deadline_is_kept_while_the_client_does_not_read() {
+    // A service that floods and keeps no deadline itself: only the proxy's reset ends it.
+    let (ended, mut resets) = mpsc::channel(4);
+    let upstream = Scripted::start(move |mut exchange: Exchange| {
+        let ended = ended.clone();
+        async move {
+            let mut stream = exchange.headers();
+            let mut messages = Bytes::new();
+            loop {
+                if messages.is_empty() {
+                    messages = message(&[0; 16_379]);
+                }
+                stream.reserve_capacity(messages.len());
+                let Some(Ok(may)) = poll_fn(|cx| stream.poll_capacity(cx)).await else { break };
+                stream.send_data(messages.split_to(may.min(messages.len())), false).unwrap();
+            }
+            let reason = poll_fn(|cx| stream.poll_reset(cx)).await;
+            let _ = ended.send(reason.ok()).await;
+        }
+    })
+    .await;
+    let edge = edge(&upstream.url).await;
+    for version in BOTH {
+        let request = edge.web(TALK).header("grpc-timeout", "300m").body(whole(message(b""))).unwrap();
+        let response = edge.send(version, request).await;
+        let reason = within(5, resets.recv()).await.unwrap();
+        assert_eq!(reason, Some(Reason::CANCEL), "{version:?}");
+        let answer = within(30, WebAnswer::read(response)).await;
+        assert!(answer.is_err() || answer.unwrap().status().0 == 4, "{version:?}");
+    }
+}
+
+#[tokio::test]
 async fn calls_that_outlive_the_drain_end_with_unavailable_at_the_cut() {
     let upstream = Scripted::start(async |mut exchange: Exchange| {
         let mut stream = exchange.headers();
         send(&mut stream, message(b"one")).await;
-        let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+        let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
     })
     .await;
     for version in BOTH {
