@@ -44,8 +44,10 @@ const ACK_FRAMES = 64, ACK_BYTES = 64 * 1024;
  * @param {string} reason
  */
 export function closeError(closeCode, reason) {
-  const byProxy = closeCode > 4000 && closeCode <= 4000 + Code.UNAUTHENTICATED;
-  return clientError(byProxy ? closeCode - 4000 : Code.UNAVAILABLE, reason || "the connection was lost", {
+  const byProxy = closeCode >= 4000 && closeCode < 5000;
+  const known = closeCode > 4000 && closeCode <= 4000 + Code.UNAUTHENTICATED;
+  const code = known ? closeCode - 4000 : byProxy ? Code.UNKNOWN : Code.UNAVAILABLE;
+  return clientError(code, reason || "the connection was lost", {
     origin: byProxy ? "proxy" : "client",
     closeCode,
   });

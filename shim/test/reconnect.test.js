@@ -169,8 +169,11 @@ const CLOSE_CODES = [
   // code, without a call afterwards: does the channel fail?
   [1000, false], [1001, false], [1005, false], [1006, false], [1011, false], [1012, false], [1013, false],
   [4001, false], [4003, true], [4004, false], [4007, true], [4008, false], [4009, true], [4010, false],
-  [4012, true], [4013, false], [4014, false], [4016, true],
+  [4012, true], [4013, false], [4014, false], [4016, true], [4000, false], [4099, false],
 ];
+/** The gRPC code behind a close code, as docs/protocol.md sections 14 and 16 say. */
+const meaning = (closeCode) =>
+  closeCode < 4000 ? Code.UNAVAILABLE : closeCode > 4000 && closeCode <= 4016 ? closeCode - 4000 : Code.UNKNOWN;
 
 for (const [closeCode, fatal] of CLOSE_CODES) {
   test(`close code ${closeCode} is ${fatal ? "final" : "worth another attempt"}`, async (t) => {
@@ -181,9 +184,9 @@ for (const [closeCode, fatal] of CLOSE_CODES) {
     await settle();
     peer.close(closeCode, "because");
     const status = await call.status;
-    assert.equal(status.code, closeCode > 4000 ? closeCode - 4000 : Code.UNAVAILABLE);
+    assert.equal(status.code, meaning(closeCode));
     assert.equal(status.message, "because");
-    assert.equal(status.origin, closeCode > 4000 ? "proxy" : "client");
+    assert.equal(status.origin, closeCode >= 4000 ? "proxy" : "client");
     assert.equal(channel.state, fatal ? "failed" : "reconnecting");
     await settle();
     t.mock.timers.tick(250);
