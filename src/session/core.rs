@@ -285,7 +285,7 @@ impl Session {
         self.open = 0;
         for stream in open {
             self.events.push_back(match self.side {
-                Side::Proxy => Event::Cancelled { stream, reason: reason.label },
+                Side::Proxy => Event::Cancelled { stream, code: Code::CANCELLED, reason: reason.label },
                 Side::Client => {
                     let unprocessed = self.going_away.is_some_and(|last| stream > last);
                     let message = format!("the session ended: {}", reason.message);

@@ -13,6 +13,8 @@ pub enum Event {
     Cancelled {
         /// The stream.
         stream: StreamId,
+        /// CANCELLED, or the code that the Trailers tell the client.
+        code: Code,
         /// Why, in a word for logs.
         reason: &'static str,
     },

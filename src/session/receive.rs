@@ -72,7 +72,7 @@ impl Session {
             }
             Side::Proxy => {
                 s.outbound.tail = Some(Tail::Trailers(trailers));
-                self.events.push_back(Event::Cancelled { stream, reason: violation.label() });
+                self.events.push_back(Event::Cancelled { stream, code, reason: violation.label() });
             }
         }
         self.outbox.ready(stream, &mut s.outbound);
@@ -167,7 +167,7 @@ impl Session {
         let open = self.stream(stream, "Cancel")?.is_some();
         self.remove(stream); // also one whose Trailers still wait: the client does not want them any more
         if open {
-            self.events.push_back(Event::Cancelled { stream, reason: "cancelled" });
+            self.events.push_back(Event::Cancelled { stream, code: Code::CANCELLED, reason: "cancelled" });
             self.close_when_drained();
         }
         Ok(())

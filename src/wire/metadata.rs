@@ -49,8 +49,8 @@ pub fn filter_response(headers: &mut HeaderMap) {
     });
 }
 
-/// Headers from the entries that a session's client sent (Hello, Open, Refresh). Fails on the first entry that is not valid. Spaces round a text value are
-/// removed: HTTP/2 does not allow them there. What [`filter_request`] drops because browsers add it (`origin`,
+/// Headers from the entries that a session's client sent (Hello, Open, Refresh). Fails on the first entry that is not
+/// valid. Spaces round a text value are removed: HTTP/2 does not allow them there. What [`filter_request`] drops because browsers add it (`origin`,
 /// `cookie`, `user-agent`, …) is no error here.
 pub fn from_entries(entries: &[v1::Metadata]) -> Result<HeaderMap, InvalidMetadata> {
     // No capacity on the strength of `entries.len()`: a header map panics when asked for too much.

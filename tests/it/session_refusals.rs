@@ -117,6 +117,28 @@ async fn a_message_larger_than_the_route_allows_ends_its_stream_only() {
 }
 
 #[tokio::test]
+async fn a_message_larger_than_the_session_allows_is_counted_as_what_the_client_was_told() {
+    let mut settings = edge::settings();
+    settings.limits.max_message = 1000;
+    let (edge, _upstream) = echoing(settings).await;
+    within(10, async {
+        let mut socket = Socket::connect(edge.address).await;
+        // The first message asks for no more than the proxy's Welcome, which the next could already break.
+        assert_eq!(socket.unary("/a.B/C", "fine").await.code(), Code::OK);
+        let answer = socket.unary("/a.B/C", vec![0; 1001]).await;
+        assert_refused(&answer, Code::RESOURCE_EXHAUSTED, "1001 bytes is larger than the limit of 1000");
+        let counted = edge.metrics.encode();
+        let line = counted
+            .lines()
+            .find(|line| line.starts_with("bidiway_calls_total") && line.contains("RESOURCE_EXHAUSTED"))
+            .unwrap_or_default();
+        assert!(line.contains("proxy") && line.ends_with(" 1"), "{line:?}");
+        assert!(!counted.contains("code=\"CANCELLED\""), "{counted}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_response_larger_than_the_route_allows_is_noticed_at_its_prefix() {
     let upstream = Scripted::start(|mut exchange| async move {
         let mut stream = exchange.headers();

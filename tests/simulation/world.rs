@@ -386,7 +386,7 @@ impl<'a> World<'a> {
     fn at_proxy(&mut self, event: Event) {
         assert!(!self.proxy_closed, "nothing follows Closed: {event:?}");
         match event {
-            Event::Cancelled { stream, reason } => {
+            Event::Cancelled { stream, reason, .. } => {
                 let call = self.calls.get_mut(&stream).expect("a call");
                 assert_eq!(call.proxy, Life::Open, "one end only");
                 call.proxy = Life::Over;

@@ -305,9 +305,13 @@ impl Driver {
                     }
                 }
                 Event::Opened { stream, open } => self.open(stream, &open),
-                Event::Cancelled { stream, reason } => {
+                Event::Cancelled { stream, code, reason } => {
                     if let Some(stream) = self.streams.remove(&stream) {
-                        stream.close(&Outcome::cancelled(reason));
+                        // What is counted is what the client was told.
+                        stream.close(&match code {
+                            Code::CANCELLED => Outcome::cancelled(reason),
+                            code => Outcome::proxy(code, reason),
+                        });
                     }
                 }
                 Event::Writable { stream } => {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::wire::Code;
 
 #[test]
 fn cancel_reaches_the_proxy_and_drops_what_waits() {
@@ -7,7 +8,10 @@ fn cancel_reaches_the_proxy_and_drops_what_waits() {
     pair.send_up(stream, vec![0; 10_000].into());
     pair.client.cancel(stream);
     pair.settle();
-    assert_eq!(pair.at_proxy.make_contiguous(), [Event::Cancelled { stream, reason: "cancelled" }]);
+    assert_eq!(
+        pair.at_proxy.make_contiguous(),
+        [Event::Cancelled { stream, code: Code::CANCELLED, reason: "cancelled" }]
+    );
     assert_eq!((pair.client.streams.len(), pair.proxy.streams.len()), (0, 0));
     assert_eq!(pair.at_client, [], "the one who cancels hears no more of it");
 }

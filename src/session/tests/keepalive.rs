@@ -32,7 +32,9 @@ fn a_silent_carrier_is_dead_after_two_intervals() {
     assert_eq!(proxy.events(), []);
     proxy.pass(Duration::from_millis(1));
     let events = proxy.events();
-    let [Event::Cancelled { stream: gone, reason: "silent" }, Event::Closed(reason)] = &events[..] else {
+    let [Event::Cancelled { stream: gone, code: Code::CANCELLED, reason: "silent" }, Event::Closed(reason)] =
+        &events[..]
+    else {
         panic!("{events:?}")
     };
     assert_eq!(

@@ -1,4 +1,5 @@
 use super::*;
+use crate::wire::Code;
 
 #[test]
 fn a_call_goes_through_its_whole_life() {
@@ -110,14 +111,14 @@ fn when_the_numbers_are_used_up_open_says_so() {
 
 #[test]
 fn close_ends_everything_that_is_open_and_then_itself() {
-    let reason = CloseReason::new(crate::wire::Code::UNAVAILABLE, "carrier_lost", "the socket is gone");
+    let reason = CloseReason::new(Code::UNAVAILABLE, "carrier_lost", "the socket is gone");
     let mut pair = Pair::greeted();
     let (one, two) = (pair.opened(), pair.opened());
     pair.proxy.close(reason.clone());
     pair.client.close(reason.clone());
     pair.client.close(reason.clone()); // once is enough
     let at_proxy: Vec<_> = std::iter::from_fn(|| pair.proxy.poll_event()).collect();
-    let cancelled = |stream| Event::Cancelled { stream, reason: "carrier_lost" };
+    let cancelled = |stream| Event::Cancelled { stream, code: Code::CANCELLED, reason: "carrier_lost" };
     assert_eq!(at_proxy, [cancelled(one), cancelled(two), Event::Closed(reason.clone())]);
     let at_client: Vec<_> = std::iter::from_fn(|| pair.client.poll_event()).collect();
     let [Event::Ended { stream: 1, trailers }, Event::Ended { stream: 2, .. }, Event::Closed(last)] =
@@ -138,13 +139,13 @@ fn trailers_that_wait_still_leave_after_close() {
     proxy.session.send(open, Bytes::from_static(b"dropped"), 0, false);
     proxy.session.send(ended, Bytes::from_static(b"kept"), 0, false);
     proxy.session.end(ended, trailers(0));
-    proxy.session.close(CloseReason::new(crate::wire::Code::UNAVAILABLE, "test", "x"));
+    proxy.session.close(CloseReason::new(Code::UNAVAILABLE, "test", "x"));
     let sent = proxy.frames();
     assert!(sent.iter().all(|f| f.stream == ended) && sent.len() == 2, "{sent:?}");
 }
 
 #[test]
 fn a_close_reason_fits_a_close_frame() {
-    let reason = CloseReason::new(crate::wire::Code::INVALID_ARGUMENT, "test", "ü".repeat(100));
+    let reason = CloseReason::new(Code::INVALID_ARGUMENT, "test", "ü".repeat(100));
     assert_eq!((reason.close_code, reason.message), (4003, "ü".repeat(61)));
 }

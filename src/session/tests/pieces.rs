@@ -1,5 +1,6 @@
 use super::*;
 use crate::session::{FRAME_OVERHEAD, MAX_PIECE};
+use crate::wire::Code;
 
 #[test]
 fn a_large_message_arrives_in_pieces_that_tell_its_size_first() {
@@ -77,7 +78,10 @@ fn a_message_larger_than_the_limit_is_refused_at_its_first_piece() {
     let mut proxy = Alone::proxy(Settings { max_message: 1000, ..Settings::default() });
     let (large, other) = (proxy.opened(), proxy.opened());
     proxy.feed(large, data(b"x", 1000));
-    assert_eq!(proxy.events(), [Event::Cancelled { stream: large, reason: "message_too_large" }]);
+    assert_eq!(
+        proxy.events(),
+        [Event::Cancelled { stream: large, code: Code::RESOURCE_EXHAUSTED, reason: "message_too_large" }]
+    );
     let sent = proxy.frames();
     let [Frame { stream: 1, kind: FrameKind::Trailers(end) }] = &sent[..] else { panic!("{sent:?}") };
     assert_eq!(
@@ -88,7 +92,10 @@ fn a_message_larger_than_the_limit_is_refused_at_its_first_piece() {
     proxy.feed(other, FrameKind::Data { bytes: vec![0; 1000].into(), remaining: 0, last: false });
     assert_eq!(proxy.events().len(), 1, "the other stream goes on");
     proxy.feed(other, data(b"x", u64::MAX));
-    assert_eq!(proxy.events(), [Event::Cancelled { stream: other, reason: "message_too_large" }]);
+    assert_eq!(
+        proxy.events(),
+        [Event::Cancelled { stream: other, code: Code::RESOURCE_EXHAUSTED, reason: "message_too_large" }]
+    );
 }
 
 #[test]
