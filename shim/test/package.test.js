@@ -39,7 +39,7 @@ test("the public names are these", () => {
 });
 
 test("the lock file names no registry", () => {
-  for (const lock of ["package-lock.json", "../tests/browser/package-lock.json"]) {
+  for (const lock of ["package-lock.json", "../tests/browser/package-lock.json", "../tests/package/package-lock.json", "../tests/package/oldest/package-lock.json"]) {
     if (existsSync(file(lock))) assert.doesNotMatch(readFileSync(file(lock), "utf8"), /"resolved"|https?:\/\/registry/);
   }
 });
