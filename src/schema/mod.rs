@@ -21,12 +21,14 @@ pub use descriptors::{Descriptors, DescriptorsError};
 pub use error::SchemaError;
 pub use json::{FieldNames, JsonError, JsonOptions};
 pub use method::Method;
-pub use reflection::Channel;
+pub use reflection::{Channel, Reflection};
 pub use settings::{Settings, Source};
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+use crate::telemetry::SchemaMetrics;
 
 /// The descriptors of one upstream. Cheap to clone; all clones are the same.
 ///
@@ -42,12 +44,15 @@ struct Shared {
     /// The upstream's name in the configuration.
     name: String,
     settings: Settings,
+    reflection: Reflection,
+    metrics: SchemaMetrics,
 }
 
 impl Schema {
-    /// A schema for the upstream of this name, which loads nothing yet.
-    pub fn new(name: &str, settings: Settings) -> Self {
-        Self { shared: Arc::new(Shared { name: name.to_owned(), settings }) }
+    /// A schema for the upstream of this name, which loads nothing yet. Only a source that is reflection uses
+    /// `reflection`.
+    pub fn new(name: &str, settings: Settings, reflection: Reflection, metrics: SchemaMetrics) -> Self {
+        Self { shared: Arc::new(Shared { name: name.to_owned(), settings, reflection, metrics }) }
     }
 
     /// The upstream's name in the configuration.
