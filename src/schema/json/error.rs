@@ -16,6 +16,16 @@ pub struct JsonError {
 }
 
 impl JsonError {
+    /// JSON of a client that is not the message it should be.
+    pub(super) fn invalid(path: String, problem: String, missing_type: Option<String>) -> Self {
+        Self { method: String::new(), path, problem, missing_type, code: Code::INVALID_ARGUMENT }
+    }
+
+    /// Bytes that have no JSON.
+    pub(super) fn unspeakable(path: String, problem: String) -> Self {
+        Self { method: String::new(), path, problem, missing_type: None, code: Code::INTERNAL }
+    }
+
     /// The same, of a message of this method.
     pub(in crate::schema) fn of(self, method: &str) -> Self {
         Self { method: method.to_owned(), ..self }
