@@ -329,6 +329,11 @@ impl Driver {
                     self.state = State::Ending(reason);
                     self.be_patient();
                 }
+                // No token is announced, so nothing can be resumed.
+                Event::Detached(_)
+                | Event::ResumeAsked(_)
+                | Event::Resumed { .. }
+                | Event::TokenRetired { .. } => {}
                 // A proxy's session never says these.
                 Event::Ended { .. } | Event::GoAway(_) | Event::Headers { .. } | Event::Welcomed(_) => {}
             }
