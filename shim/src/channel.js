@@ -39,6 +39,8 @@ import { openWebSocket } from "./websocket.js";
  * @property {MetadataInit} [metadata]
  * @property {number} [timeoutMs] the call ends with DEADLINE_EXCEEDED after this time; the service is told
  * @property {AbortSignal} [signal] ends the call with CANCELLED
+ * @property {"json"} [codec] what the messages are: JSON text in UTF-8, which a proxy that knows the service's schema
+ *   translates; protobuf by default
  */
 
 /** A session that lived this long was healthy: reconnecting starts from the shortest delay. */
@@ -129,7 +131,7 @@ export class Channel {
    * @param {CallOptions} options
    * @returns {Call}
    */
-  open({ method, metadata, timeoutMs, signal }) {
+  open({ method, metadata, timeoutMs, signal, codec }) {
     if (timeoutMs === Infinity) timeoutMs = undefined;
     /** @type {import("./metadata.js").Metadata} */
     let entries = [];
@@ -140,7 +142,7 @@ export class Channel {
     } catch (cause) {
       invalid = clientStatus(Code.INVALID_ARGUMENT, /** @type {Error} */ (cause).message, { cause, maybeProcessed: false });
     }
-    const stream = new Stream(this.#streamOwner, method, entries, timeoutMs && Date.now() + timeoutMs);
+    const stream = new Stream(this.#streamOwner, method, entries, timeoutMs && Date.now() + timeoutMs, codec);
     const call = new Call(stream, timeoutMs, signal);
     const over = invalid ?? (this.#state === "closed" || this.#state === "failed" ? this.#refusal() : undefined);
     if (over) stream.end(over);
