@@ -3,6 +3,7 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { BinaryReader } from "@bufbuild/protobuf/wire";
 import { Code, ConnectError, createContextValues, encodeBinaryHeader } from "@connectrpc/connect";
+import { pump } from "./pump.js";
 
 /** @typedef {import("@bufbuild/protobuf").DescMessage} DescMessage */
 /** @typedef {import("@connectrpc/connect").Interceptor} Interceptor */
@@ -131,7 +132,7 @@ export function createTransport(
     stream: (method, signal, timeoutMs, header, input, contextValues) => {
       const response = run(true, method, signal, timeoutMs, header, normalize(method.input, input), contextValues, async (request, call, send) => {
         // Many services answer only after the first message: sending does not wait for headers.
-        pump(request.message, call, send);
+        pump(request.message, call, send, ConnectError.from);
         const header = append(new Headers(), await call.headers);
         const trailer = new Headers();
         return { stream: true, service: method.parent, method, header, message: receive(method, call, header, trailer), trailer };
@@ -161,32 +162,6 @@ const normalize = (schema, input) => ({
     };
   },
 });
-
-/**
- * Sends what the application produces, until either side is done.
- * @param {AsyncIterable<unknown>} input
- * @param {Call} call
- * @param {(message: unknown) => Promise<void>} send
- */
-async function pump(input, call, send) {
-  const messages = input[Symbol.asyncIterator]();
-  let over = false;
-  call.status.then(() => {
-    over = true;
-    // Lets a generator run its `finally`; what it throws there is nobody's business any more.
-    messages.return?.().catch(() => {});
-  });
-  try {
-    for (;;) {
-      const { done, value } = await messages.next();
-      if (over) return;
-      if (done) return call.halfClose();
-      await send(value);
-    }
-  } catch (error) {
-    call.cancel(ConnectError.from(error));
-  }
-}
 
 /**
  * @template T
