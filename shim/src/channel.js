@@ -20,7 +20,7 @@ import { openWebSocket } from "./websocket.js";
  * @property {MetadataInit | ((lastError?: BidiwayError) => MetadataInit | undefined | Promise<MetadataInit | undefined>)} [metadata]
  *   default metadata of every call, such as a token. A function is asked at each connect, and told what ended the last
  *   connection: after UNAUTHENTICATED it is asked for a fresh token once, then the channel fails
- * @property {typeof WebSocket} [WebSocket] where the platform has none, such as that of npm's `ws` in Node 20
+ * @property {import("./websocket.js").WebSocketClass} [WebSocket] where the platform has none, such as that of npm's `ws` in Node 20
  * @property {number} [connectTimeoutMs] how long one attempt to connect may take, and how long a call waits before a
  *   failed attempt ends it; 10 s by default
  * @property {number} [idleTimeoutMs] a connection without calls is closed after this time; 60 s by default, 0: never

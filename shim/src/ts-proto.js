@@ -70,10 +70,22 @@ import { pump } from "./pump.js";
  * Without `Observable` it answers with async iterables (`--ts_proto_opt=useAsyncIterable=true`); with rxjs's
  * `Observable` it answers with those (the generator's default). Either way a call begins when somebody subscribes or
  * iterates, and unsubscribing or leaving the loop cancels it. Requests may be of either kind.
- * @template {object} [Responses=AsyncIterable<Uint8Array>]
+ * @overload
  * @param {Channel} channel
- * @param {RpcOptions & { Observable?: new (subscribe: (subscriber: Observer<Uint8Array>) => () => void) => Responses }} [options]
+ * @param {RpcOptions} [options]
+ * @returns {Rpc<AsyncIterable<Uint8Array>>}
+ */
+/**
+ * @template {object} Responses
+ * @overload
+ * @param {Channel} channel
+ * @param {RpcOptions & { Observable: new (subscribe: (subscriber: Observer<Uint8Array>) => () => void) => Responses }} options
  * @returns {Rpc<Responses>}
+ */
+/**
+ * @param {Channel} channel
+ * @param {RpcOptions & { Observable?: new (subscribe: (subscriber: Observer<Uint8Array>) => () => void) => any }} [options]
+ * @returns {Rpc<any>}
  */
 export function createRpc(channel, { Observable, maxQueuedBytes = 16 * 1024 * 1024, ...defaults } = {}) {
   /**
