@@ -197,6 +197,7 @@ fn proxy_settings(
         limits,
         session: downstream::SessionSettings::default(),
         routes: vec![route],
+        schema_endpoint: true,
         pages: page::router(),
     };
     let (host, port) = (services.ip().to_string(), services.port());
