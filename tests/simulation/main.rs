@@ -4,6 +4,7 @@
 //! `SIM_SEED=n` runs one seed, `SIM_SEEDS=n` the first n (default 256), `SIM_STEPS=n` so many steps each.
 
 mod call;
+mod carriers;
 mod pipe;
 mod rng;
 mod world;
