@@ -288,8 +288,9 @@ impl Session {
         if self.sequence.acked == self.sequence.sent && self.streams.is_empty() {
             return true;
         }
+        let written = self.streams.is_empty() && self.reached() == self.sequence.sent;
         if let Some(resume) = self.resume.as_deref_mut()
-            && self.streams.is_empty()
+            && written // or the Ping would overtake it
             && self.phase == Phase::Open
             && std::mem::replace(&mut resume.asked, self.sequence.sent) != self.sequence.sent
         {

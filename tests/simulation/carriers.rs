@@ -107,7 +107,7 @@ impl World<'_> {
                 self.count("cut before a resume was answered");
                 self.lose_client();
             }
-            46 if self.client.is_detached() || self.proxy.is_detached() => self.now += GRACE / 2,
+            46..50 if self.client.is_detached() || self.proxy.is_detached() => self.now += GRACE / 2,
             _ => {}
         }
         self.carriers.sweep();

@@ -58,18 +58,20 @@ pub(crate) struct World<'a> {
 
 impl<'a> World<'a> {
     pub(crate) fn new(rng: &'a mut Rng, coverage: &'a mut Coverage, now: Instant) -> Self {
+        let resumable = !rng.one_in(3);
         let client = Settings {
             stream_credit: 16_384 + rng.below(100_000) as u32,
             metadata: vec![v1::Metadata { name: "default".into(), value: None }],
             resumable: true,
             replay_limit: 0, // the least
+            hello_timeout: Duration::from_secs(2),
             ..Settings::default()
         };
         let proxy = Settings {
             stream_credit: 65_536 + rng.below(200_000) as u32,
             max_message: MAX_MESSAGE as u64,
             max_streams: 1 + rng.below(12) as u32,
-            ping_interval: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(if resumable { 1 } else { 5 }),
             resume_grace: GRACE,
             replay_limit: 0,
             ..Settings::default()
@@ -91,7 +93,7 @@ impl<'a> World<'a> {
             going_away: false,
             proxy_closed: false,
             client_closed: false,
-            resumable: !rng.one_in(3),
+            resumable,
             rng,
             coverage,
         };
@@ -178,7 +180,7 @@ impl<'a> World<'a> {
         assert!(packet.len() < target + MAX_PIECE + 1000, "a packet ends at its target or one piece later");
         let packet = packet.freeze();
         let Some(id) = on else {
-            assert!(!wrote, "there is no carrier");
+            assert!(!wrote || session.is_closed(), "there is no carrier");
             return;
         };
         let carrier = self.carriers.all.get_mut(&id).expect("the session is on it");
@@ -524,7 +526,7 @@ impl<'a> World<'a> {
         match event {
             Event::Closed(reason) => {
                 self.client_closed = true;
-                let known = ["carrier_lost", "drained", "lost", "resume_expired"];
+                let known = ["carrier_lost", "drained", "lost", "resume_expired", "silent"];
                 assert!(known.contains(&reason.label), "{reason:?}");
                 if reason.label == "resume_expired" {
                     self.count("the client gave the session up");
@@ -553,6 +555,9 @@ impl<'a> World<'a> {
             }
             Event::Welcomed(welcome) => {
                 if welcome.resume_failure != 0 {
+                    if !self.calls.is_empty() {
+                        self.count("started over with open calls");
+                    }
                     let open = self.streams(Side::Client, |_| true);
                     assert!(open.is_empty(), "everything of the old session has ended: {open:?}");
                     self.calls.clear();
