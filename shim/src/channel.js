@@ -20,7 +20,7 @@ import { openWebSocket } from "./websocket.js";
  * @property {MetadataInit | ((lastError?: BidiwayError) => MetadataInit | undefined | Promise<MetadataInit | undefined>)} [metadata]
  *   default metadata of every call, such as a token. A function is asked at each connect, and told what ended the last
  *   connection: after UNAUTHENTICATED it is asked for a fresh token once, then the channel fails
- * @property {typeof WebSocket} [WebSocket] where the platform has none, such as that of npm's `ws` in Node 20
+ * @property {import("./websocket.js").WebSocketClass} [WebSocket] where the platform has none, such as that of npm's `ws` in Node 20
  * @property {number} [connectTimeoutMs] how long one attempt to connect may take, and how long a call waits before a
  *   failed attempt ends it; 10 s by default
  * @property {number} [idleTimeoutMs] a connection without calls is closed after this time; 60 s by default, 0: never
@@ -39,6 +39,8 @@ import { openWebSocket } from "./websocket.js";
  * @property {MetadataInit} [metadata]
  * @property {number} [timeoutMs] the call ends with DEADLINE_EXCEEDED after this time; the service is told
  * @property {AbortSignal} [signal] ends the call with CANCELLED
+ * @property {"json"} [codec] what the messages are: JSON text in UTF-8, which a proxy that knows the service's schema
+ *   translates; protobuf by default
  */
 
 /** A session that lived this long was healthy: reconnecting starts from the shortest delay. */
@@ -129,7 +131,7 @@ export class Channel {
    * @param {CallOptions} options
    * @returns {Call}
    */
-  open({ method, metadata, timeoutMs, signal }) {
+  open({ method, metadata, timeoutMs, signal, codec }) {
     if (timeoutMs === Infinity) timeoutMs = undefined;
     /** @type {import("./metadata.js").Metadata} */
     let entries = [];
@@ -140,7 +142,7 @@ export class Channel {
     } catch (cause) {
       invalid = clientStatus(Code.INVALID_ARGUMENT, /** @type {Error} */ (cause).message, { cause, maybeProcessed: false });
     }
-    const stream = new Stream(this.#streamOwner, method, entries, timeoutMs && Date.now() + timeoutMs);
+    const stream = new Stream(this.#streamOwner, method, entries, timeoutMs && Date.now() + timeoutMs, codec);
     const call = new Call(stream, timeoutMs, signal);
     const over = invalid ?? (this.#state === "closed" || this.#state === "failed" ? this.#refusal() : undefined);
     if (over) stream.end(over);

@@ -11,7 +11,7 @@
  * @property {number} [remaining]
  * @property {boolean} [last]
  * @property {true} [halfClose]
- * @property {{ method: string, metadata: Metadata, timeoutMs?: number }} [open]
+ * @property {{ method: string, metadata: Metadata, timeoutMs?: number, codec?: "json" }} [open]
  * @property {true} [cancel]
  * @property {number} [credit]
  * @property {number} [ack]
@@ -60,7 +60,7 @@ export const writeFrame = ({ stream, data, remaining, last, halfClose, open, can
       0x18, last ? 1 : undefined,
       0x22, data,
       0x2a, halfClose && [],
-      0x32, open && [0x0a, open.method, ...entries(0x12, open.metadata), 0x18, open.timeoutMs],
+      0x32, open && [0x0a, open.method, ...entries(0x12, open.metadata), 0x18, open.timeoutMs, 0x20, open.codec && 1],
       0x4a, cancel && [],
       0x50, credit,
       0x58, ack,

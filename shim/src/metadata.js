@@ -12,7 +12,7 @@
  * For a name that ends in `-bin`, a string is taken for base64 (several values joined by commas, as `Headers`
  * does it), a `Uint8Array` for the bytes themselves.
  * @typedef {Record<string, MetadataValue | readonly MetadataValue[] | undefined>
- *   | Iterable<readonly [string, MetadataValue]> | Headers} MetadataInit
+ *   | readonly (readonly [string, MetadataValue])[] | Iterable<readonly [string, MetadataValue]> | Headers} MetadataInit
  */
 
 /**

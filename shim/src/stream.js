@@ -43,6 +43,7 @@ export class Stream {
   #method;
   #metadata;
   #deadline;
+  #codec;
 
   // Sending. Messages before `#next` are on the wire already, and kept while the proxy may still say that it has
   // not looked at this stream: then all of it is sent again on another session.
@@ -73,12 +74,14 @@ export class Stream {
    * @param {string} method
    * @param {Metadata} metadata
    * @param {number | undefined} deadline in milliseconds as of `Date.now()`
+   * @param {"json"} [codec]
    */
-  constructor(owner, method, metadata, deadline) {
+  constructor(owner, method, metadata, deadline, codec) {
     this.#owner = owner;
     this.#method = method;
     this.#metadata = metadata;
     this.#deadline = deadline;
+    this.#codec = codec;
   }
 
   /** Bytes that wait to be sent. */
@@ -191,7 +194,7 @@ export class Stream {
     this.#window = this.#allowance = window;
     if (this.#outgoing.length || this.#halfClosed) session.schedule(this);
     const timeoutMs = this.#deadline && Math.max(1, Math.min(Math.ceil(this.#deadline - Date.now()), Number.MAX_SAFE_INTEGER));
-    return { stream: id, open: { method: this.#method, metadata: this.#metadata, timeoutMs } };
+    return { stream: id, open: { method: this.#method, metadata: this.#metadata, timeoutMs, codec: this.#codec } };
   }
 
   /**

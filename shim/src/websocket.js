@@ -12,11 +12,28 @@
  * @property {(code: number, reason: string) => void} onclose
  */
 
+/**
+ * What is used of a WebSocket class: the platform's own fits, and that of npm's `ws`, whose types are not the same.
+ * @typedef {new (url: string, protocols: string[]) => WebSocketLike} WebSocketClass
+ */
+
+/**
+ * @typedef {object} WebSocketLike
+ * @property {any} binaryType
+ * @property {number} bufferedAmount
+ * @property {(data: any) => void} send
+ * @property {(code: number, reason: string) => void} close
+ * @property {any} onopen
+ * @property {any} onmessage
+ * @property {any} onclose
+ * @property {any} onerror
+ */
+
 const SUBPROTOCOL = "bidiway.v1";
 
 /**
  * @param {string | URL} url ws, wss, http or https; relative to the page where there is one
- * @param {typeof WebSocket} Socket
+ * @param {WebSocketClass} Socket
  * @returns {Carrier}
  */
 export function openWebSocket(url, Socket) {
@@ -27,7 +44,7 @@ export function openWebSocket(url, Socket) {
   const ignore = () => {};
   /** @type {Carrier} */
   const carrier = {
-    send: (packet) => socket.send(/** @type {Uint8Array<ArrayBuffer>} */ (packet)),
+    send: (packet) => socket.send(packet),
     close(code, reason) {
       carrier.onopen = carrier.onmessage = carrier.onclose = ignore;
       // A close reason has at most 123 bytes; ours are ASCII.
@@ -41,8 +58,8 @@ export function openWebSocket(url, Socket) {
     onclose: ignore,
   };
   socket.onopen = () => carrier.onopen();
-  socket.onmessage = ({ data }) => carrier.onmessage(data instanceof ArrayBuffer ? new Uint8Array(data) : undefined);
-  socket.onclose = ({ code, reason }) => carrier.onclose(code, reason);
+  socket.onmessage = (/** @type {{ data: unknown }} */ { data }) => carrier.onmessage(data instanceof ArrayBuffer ? new Uint8Array(data) : undefined);
+  socket.onclose = (/** @type {{ code: number, reason: string }} */ { code, reason }) => carrier.onclose(code, reason);
   // Every error is followed by a close, which tells more; Node's `ws` throws when nobody listens.
   socket.onerror = ignore;
   return carrier;

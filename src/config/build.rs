@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     downstream::{self, InvalidOrigin, Origins, RouteSettings, ServicePattern, SessionSettings},
+    schema::JsonOptions,
     server::{
         self, ListenerSettings,
         tls::{self, Certificate, ClientAuth, TlsError},
@@ -78,6 +79,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
             max_connections: max_connections.unwrap_or(MAX_CONNECTIONS) as usize,
             downstream: Arc::new(downstream),
             upstreams: upstreams?,
+            schemas: HashMap::new(),
         },
         log: LogSettings {
             format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),
@@ -298,6 +300,7 @@ impl Builder<'_> {
                 upstream,
                 timeout: None,
                 max_message,
+                json: JsonOptions::default(),
             }]);
         };
         let mut seen: HashMap<ServicePattern, Position> = HashMap::new();
@@ -330,6 +333,7 @@ impl Builder<'_> {
                     upstream: upstream.value.clone(),
                     timeout: route.timeout.is_some().then_some(timeout),
                     max_message: max,
+                    json: JsonOptions::default(),
                 })
             })
             .collect();

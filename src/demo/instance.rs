@@ -1,6 +1,7 @@
 //! The demo as a whole: services, the proxy before them, the page.
 
 use std::{
+    collections::HashMap,
     fmt,
     future::Future,
     io,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use super::{Services, certificate, page};
-use crate::{downstream, server, upstream};
+use crate::{downstream, schema, server, upstream};
 
 /// Where the demo listens. Port 0 takes a free one.
 #[derive(Clone, Debug)]
@@ -189,11 +190,13 @@ fn proxy_settings(
         upstream: "demo".to_owned(),
         timeout: None,
         max_message: limits.max_message,
+        json: schema::JsonOptions::default(),
     };
     let downstream = downstream::Settings {
         origins: downstream::Origins::default(),
         limits,
         session: downstream::SessionSettings::default(),
+        upgrade_headers: Vec::new(),
         routes: vec![route],
         pages: page::router(),
     };
@@ -217,6 +220,10 @@ fn proxy_settings(
         max_connections: 10_000,
         downstream: Arc::new(downstream),
         upstreams: vec![Arc::new(upstream)],
+        schemas: HashMap::from([(
+            "demo".to_owned(),
+            schema::Settings::new(schema::Source::Reflection { fallback: None }),
+        )]),
     })
 }
 

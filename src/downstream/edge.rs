@@ -12,7 +12,7 @@ use super::{
     exchange::{self, HttpDialect},
     guard, pages,
 };
-use crate::{telemetry::Metrics, upstream::Upstream};
+use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
 
 /// What is known of the connection a request came on.
 #[derive(Clone, Debug)]
@@ -51,15 +51,17 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// A worker's front door over its upstreams (by name). All but the upstreams is shared by the workers.
+    /// A worker's front door over its upstreams and their schemas (by name). All but the upstreams is shared by the
+    /// workers.
     pub fn new(
         settings: Arc<Settings>,
         upstreams: &HashMap<String, Upstream>,
+        schemas: &HashMap<String, Schema>,
         metrics: Arc<Metrics>,
         drain: Drain,
         addresses: Arc<AddressTable>,
     ) -> Arc<Self> {
-        let routes = Routes::new(&settings.routes, upstreams, &metrics);
+        let routes = Routes::new(&settings.routes, upstreams, schemas, &metrics);
         let pages = pages::router(settings.pages.clone());
         Arc::new(Self { settings, routes, metrics, drain, addresses, pages })
     }

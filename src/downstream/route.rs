@@ -3,6 +3,7 @@
 use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use crate::{
+    schema::{JsonOptions, Schema},
     telemetry::{CallMetrics, Dialect, Metrics},
     upstream::Upstream,
 };
@@ -42,6 +43,8 @@ pub struct RouteSettings {
     pub timeout: Option<Duration>,
     /// The largest message, either way.
     pub max_message: u64,
+    /// How the route speaks JSON where a client asks for JSON.
+    pub json: JsonOptions,
 }
 
 /// A route as a worker uses it.
@@ -51,6 +54,8 @@ pub struct Route {
     pub settings: RouteSettings,
     /// The worker's upstream.
     pub upstream: Upstream,
+    /// The upstream's schema, the same for all workers; `None`: it has none, and JSON is not spoken.
+    pub schema: Option<Schema>,
     /// The name for metrics and logs: the pattern as configured.
     pub name: String,
     metrics: DialectMetrics,
@@ -81,7 +86,12 @@ pub struct Routes {
 
 impl Routes {
     /// Builds the table. Panics on an upstream name that `upstreams` does not have: the configuration has checked it.
-    pub fn new(routes: &[RouteSettings], upstreams: &HashMap<String, Upstream>, metrics: &Metrics) -> Self {
+    pub fn new(
+        routes: &[RouteSettings],
+        upstreams: &HashMap<String, Upstream>,
+        schemas: &HashMap<String, Schema>,
+        metrics: &Metrics,
+    ) -> Self {
         let mut table = Self {
             methods: HashMap::new(),
             services: HashMap::new(),
@@ -96,7 +106,8 @@ impl Routes {
                 .clone();
             let name = settings.pattern.to_string();
             let metrics = DialectMetrics::new(metrics, &name);
-            let route = Arc::new(Route { settings: settings.clone(), upstream, name, metrics });
+            let schema = schemas.get(&settings.upstream).cloned();
+            let route = Arc::new(Route { settings: settings.clone(), upstream, schema, name, metrics });
             match &settings.pattern {
                 ServicePattern::Any => table.any = Some(route),
                 ServicePattern::Package(package) => table.packages.push((package.clone(), route)),
@@ -151,6 +162,8 @@ struct DialectMetrics {
     grpc_web_text: Arc<CallMetrics>,
     grpc: Arc<CallMetrics>,
     session: Arc<CallMetrics>,
+    grpc_websockets: Arc<CallMetrics>,
+    grpc_websockets_multiplex: Arc<CallMetrics>,
 }
 
 impl DialectMetrics {
@@ -160,6 +173,8 @@ impl DialectMetrics {
             grpc_web_text: metrics.calls(route, Dialect::GrpcWebText),
             grpc: metrics.calls(route, Dialect::Grpc),
             session: metrics.calls(route, Dialect::Session),
+            grpc_websockets: metrics.calls(route, Dialect::GrpcWebSockets),
+            grpc_websockets_multiplex: metrics.calls(route, Dialect::GrpcWebSocketsMultiplex),
         }
     }
 
@@ -169,6 +184,8 @@ impl DialectMetrics {
             Dialect::GrpcWebText => &self.grpc_web_text,
             Dialect::Grpc => &self.grpc,
             Dialect::Session => &self.session,
+            Dialect::GrpcWebSockets => &self.grpc_websockets,
+            Dialect::GrpcWebSocketsMultiplex => &self.grpc_websockets_multiplex,
         }
     }
 }
@@ -189,9 +206,10 @@ mod tests {
                 upstream: "u".into(),
                 timeout: None,
                 max_message: 1,
+                json: JsonOptions::default(),
             })
             .collect();
-        Routes::new(&settings, &upstreams, &Metrics::new())
+        Routes::new(&settings, &upstreams, &HashMap::new(), &Metrics::new())
     }
 
     fn all() -> [ServicePattern; 5] {

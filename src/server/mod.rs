@@ -13,6 +13,7 @@ mod worker;
 pub use settings::{ListenerSettings, Settings};
 
 use std::{
+    collections::HashMap,
     future::Future,
     io,
     net::{SocketAddr, TcpListener},
@@ -21,6 +22,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::Handle,
     sync::{Semaphore, oneshot},
     time::timeout,
 };
@@ -29,7 +31,9 @@ use tracing::{error, info, warn};
 
 use crate::{
     downstream::{AddressTable, Drain},
+    schema::{self, Channel, Reflection, Schema},
     telemetry::Metrics,
+    upstream::Upstream,
 };
 use admin::Readiness;
 use worker::Worker;
@@ -144,8 +148,10 @@ impl Server {
 
         let places = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
         let addresses = Arc::<AddressTable>::default();
+        let schemas = Arc::new(schemas(&settings, &metrics));
         let workers = listeners.into_iter().map(|listeners| Worker {
             settings: settings.clone(),
+            schemas: schemas.clone(),
             listeners,
             metrics: metrics.clone(),
             places: places.clone(),
@@ -178,6 +184,21 @@ impl Server {
         }
         info!("stopped");
     }
+}
+
+/// The upstreams' schemas. Reflection has connections of its own and runs within this runtime: whatever it does,
+/// calls do not notice.
+fn schemas(settings: &Settings, metrics: &Metrics) -> HashMap<String, Schema> {
+    let upstreams = settings.upstreams.iter().map(|settings| (settings.name.as_str(), settings));
+    let upstreams: HashMap<_, _> = upstreams.collect();
+    let schema = |(name, given): (&String, &schema::Settings)| {
+        let upstream = upstreams.get(name.as_str())?;
+        let metrics = (metrics.upstream(name), metrics.schema(name));
+        let upstream = Upstream::counted((*upstream).clone(), metrics.0);
+        let reflection = Reflection { channel: Channel::new(upstream.channel()), runtime: Handle::current() };
+        Some((name.clone(), Schema::new(name, given.clone(), reflection, metrics.1)))
+    };
+    settings.schemas.iter().filter_map(schema).collect()
 }
 
 /// Starts the workers: one alone within this runtime, several in threads of their own. Returns when all accept.

@@ -1,8 +1,8 @@
 //! What the process needs to know.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::{downstream, upstream};
+use crate::{downstream, schema, upstream};
 
 /// Everything, checked and ready: the roof's settings.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct Settings {
     pub downstream: Arc<downstream::Settings>,
     /// The upstreams, by their names in `upstream::Settings`.
     pub upstreams: Vec<Arc<upstream::Settings>>,
+    /// Where the upstreams' schemas come from, by the upstream's name. Without one, JSON is not spoken to it.
+    pub schemas: HashMap<String, schema::Settings>,
 }
 
 /// One public port.

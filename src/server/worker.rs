@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     downstream::{AddressTable, Drain, Edge, OpenConnection},
+    schema::Schema,
     telemetry::Metrics,
     upstream::Upstream,
 };
@@ -21,6 +22,8 @@ use crate::{
 pub(super) struct Worker {
     /// The same for all.
     pub(super) settings: Arc<Settings>,
+    /// By the upstream's name, the same for all.
+    pub(super) schemas: Arc<HashMap<String, Schema>>,
     /// One for each listener of the settings, in their order.
     pub(super) listeners: Vec<TcpListener>,
     pub(super) metrics: Arc<Metrics>,
@@ -53,7 +56,14 @@ impl Worker {
             .collect();
         let downstream = self.settings.downstream.clone();
         let http = connection::http(&downstream.limits);
-        let edge = Edge::new(downstream, &upstreams, self.metrics.clone(), drain.clone(), self.addresses);
+        let edge = Edge::new(
+            downstream,
+            &upstreams,
+            &self.schemas,
+            self.metrics.clone(),
+            drain.clone(),
+            self.addresses,
+        );
         for (listener, settings) in self.listeners.into_iter().zip(&self.settings.listeners) {
             let acceptor = Acceptor::new(listener, self.metrics.clone())?;
             let connections = Arc::new(Connections {

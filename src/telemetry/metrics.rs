@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use prometheus_client::{
@@ -29,6 +30,10 @@ pub enum Dialect {
     Grpc,
     /// A stream of a Bidiway session.
     Session,
+    /// A WebSocket that is one call, as `@improbable-eng/grpc-web` opens it.
+    GrpcWebSockets,
+    /// A stream of a WebSocket with many calls, as Deephaven's client opens it.
+    GrpcWebSocketsMultiplex,
 }
 
 impl Dialect {
@@ -39,6 +44,8 @@ impl Dialect {
             Self::GrpcWebText => "grpc-web-text",
             Self::Grpc => "grpc",
             Self::Session => "session",
+            Self::GrpcWebSockets => "grpc-websockets",
+            Self::GrpcWebSocketsMultiplex => "grpc-websockets-multiplex",
         }
     }
 }
@@ -85,6 +92,12 @@ struct UpstreamName {
     upstream: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SchemaLoad {
+    upstream: String,
+    result: &'static str,
+}
+
 /// Seconds, from a local unary call to a stream that lasted an hour.
 const DURATION_BUCKETS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0];
@@ -118,6 +131,8 @@ pub struct Metrics {
     upstream_connects: Family<UpstreamName, Counter>,
     upstream_connect_failures: Family<UpstreamName, Counter>,
     upstream_retries: Family<UpstreamName, Counter>,
+    schema_loads: Family<SchemaLoad, Counter>,
+    schema_loaded: Family<UpstreamName, Gauge>,
 }
 
 impl Metrics {
@@ -142,6 +157,8 @@ impl Metrics {
             upstream_connects: Family::default(),
             upstream_connect_failures: Family::default(),
             upstream_retries: Family::default(),
+            schema_loads: Family::default(),
+            schema_loaded: Family::default(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
         let r = &mut m.registry;
@@ -173,6 +190,16 @@ impl Metrics {
             "upstream_retries",
             "Calls sent again because the service had not looked at them",
             m.upstream_retries.clone(),
+        );
+        r.register(
+            "schema_loads",
+            "Services' descriptors asked for: loaded, changed, unchanged or failed",
+            m.schema_loads.clone(),
+        );
+        r.register(
+            "schema_loaded_timestamp_seconds",
+            "When descriptors were last had from the upstream, in Unix time",
+            m.schema_loaded.clone(),
         );
         Arc::new(m)
     }
@@ -209,6 +236,15 @@ impl Metrics {
             connects: self.upstream_connects.get_or_create_owned(&labels),
             failures: self.upstream_connect_failures.get_or_create_owned(&labels),
             retries: self.upstream_retries.get_or_create_owned(&labels),
+        }
+    }
+
+    /// The handles for one upstream's schema.
+    pub fn schema(&self, name: &str) -> SchemaMetrics {
+        SchemaMetrics {
+            upstream: name.to_owned(),
+            loads: self.schema_loads.clone(),
+            loaded: self.schema_loaded.clone(),
         }
     }
 
@@ -295,6 +331,32 @@ impl UpstreamMetrics {
     /// A call goes to another connection, because the service did not look at it (REFUSED_STREAM, GOAWAY).
     pub fn retried(&self) {
         self.retries.inc();
+    }
+}
+
+/// One upstream's schema in metrics.
+#[derive(Clone, Debug)]
+pub struct SchemaMetrics {
+    upstream: String,
+    loads: Family<SchemaLoad, Counter>,
+    loaded: Family<UpstreamName, Gauge>,
+}
+
+impl SchemaMetrics {
+    /// A service's descriptors were had from the upstream; `result` is `loaded`, `changed` or `unchanged`.
+    pub fn had(&self, result: &'static str) {
+        self.count(result);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.loaded.get_or_create(&UpstreamName { upstream: self.upstream.clone() }).set(now as i64);
+    }
+
+    /// They could not be had.
+    pub fn failed(&self) {
+        self.count("failed");
+    }
+
+    fn count(&self, result: &'static str) {
+        self.loads.get_or_create(&SchemaLoad { upstream: self.upstream.clone(), result }).inc();
     }
 }
 

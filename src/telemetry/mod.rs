@@ -10,4 +10,4 @@ mod metrics;
 
 pub use call_metrics::CallMetrics;
 pub use call_record::CallRecord;
-pub use metrics::{Dialect, Metrics, UpstreamMetrics};
+pub use metrics::{Dialect, Metrics, SchemaMetrics, UpstreamMetrics};

@@ -5,6 +5,7 @@
 //! stream limit, and flow control that is given back only when the client has taken the bytes.
 
 mod call;
+mod channel;
 mod chunk;
 mod connection;
 mod dial;
@@ -17,6 +18,7 @@ mod settings;
 mod tls;
 
 pub use call::{Call, CallReceiver, CallSender, Received, Request};
+pub use channel::Channel;
 pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use settings::Settings;

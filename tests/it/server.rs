@@ -42,6 +42,7 @@ async fn proxy(adjust: impl FnOnce(&mut Settings, &mut downstream::Settings)) ->
         drain: Duration::from_secs(30),
         max_connections: 1000,
         downstream: Arc::default(),
+        schemas: std::collections::HashMap::new(),
         upstreams: vec![Arc::new(calls::settings(&[&format!("http://{}", services.address())]))],
     };
     adjust(&mut settings, &mut downstream);
@@ -215,6 +216,7 @@ async fn a_taken_port_is_reported_with_advice() {
         drain: Duration::ZERO,
         max_connections: 1,
         downstream: Arc::default(),
+        schemas: std::collections::HashMap::new(),
         upstreams: Vec::new(),
     };
     let error = Server::bind(settings).unwrap_err().to_string();

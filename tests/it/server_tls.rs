@@ -78,6 +78,7 @@ fn listen(tls: Arc<rustls::ServerConfig>) -> Port {
         drain: Duration::ZERO,
         max_connections: 100,
         downstream: Arc::new(downstream),
+        schemas: std::collections::HashMap::new(),
         upstreams: vec![Arc::new(calls::settings(&["http://127.0.0.1:1"]))],
     })
     .unwrap();

@@ -1,9 +1,10 @@
 //! A whole Bidiway in front of a test's server, and HTTP clients for it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use bidiway::{
     downstream::{self, RouteSettings, ServicePattern},
+    schema::{self, JsonOptions},
     server::{ListenerSettings, Server, Settings},
     telemetry::Metrics,
     upstream,
@@ -37,6 +38,7 @@ pub(crate) fn settings() -> downstream::Settings {
         upstream: "chat".into(),
         timeout: None,
         max_message: 4 * 1024 * 1024,
+        json: JsonOptions::default(),
     };
     downstream::Settings { routes: vec![any], ..downstream::Settings::default() }
 }
@@ -51,8 +53,22 @@ pub(crate) async fn edge_with(url: &str, downstream: downstream::Settings) -> Ed
     edge_over(super::calls::settings(&[url]), downstream).await
 }
 
+/// The schema settings of the tests: the upstream's reflection.
+pub(crate) fn reflection() -> schema::Settings {
+    schema::Settings::new(schema::Source::Reflection { fallback: None })
+}
+
 /// A Bidiway with these settings and this upstream, which must be named `chat`.
 pub(crate) async fn edge_over(upstream: upstream::Settings, downstream: downstream::Settings) -> Edge {
+    edge_knowing(reflection(), upstream, downstream).await
+}
+
+/// A Bidiway with these settings, and this upstream with this schema.
+pub(crate) async fn edge_knowing(
+    schema: schema::Settings,
+    upstream: upstream::Settings,
+    downstream: downstream::Settings,
+) -> Edge {
     let listener = |tls| ListenerSettings { address: "127.0.0.1:0".parse().unwrap(), tls };
     let server = Server::bind(Settings {
         listeners: vec![listener(None), listener(Some(super::carrier::certificate()))],
@@ -61,6 +77,7 @@ pub(crate) async fn edge_over(upstream: upstream::Settings, downstream: downstre
         drain: std::time::Duration::from_secs(30),
         max_connections: 1000,
         downstream: Arc::new(downstream),
+        schemas: HashMap::from([(upstream.name.clone(), schema)]),
         upstreams: vec![Arc::new(upstream)],
     })
     .unwrap();

@@ -1,0 +1,101 @@
+// The packed package in every environment: all four kinds of calls, with generated clients, against the real proxy.
+
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { build as esbuild } from "esbuild";
+import { build as vite } from "vite";
+import webpack from "webpack";
+import { startBrowser } from "../browser/rig.js";
+import { EXPECTED } from "./app/expected.js";
+import { build, here, prepareApp, run, serveFolder, startProxyFor } from "./rig.js";
+
+let app, browser, pages, proxy;
+let ran = 0;
+const skipped = [];
+
+before(async () => {
+  app = prepareApp();
+  pages = await serveFolder(build);
+  [proxy, browser] = await Promise.all([startProxyFor(pages.origin), startBrowser()]);
+});
+after(async () => {
+  pages?.stop();
+  await Promise.all([browser?.stop(), proxy?.stop()]);
+});
+
+/** Opens a page of `.build`, whose origin is not the proxy's, and waits for what its calls and its worker's came to. */
+async function open(path) {
+  const page = await browser.context.newPage();
+  const problems = [];
+  page.on("pageerror", (error) => problems.push(String(error)));
+  await page.goto(`${pages.origin}/${path}?proxy=${encodeURIComponent(proxy.url)}`);
+  const results = await page.evaluate(() => window.results);
+  assert.deepEqual(problems, []);
+  await page.close();
+  return results;
+}
+
+const BUNDLERS = {
+  vite: (outDir) =>
+    vite({ root: app, base: "./", logLevel: "error", configFile: false, worker: { format: "es" }, build: { outDir, emptyOutDir: true } }),
+
+  esbuild: (outdir) =>
+    esbuild({
+      entryPoints: [join(app, "page.js"), join(app, "worker.js"), join(app, "index.html")],
+      loader: { ".html": "copy" },
+      bundle: true,
+      splitting: true,
+      minify: true,
+      format: "esm",
+      outdir,
+      logLevel: "error",
+    }),
+
+  webpack: async (path) => {
+    await esbuild({ entryPoints: [join(app, "index.html")], loader: { ".html": "copy" }, outdir: path });
+    const compiler = webpack({ mode: "production", entry: join(app, "page.js"), output: { path, filename: "page.js" } });
+    const stats = await new Promise((resolve, reject) => compiler.run((error, stats) => (error ? reject(error) : resolve(stats))));
+    assert.ok(!stats.hasErrors() && !stats.hasWarnings(), stats.toString("errors-warnings"));
+  },
+};
+
+for (const [name, bundle] of Object.entries(BUNDLERS)) {
+  test(`bundled by ${name}: in a page of another origin, and in its worker`, { timeout: 60_000 }, async () => {
+    await bundle(join(build, name));
+    assert.deepEqual(await open(`${name}/index.html`), { page: EXPECTED, worker: EXPECTED });
+    ran += 2;
+  });
+}
+
+test("without npm or a bundler: from the proxy into a page of another origin, and into its worker", { timeout: 60_000 }, async () => {
+  const wanted = { answers: 20, last: 20, code: 0 };
+  assert.deepEqual(await open("app/plain.html"), { page: wanted, worker: wanted });
+  ran += 2;
+});
+
+const bin = (name) => join(here, "node_modules/.bin", name);
+const RUNTIMES = {
+  "this Node": [process.execPath],
+  "the newest Node": [join(here, "node_modules/node-26/bin/node")],
+  "Deno": [bin("deno"), "run", "--allow-all", "--node-modules-dir=manual", "--no-lock"],
+  "Bun": [bin("bun"), "run"],
+};
+
+for (const [name, [command, ...args]] of Object.entries(RUNTIMES)) {
+  test(`in ${name}`, { timeout: 60_000 }, async (t) => {
+    if (!existsSync(command)) {
+      assert.ok(!process.env.CI, `${name}: npm has no binary of it for this platform (CI skips nothing)`);
+      skipped.push(name);
+      t.diagnostic(`!! SKIPPED ${name}: npm has no binary of it for this platform`);
+      return;
+    }
+    const version = (await run(command, ["--version"])).split("\n")[0];
+    t.diagnostic(`${name}: ${version}`);
+    assert.deepEqual(JSON.parse(await run(command, [...args, join(app, "server.js"), proxy.url])), EXPECTED);
+    ran += 1;
+  });
+}
+
+test("every environment ran", () => assert.equal(ran + skipped.length, 12));
