@@ -15,7 +15,7 @@ import { pump } from "./pump.js";
  * @property {(trailers: Metadata, method: string) => void} [onTrailers] sees the trailing metadata of each call, before
  *   its end
  * @property {number} [maxQueuedBytes] bytes that an Observable of requests may be ahead of what flow control has
- *   admitted, before the call ends with RESOURCE_EXHAUSTED; 16 MiB by default. Async iterables wait instead
+ *   admitted, before the call is cancelled; 16 MiB by default. Async iterables wait instead
  */
 
 /**
