@@ -29,9 +29,9 @@ const slug = (heading) => heading.toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, ""
 function blocks(text) {
   const found = [];
   let heading = "";
-  for (const [, title, language, code] of text.matchAll(/^## (.+)$|^```(\w*)\n(.*?)^```$/gms)) {
+  for (const [, title, indent, language, code] of text.matchAll(/^## ([^\n]+)$|^( *)```(\w*)\n(.*?)^\2```$/gms)) {
     if (title) heading = title;
-    else found.push({ heading, language, code });
+    else found.push({ heading, language, code: code.replaceAll(new RegExp(`^${indent}`, "gm"), "") });
   }
   return found;
 }
@@ -61,7 +61,8 @@ test("the code of docs/clients.md compiles", { timeout: 60_000 }, async () => {
   mkdirSync(folder, { recursive: true });
   install(folder);
   const code = blocks(read("docs/clients.md")).filter(({ language }) => ["ts", "js"].includes(language));
-  const counts = Object.groupBy ? Object.groupBy(code, ({ heading }) => heading) : code.reduce((all, block) => ((all[block.heading] ??= []).push(block), all), {});
+  const counts = {};
+  for (const block of code) (counts[block.heading] ??= []).push(block);
   assert.deepEqual(
     Object.entries(counts).map(([heading, { length }]) => [heading, length]),
     Object.entries(SECTIONS).map(([heading, [length]]) => [heading, length]),
