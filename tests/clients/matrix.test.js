@@ -13,13 +13,18 @@ const COUNTS = {
   "Connect on Bidiway": 39,
   "protobuf-ts, gRPC-Web binary": 19,
   "protobuf-ts, gRPC-Web text": 19,
+  "protobuf-ts on Bidiway": 39,
   "nice-grpc-web, fetch": 19,
   "improbable, fetch": 19,
   "improbable, XHR": 19,
+  "ts-proto Promise on Bidiway": 39,
+  "ts-proto Observable on Bidiway": 39,
+  "ts-proto grpc-web, fetch": 18,
   "google grpc-web, binary": 19,
   "google grpc-web, text": 19,
+  "Bidiway, bytes": 39,
 };
-const TOTALS = { chromium: 191, node: 172, firefox: 191 };
+const TOTALS = { chromium: 365, node: 346, firefox: 365 };
 const PLACES = { chromium: startChromium, node: startNode, firefox: startFirefox };
 const places = (process.env.PLACES ?? "chromium,node").split(",");
 const only = process.env.ONLY ? new RegExp(process.env.ONLY) : undefined;
