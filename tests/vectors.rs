@@ -126,6 +126,30 @@ fn written() -> Vec<(&'static str, Vec<Frame>)> {
     };
     let hello = |hello| on(0, FrameKind::Hello(Box::new(hello)));
     let open = |stream, open| on(stream, FrameKind::Open(Box::new(open)));
+    let welcome = |welcome| {
+        let limits = v1::Limits {
+            max_message: 4 << 20,
+            max_streams: 256,
+            stream_credit: 262_144,
+            max_metadata: 16_384,
+        };
+        let all = v1::Welcome {
+            version: 1,
+            session_id: "s-7".into(),
+            limits: Some(limits),
+            ping_interval_ms: 20_000,
+            ..welcome
+        };
+        on(0, FrameKind::Welcome(Box::new(all)))
+    };
+    let refused = |failure: v1::ResumeFailure| {
+        welcome(v1::Welcome {
+            resume_token: Bytes::from_static(b"\xfenext"),
+            resume_failure: failure.into(),
+            resume_grace_ms: 30_000,
+            ..Default::default()
+        })
+    };
     let trailers = |stream, trailers| on(stream, FrameKind::Trailers(Box::new(trailers)));
     let chat = v1::Open { method: "/demo.v1.Demo/Chat".into(), ..Default::default() };
     vec![
@@ -213,9 +237,41 @@ fn written() -> Vec<(&'static str, Vec<Frame>)> {
                     }),
                     ping_interval_ms: 20_000,
                     resume_grace_ms: 30_000,
+                    resume_failure: 0,
                 })),
             )],
         ),
+        (
+            "hello: the client comes back with a token, and has received 300 frames",
+            vec![hello(v1::Hello {
+                versions: vec![1],
+                resume_token: Bytes::from_static(b"\x00token\xff"),
+                received: 300,
+                resumable: true,
+                ..Default::default()
+            })],
+        ),
+        (
+            "welcome: the session goes on, then what the client lacks, then new frames",
+            vec![
+                welcome(v1::Welcome {
+                    resume_token: Bytes::from_static(b"\xfenext"),
+                    resumed: true,
+                    received: 41,
+                    resume_grace_ms: 30_000,
+                    ..Default::default()
+                }),
+                data(1, b"again", 0, false),
+                on(1, FrameKind::Credit(48_096)),
+                data(1, b"new", 0, false),
+            ],
+        ),
+        ("welcome: the token is unknown", vec![refused(v1::ResumeFailure::UnknownToken)]),
+        ("welcome: the grace is over", vec![refused(v1::ResumeFailure::Expired)]),
+        ("welcome: the session is somebody else's", vec![refused(v1::ResumeFailure::WrongPrincipal)]),
+        ("welcome: the session was given up", vec![refused(v1::ResumeFailure::StateLost)]),
+        ("welcome: the session is in another instance", vec![refused(v1::ResumeFailure::OtherInstance)]),
+        ("ack: the answer to a resumed welcome, also of nothing", vec![on(0, FrameKind::Ack(0))]),
         (
             "go_away",
             vec![on(
@@ -418,6 +474,10 @@ fn frame_json(frame: &Frame) -> Json {
                 ("limits", m.limits.as_ref().map_or(Json::Null, limits_json)),
                 ("pingIntervalMs", m.ping_interval_ms.into()),
                 ("resumeGraceMs", m.resume_grace_ms.into()),
+                (
+                    "resumeFailure",
+                    if m.resume_failure == 0 { "".into() } else { m.resume_failure().as_str_name().into() },
+                ),
             ]),
         ),
     };

@@ -12,13 +12,22 @@ const BUDGETS = [
   { entry: "index.js", bytes: 7 * 1024, external: [] },
   // What an adapter adds to the core.
   { entry: "connect.js", bytes: 1.6 * 1024, external: ["@connectrpc/*", "@bufbuild/*"] },
+  { entry: "connect-json.js", bytes: 0.3 * 1024, external: ["@bufbuild/*"] },
   { entry: "protobuf-ts.js", bytes: 1.6 * 1024, external: ["@protobuf-ts/*", CORE] },
   { entry: "ts-proto.js", bytes: 1.6 * 1024, external: [CORE] },
+  { entry: "nice-grpc.js", bytes: 1.6 * 1024, external: ["nice-grpc-web"] },
+  { entry: "improbable.js", bytes: 1.6 * 1024, external: ["./status.js"] },
+  { entry: "grpc-web.js", bytes: 2.5 * 1024, external: ["./index.js"] },
 ];
 
-for (const { entry, bytes, external } of BUDGETS) {
+/**
+ * @param {string} path
+ * @param {string[]} external
+ * @returns {Promise<{ minified: number, gzipped: number }>}
+ */
+async function weigh(path, external) {
   const { outputFiles } = await build({
-    entryPoints: [fileURLToPath(new URL(`../src/${entry}`, import.meta.url))],
+    entryPoints: [fileURLToPath(new URL(path, import.meta.url))],
     bundle: true,
     minify: true,
     format: "esm",
@@ -27,7 +36,24 @@ for (const { entry, bytes, external } of BUDGETS) {
     external,
   });
   const minified = outputFiles[0].contents;
-  const size = gzipSync(minified, { level: 9 }).length;
-  console.log(`${entry}: ${minified.length} bytes minified, ${size} gzipped, budget ${bytes}`);
-  if (size > bytes) process.exitCode = 1;
+  return { minified: minified.length, gzipped: gzipSync(minified, { level: 9 }).length };
+}
+
+for (const { entry, bytes, external } of BUDGETS) {
+  const { minified, gzipped } = await weigh(`../src/${entry}`, external);
+  console.log(`${entry}: ${minified} bytes minified, ${gzipped} gzipped, budget ${bytes}`);
+  if (gzipped > bytes) process.exitCode = 1;
+}
+
+// One application with generated Connect clients, libraries and all, on each transport. It has all four kinds of calls
+// on Bidiway, and two of them on connect-web.
+const ours = await weigh("app/bidiway.js", []);
+console.log(`an app with four methods on bidiway/connect: ${ours.minified} bytes minified, ${ours.gzipped} gzipped`);
+for (const [name, file] of [["connect-web", "connect"], ["connect-web, gRPC-Web", "grpc-web"]]) {
+  const { minified, gzipped } = await weigh(`app/${file}.js`, []);
+  console.log(`the same app on ${name}: ${minified} bytes minified, ${gzipped} gzipped`);
+  if (ours.gzipped >= gzipped) {
+    console.log(`the app on bidiway/connect must be smaller than on ${name}`);
+    process.exitCode = 1;
+  }
 }

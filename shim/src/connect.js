@@ -18,11 +18,20 @@ import { pump } from "./pump.js";
 /** @typedef {import("./status.js").Status} Status */
 
 /**
+ * How messages are written and read.
+ * @typedef {object} ConnectCodec
+ * @property {"json"} [name] what the proxy is told; nothing for binary
+ * @property {(schema: DescMessage, message: any) => Uint8Array} write
+ * @property {(schema: DescMessage, bytes: Uint8Array) => any} read
+ */
+
+/**
  * @typedef {object} ConnectTransportOptions
  * @property {Interceptor[]} [interceptors]
  * @property {number} [defaultTimeoutMs] for calls that have no timeout of their own; such a call can ask for none with 0
  * @property {Partial<import("@bufbuild/protobuf").BinaryReadOptions & import("@bufbuild/protobuf").BinaryWriteOptions>} [binaryOptions]
- * @property {true} [useBinaryFormat] messages are always binary
+ * @property {true} [useBinaryFormat] as messages are binary in any case, unless there is a codec
+ * @property {ConnectCodec} [codec] for messages that are not binary: `createJsonCodec()` of `bidiway/connect-json`
  * @property {string} [baseUrl] what `url` begins with in the requests that interceptors see
  */
 
@@ -35,7 +44,16 @@ import { pump } from "./pump.js";
  */
 export function createTransport(
   channel,
-  { interceptors = [], defaultTimeoutMs, binaryOptions, baseUrl = globalThis.location?.origin ?? "http://localhost" } = {},
+  {
+    interceptors = [],
+    defaultTimeoutMs,
+    binaryOptions,
+    codec = {
+      write: (schema, message) => toBinary(schema, message, binaryOptions),
+      read: (schema, bytes) => fromBinary(schema, bytes, binaryOptions),
+    },
+    baseUrl = globalThis.location?.origin ?? "http://localhost",
+  } = {},
 ) {
   /**
    * Runs a call through the interceptors. One signal ends it, whatever the reason; it is aborted at the end, too, so
@@ -47,95 +65,105 @@ export function createTransport(
    * @param {HeadersInit | undefined} header
    * @param {unknown} message
    * @param {import("@connectrpc/connect").ContextValues | undefined} contextValues
-   * @param {(request: any, call: Call, send: (message: any) => Promise<void>) => Promise<any>} answer
+   * @param {(request: any, call: Call, send: (message: any) => Promise<void>, receive: () => AsyncIterable<any>) => Promise<any>} answer
+   *   what is particular about the kind of the call, as a part of a response
    * @returns {Promise<any>}
    */
-  async function run(stream, method, signal, timeoutMs = defaultTimeoutMs, header, message, contextValues, answer) {
-    const path = `/${method.parent.typeName}/${method.name}`;
+  async function run(stream, method, signal, timeoutMs = defaultTimeoutMs, header, message, contextValues = createContextValues(), answer) {
+    const service = method.parent;
+    const path = `/${service.typeName}/${method.name}`;
     const deadline = timeoutMs && timeoutMs > 0 ? Date.now() + timeoutMs : undefined;
     const controller = new AbortController();
     const abort = () => controller.abort(signal?.reason);
+    // The call keeps the deadline, too, and so does the proxy. Who notices it first ends the call, with the same code;
+    // this timer is for interceptors, before and between calls.
     const expire = () => controller.abort(new ConnectError("the operation timed out", Code.DeadlineExceeded));
     const timer = deadline && setTimeout(expire, Math.min(deadline - Date.now(), 2 ** 31 - 1));
-    const done = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", abort);
-      controller.abort();
-    };
     signal?.addEventListener("abort", abort);
     if (signal?.aborted) abort();
 
-    /** @type {Promise<unknown>} */
-    let ended = Promise.resolve();
-    /** @param {any} request */
-    const next = (request) => {
+    /** @type {Promise<ConnectError | undefined> | undefined} how the latest call failed, if it did */
+    let failure;
+    const next = async (/** @type {any} */ request) => {
       const call = channel.open({
         method: path,
         metadata: request.header,
         timeoutMs: deadline && deadline - Date.now(),
         signal: request.signal,
+        codec: codec.name,
       });
-      ended = call.status;
-      return answer(request, call, async (message) =>
-        call.send(guard(() => toBinary(method.input, create(method.input, message), binaryOptions))),
-      );
+      const header = call.headers.then((metadata) => append(new Headers(), metadata));
+      const trailer = new Headers();
+      const failed = (failure = call.status.then(async (status) => {
+        append(trailer, status.metadata);
+        return status.code ? toError(status, await header) : undefined;
+      }));
+      /**
+       * @template T
+       * @param {() => T} convert
+       */
+      const guard = (convert) => {
+        try {
+          return convert();
+        } catch (error) {
+          call.cancel(ConnectError.from(error, Code.Internal));
+          throw error;
+        }
+      };
+      const send = async (/** @type {any} */ message) =>
+        call.send(guard(() => codec.write(method.input, message)));
+      async function* receive() {
+        try {
+          for await (const bytes of call) yield guard(() => codec.read(method.output, bytes));
+        } catch {
+          // The call's status tells why.
+        }
+        const error = await failed;
+        if (error) throw error;
+      }
+      const part = await answer(request, call, send, receive);
+      return { stream, service, method, header: await header, trailer, ...part };
     };
     try {
       return await interceptors.reduceRight((/** @type {any} */ next, wrap) => wrap(next), next)({
         stream,
-        service: method.parent,
+        service,
         method,
         requestMethod: "POST",
         url: baseUrl + path,
         signal: controller.signal,
         header: new Headers(header),
-        contextValues: contextValues ?? createContextValues(),
+        contextValues,
         message,
       });
     } finally {
-      ended.then(done);
+      Promise.resolve(failure).then((error) => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", abort);
+        controller.abort(error);
+      });
     }
-  }
-
-  /**
-   * @param {any} method
-   * @param {Call} call
-   * @param {Headers} header
-   * @param {Headers} trailer
-   */
-  async function* receive(method, call, header, trailer) {
-    try {
-      for await (const bytes of call) yield guard(() => fromBinary(method.output, bytes, binaryOptions));
-    } catch (error) {
-      throw error instanceof ConnectError ? error : toError(await call.status, header);
-    }
-    append(trailer, (await call.status).metadata);
   }
 
   return {
     unary: (method, signal, timeoutMs, header, input, contextValues) =>
-      run(false, method, signal, timeoutMs, header, create(method.input, input), contextValues, async (request, call, send) => {
-        send(request.message).catch((error) => call.cancel(error));
+      run(false, method, signal, timeoutMs, header, create(method.input, input), contextValues, async (request, call, send, receive) => {
+        send(request.message).catch(() => {});
         call.halfClose();
-        const responseHeader = new Headers();
-        const trailer = new Headers();
-        call.headers.then((metadata) => append(responseHeader, metadata));
-        const messages = [];
-        for await (const message of receive(method, call, responseHeader, trailer)) messages.push(message);
-        if (messages.length !== 1) {
-          const problem = messages.length ? "received extra output messages" : "missing output message";
-          throw new ConnectError(`protocol error: ${problem} for unary method`, Code.Unimplemented, trailer);
+        let message;
+        for await (const output of receive()) {
+          if (message) throw violation("received extra output messages");
+          message = output;
         }
-        return { stream: false, service: method.parent, method, header: responseHeader, message: messages[0], trailer };
+        if (!message) throw violation("missing output message");
+        return { message };
       }),
 
     stream: (method, signal, timeoutMs, header, input, contextValues) => {
-      const response = run(true, method, signal, timeoutMs, header, normalize(method.input, input), contextValues, async (request, call, send) => {
+      const response = run(true, method, signal, timeoutMs, header, normalize(method.input, input), contextValues, async (request, call, send, receive) => {
         // Many services answer only after the first message: sending does not wait for headers.
         pump(request.message, call, send, ConnectError.from);
-        const header = append(new Headers(), await call.headers);
-        const trailer = new Headers();
-        return { stream: true, service: method.parent, method, header, message: receive(method, call, header, trailer), trailer };
+        return { message: receive() };
       });
       // Clients look at the promise only when the application begins to read.
       response.catch(() => {});
@@ -143,6 +171,9 @@ export function createTransport(
     },
   };
 }
+
+/** @param {string} problem */
+const violation = (problem) => new ConnectError(`protocol error: ${problem} for unary method`, Code.Unimplemented);
 
 /**
  * Makes whole messages of what the application yields. No generator: its `return` must reach an iterator that waits.
@@ -162,19 +193,6 @@ const normalize = (schema, input) => ({
     };
   },
 });
-
-/**
- * @template T
- * @param {() => T} convert
- * @returns {T}
- */
-function guard(convert) {
-  try {
-    return convert();
-  } catch (error) {
-    throw ConnectError.from(error, Code.Internal);
-  }
-}
 
 /**
  * @param {Status} status not OK

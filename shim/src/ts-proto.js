@@ -15,7 +15,7 @@ import { pump } from "./pump.js";
  * @property {(trailers: Metadata, method: string) => void} [onTrailers] sees the trailing metadata of each call, before
  *   its end
  * @property {number} [maxQueuedBytes] bytes that an Observable of requests may be ahead of what flow control has
- *   admitted, before the call ends with RESOURCE_EXHAUSTED; 16 MiB by default. Async iterables wait instead
+ *   admitted, before the call is cancelled; 16 MiB by default. Async iterables wait instead
  */
 
 /**
@@ -70,10 +70,22 @@ import { pump } from "./pump.js";
  * Without `Observable` it answers with async iterables (`--ts_proto_opt=useAsyncIterable=true`); with rxjs's
  * `Observable` it answers with those (the generator's default). Either way a call begins when somebody subscribes or
  * iterates, and unsubscribing or leaving the loop cancels it. Requests may be of either kind.
- * @template {object} [Responses=AsyncIterable<Uint8Array>]
+ * @overload
  * @param {Channel} channel
- * @param {RpcOptions & { Observable?: new (subscribe: (subscriber: Observer<Uint8Array>) => () => void) => Responses }} [options]
+ * @param {RpcOptions} [options]
+ * @returns {Rpc<AsyncIterable<Uint8Array>>}
+ */
+/**
+ * @template {object} Responses
+ * @overload
+ * @param {Channel} channel
+ * @param {RpcOptions & { Observable: new (subscribe: (subscriber: Observer<Uint8Array>) => () => void) => Responses }} options
  * @returns {Rpc<Responses>}
+ */
+/**
+ * @param {Channel} channel
+ * @param {RpcOptions & { Observable?: new (subscribe: (subscriber: Observer<Uint8Array>) => () => void) => any }} [options]
+ * @returns {Rpc<any>}
  */
 export function createRpc(channel, { Observable, maxQueuedBytes = 16 * 1024 * 1024, ...defaults } = {}) {
   /**

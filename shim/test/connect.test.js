@@ -6,6 +6,7 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Int32ValueSchema, StringValueSchema, file_google_protobuf_wrappers } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createTransport } from "../src/connect.js";
+import { createJsonCodec } from "../src/connect-json.js";
 import { bytes, connected, pair, settle, watchRejections } from "./fake.js";
 
 /** A service as a generator would describe it, with string wrappers for messages. */
@@ -72,6 +73,29 @@ test("unary: no message, or two, is Unimplemented", async (t) => {
   for (let i = 0; i < 2; i++) peer.data(2, encode("x"));
   peer.trailers(2, 0);
   for (const answer of [none, two]) await assert.rejects(answer, (error) => error.code === Code.Unimplemented && /protocol error/.test(error.message));
+});
+
+test("unary: the call is cancelled at the second message, however many follow", async (t) => {
+  watchRejections(t);
+  const { peer, call } = await client();
+  const answer = call.one({});
+  await settle();
+  for (let i = 0; i < 2; i++) peer.data(1, encode("x"));
+  await assert.rejects(answer, { code: Code.Unimplemented });
+  await settle();
+  assert.equal(peer.take("cancel").length, 1);
+});
+
+test("client streaming: no message, or two, is Unimplemented", async (t) => {
+  watchRejections(t);
+  const { peer, call } = await client();
+  const none = call.sum((async function* () {})());
+  const two = call.sum((async function* () {})());
+  await settle();
+  peer.trailers(1, 0);
+  for (let i = 0; i < 2; i++) peer.data(2, encode("x"));
+  peer.trailers(2, 0);
+  for (const answer of [none, two]) await assert.rejects(answer, { code: Code.Unimplemented });
 });
 
 test("an error has code, message, headers and trailers, and details that findDetails() reads", async (t) => {
@@ -149,6 +173,33 @@ test("when the call ends, a request stream that waits is let go", async (t) => {
   assert.equal(input.state.returned, 1);
 });
 
+test("when the call ends, a generator that waits for flow control runs its finally", async (t) => {
+  watchRejections(t);
+  const { peer, call } = await client();
+  let released = false;
+  const input = async function* () {
+    try {
+      for (;;) yield { value: "x".repeat(60_000) };
+    } finally {
+      released = true;
+      throw new Error("nobody's business");
+    }
+  };
+  const next = call.talk(input())[Symbol.asyncIterator]().next();
+  await settle();
+  assert.equal(released, false);
+  peer.trailers(1, 5, "enough");
+  await assert.rejects(next, { code: Code.NotFound });
+  await settle();
+  assert.equal(released, true);
+});
+
+test("a request stream that cannot be iterated ends the call", async (t) => {
+  watchRejections(t);
+  const { call } = await client();
+  await assert.rejects(call.sum([{ value: "a" }]), (error) => error.code === Code.Unknown && error.cause instanceof TypeError);
+});
+
 test("a request stream that throws cancels the call, with its error", async (t) => {
   watchRejections(t);
   const { peer, call } = await client();
@@ -218,6 +269,173 @@ test("a deadline is DeadlineExceeded, on the wire and here; 0 is none, whatever 
   await assert.rejects(normal, { code: Code.DeadlineExceeded });
   await settle();
   assert.deepEqual(peer.take("cancel").map(({ stream }) => stream), [1, 2]);
+});
+
+test("who notices the deadline first does not matter: there is one error, and it is the signal's reason", async (t) => {
+  watchRejections(t);
+  t.mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  let signal;
+  let proceed;
+  const { peer, call } = await client({ interceptors: [(next) => async (request) => {
+    signal = request.signal;
+    if (request.header.has("slow")) await new Promise((resolve) => (proceed = resolve));
+    return next(request);
+  }] });
+  const fails = async (promise) => {
+    const error = await promise.catch((error) => error);
+    await settle();
+    assert.equal(error.code, Code.DeadlineExceeded);
+    assert.equal(error, signal.reason);
+  };
+
+  const here = fails(call.one({}, { timeoutMs: 100 }));
+  await settle();
+  t.mock.timers.tick(100);
+  await settle();
+  peer.trailers(1, 4, "too late to matter");
+  await here;
+
+  const there = fails(call.one({}, { timeoutMs: 100 }));
+  await settle();
+  peer.trailers(2, 4, "the service was first");
+  await settle();
+  t.mock.timers.tick(100);
+  await there;
+
+  const before = fails(call.one({}, { timeoutMs: 100, headers: { slow: "1" } }));
+  await settle();
+  t.mock.timers.tick(99);
+  assert.equal(signal.aborted, false);
+  t.mock.timers.tick(1);
+  assert.equal(signal.aborted, true);
+  proceed();
+  await before;
+  await settle();
+  assert.equal(peer.take("open").length, 2);
+});
+
+test("an interceptor that takes its time takes it from the deadline", async (t) => {
+  watchRejections(t);
+  t.mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  let proceed;
+  const { peer, call } = await client({ interceptors: [(next) => async (request) => {
+    await new Promise((resolve) => (proceed = resolve));
+    return next(request);
+  }] });
+  call.one({}, { timeoutMs: 100 }).catch(() => {});
+  await settle();
+  t.mock.timers.tick(60);
+  proceed();
+  await settle();
+  assert.equal(peer.take("open")[0].open.timeoutMs, 40);
+});
+
+test("a timeout of 0 or less, or of Infinity, is none", async (t) => {
+  watchRejections(t);
+  const { peer, call } = await client({ defaultTimeoutMs: 5000 });
+  for (const timeoutMs of [0, -1, Infinity]) call.one({}, { timeoutMs }).catch(() => {});
+  await settle();
+  assert.deepEqual(peer.take("open").map(({ open }) => open.timeoutMs), [0, 0, 0]);
+});
+
+test("aborting after the end does nothing", async (t) => {
+  watchRejections(t);
+  const { peer, call } = await client();
+  const controller = new AbortController();
+  const answer = call.one({}, { signal: controller.signal });
+  const output = call.many({}, { signal: controller.signal })[Symbol.asyncIterator]();
+  const first = output.next();
+  await settle();
+  peer.data(1, encode("b"));
+  peer.trailers(1, 0);
+  peer.data(2, encode("b"));
+  peer.data(2, encode("c"));
+  peer.trailers(2, 0);
+  await answer;
+  await first;
+  controller.abort();
+  // What has come before the end is still there to read.
+  assert.equal((await output.next()).value.value, "c");
+  assert.equal((await output.next()).done, true);
+  await settle();
+  assert.deepEqual(peer.take("cancel"), []);
+});
+
+test("an interceptor may call again, read every message, and change what comes out", async (t) => {
+  watchRejections(t);
+  const retry = (next) => async (request) => {
+    try {
+      return await next(request);
+    } catch (error) {
+      if (error.code !== Code.Unavailable) throw error;
+      return next(request);
+    }
+  };
+  const seen = [];
+  const watch = (next) => async (request) => {
+    const response = await next(request);
+    if (!response.stream) return response;
+    const read = async function* () {
+      for await (const message of response.message) {
+        seen.push(message.value);
+        yield { ...message, value: message.value.toUpperCase() };
+      }
+      seen.push(response.trailer.get("t"));
+    };
+    return { ...response, message: read() };
+  };
+  const { peer, call } = await client({ interceptors: [retry, watch] });
+  const answer = call.one({ value: "a" });
+  await settle();
+  peer.trailers(1, Code.Unavailable);
+  await settle();
+  assert.deepEqual(peer.take("data").map(({ stream, data }) => [stream, decode(data)]), [[1, "a"], [2, "a"]]);
+  peer.data(2, encode("b"));
+  peer.trailers(2, 0);
+  assert.equal((await answer).value, "b");
+
+  const output = call.many({})[Symbol.asyncIterator]();
+  const first = output.next();
+  await settle();
+  peer.data(3, encode("b"));
+  peer.trailers(3, 0, "", { metadata: [{ name: "t", text: "1" }, { name: "t", text: "2" }] });
+  assert.equal((await first).value.value, "B");
+  assert.equal((await output.next()).done, true);
+  assert.deepEqual(seen, ["b", "1, 2"]);
+});
+
+test("with the JSON codec, the wire says so, messages are text, and unknown fields do no harm", async (t) => {
+  watchRejections(t);
+  const { peer, call } = await client({ codec: createJsonCodec() });
+  const text = (value) => new TextEncoder().encode(value);
+  const answer = call.one({ value: "ä" });
+  const stream = call.many({})[Symbol.asyncIterator]().next();
+  await settle();
+  assert.deepEqual(peer.take("open").map(({ open }) => open.codec), [1, 1]);
+  assert.equal(new TextDecoder().decode(peer.take("data")[0].data), '"ä"');
+  peer.data(1, text('"b"'));
+  peer.trailers(1, 0);
+  assert.equal((await answer).value, "b");
+  peer.data(2, text('{"no": "string"}'));
+  await assert.rejects(stream, { code: Code.Internal });
+
+  const { Lab } = await import("./.gen/connect.js");
+  const { channel, peer: other } = await connected();
+  const lab = createClient(Lab, createTransport(channel, { codec: createJsonCodec() }));
+  const reply = lab.unary({ number: 2n ** 60n, data: bytes(1, 255) });
+  await settle();
+  assert.deepEqual(JSON.parse(new TextDecoder().decode(other.take("data")[0].data)), { number: `${2n ** 60n}`, data: "/w==" });
+  other.data(1, text('{"text": "b", "newer": 1}'));
+  other.trailers(1, 0);
+  assert.equal((await reply).text, "b");
+});
+
+test("without a codec, messages are binary", async (t) => {
+  watchRejections(t);
+  const { peer, call } = await client();
+  call.one({}).catch(() => {});
+  await settle();
+  assert.equal(peer.take("open")[0].open.codec, 0);
 });
 
 test("interceptors see the request, may change it, and the first is the outermost", async (t) => {

@@ -196,6 +196,7 @@ fn proxy_settings(
         origins: downstream::Origins::default(),
         limits,
         session: downstream::SessionSettings::default(),
+        upgrade_headers: Vec::new(),
         routes: vec![route],
         pages: page::router(),
     };

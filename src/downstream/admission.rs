@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{ConnInfo, Edge, Route};
+use super::{ConnInfo, Edge, Route, upgrade_headers};
 use crate::{
     telemetry::{CallRecord, Dialect},
     upstream::Request,
@@ -25,6 +25,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) path: &'a str,
     /// Headers or metadata as they came, not yet filtered.
     pub(crate) metadata: HeaderMap,
+    /// What the configuration lets pass of the HTTP request's own headers: `upgrade_headers::pick`.
+    pub(crate) upgrade_headers: &'a HeaderMap,
     /// The client's timeout, where its dialect has a form of its own for it. Otherwise `grpc-timeout` is read.
     pub(crate) timeout: Option<Duration>,
 }
@@ -46,16 +48,8 @@ pub(crate) struct Admitted {
 /// `metadata` that the proxy adds for the service: `x-forwarded-for` (the client's address, appended to what was
 /// there) and `x-forwarded-proto` (replaced: only we know how the client reached us).
 pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
-    let Opening { dialect, conn, session, path, metadata, timeout } = opening;
-    let route = edge.routes.find(path);
-    let metrics = match route {
-        Some(route) => route.metrics(dialect),
-        None => edge.routes.unrouted(dialect),
-    };
-    let record = CallRecord::start(Arc::clone(metrics), path, conn.peer, session.cloned());
-    // A session has held its metadata against the limit itself, before base64 made it longer.
-    let limit = if session.is_some() { usize::MAX } else { edge.settings.limits.max_metadata as usize };
-    match prepare(edge, conn, route, path, metadata, limit, timeout) {
+    let record = account(edge, &opening);
+    match prepare(edge, opening) {
         Ok((route, request)) => Ok(Admitted { route, request, record }),
         Err(outcome) => {
             record.end(&outcome);
@@ -64,19 +58,23 @@ pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<O
     }
 }
 
-fn prepare(
-    edge: &Edge,
-    conn: &ConnInfo,
-    route: Option<&Arc<Route>>,
-    path: &str,
-    mut metadata: HeaderMap,
-    limit: usize,
-    timeout: Option<Duration>,
-) -> Result<(Arc<Route>, Request), Box<Outcome>> {
+/// Opens the account of a call that a dialect refuses by itself, or that is about to be admitted.
+pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
+    let metrics = match edge.routes.find(opening.path) {
+        Some(route) => route.metrics(opening.dialect),
+        None => edge.routes.unrouted(opening.dialect),
+    };
+    CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned())
+}
+
+fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), Box<Outcome>> {
+    let Opening { conn, session, path, mut metadata, upgrade_headers: picked, timeout, .. } = opening;
+    // A session has held its metadata against the limit itself, before base64 made it longer.
+    let limit = if session.is_some() { usize::MAX } else { edge.settings.limits.max_metadata as usize };
     if edge.drain.draining.is_cancelled() {
         return Err(refusal(Code::UNAVAILABLE, "the proxy is draining and takes no new calls"));
     }
-    let Some(route) = route else {
+    let Some(route) = edge.routes.find(path) else {
         return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };
     let Ok(path) = PathAndQuery::try_from(path) else {
@@ -88,6 +86,7 @@ fn prepare(
         None => header_timeout(&metadata)?,
     };
     metadata::filter_request(&mut metadata);
+    upgrade_headers::add(picked, &mut metadata);
     let size = metadata::size(&metadata);
     if size > limit {
         let message = format!("the call's metadata has {size} bytes, more than the limit of {limit} bytes");

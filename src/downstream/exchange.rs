@@ -21,6 +21,7 @@ use super::{
     request_pump::RequestPump,
     response_body::{BodyForm, OpenRequest, ResponseBody, cut_off},
     shared_record::SharedRecord,
+    upgrade_headers,
 };
 use crate::{
     telemetry::Dialect,
@@ -91,12 +92,14 @@ where
 {
     let content_type = dialect.upstream_type(&head);
     head.headers.remove(HOST);
+    let upgrade_headers = upgrade_headers::pick(&edge.settings.upgrade_headers, &head.headers);
     let opening = Opening {
         dialect: dialect.label(),
         conn,
         session: None,
         path: head.uri.path(),
         metadata: head.headers,
+        upgrade_headers: &upgrade_headers,
         timeout: None,
     };
     let mut admitted = match admit(edge, opening) {

@@ -37,6 +37,11 @@ impl MessageGate {
         Self { meter: MessageMeter::new(max_message), held: BytesMut::new(), amid: false }
     }
 
+    /// The same, but it refuses compressed messages too.
+    pub(crate) fn uncompressed(max_message: u64) -> Self {
+        Self { meter: MessageMeter::uncompressed(max_message), ..Self::new(max_message) }
+    }
+
     /// Takes a chunk, and tells `on_message` the size of each message that ends in it.
     pub(crate) fn push(&mut self, mut chunk: Bytes, on_message: impl FnMut(u64)) -> Gated {
         let measured = self.meter.measure(&chunk, on_message);

@@ -11,6 +11,8 @@ pub(crate) struct MessageMeter {
     reader: EnvelopeReader,
     /// The size of the message that has begun and not ended.
     open: Option<u64>,
+    /// Whether compressed messages are refused.
+    plain: bool,
 }
 
 /// What a chunk held.
@@ -25,7 +27,12 @@ pub(crate) struct Measured {
 impl MessageMeter {
     /// A meter that refuses messages of more than `max_message` bytes.
     pub(crate) fn new(max_message: u64) -> Self {
-        Self { reader: EnvelopeReader::new(max_message), open: None }
+        Self { reader: EnvelopeReader::new(max_message), open: None, plain: false }
+    }
+
+    /// The same, but it refuses compressed messages too.
+    pub(crate) fn uncompressed(max_message: u64) -> Self {
+        Self { plain: true, ..Self::new(max_message) }
     }
 
     /// Reads a chunk, and tells `on_message` the size of each message that ends in it.
@@ -34,6 +41,9 @@ impl MessageMeter {
         let mut boundary = 0;
         loop {
             match self.reader.next(&mut rest, usize::MAX) {
+                Ok(Some(piece)) if piece.compressed && self.plain => {
+                    return Measured { boundary, error: Some(EnvelopeError::Compressed) };
+                }
                 Ok(Some(piece)) => {
                     let size = self.open.unwrap_or(piece.bytes.len() as u64 + piece.remaining);
                     self.open = (piece.remaining > 0).then_some(size);
@@ -108,5 +118,15 @@ mod tests {
         let mut meter = MessageMeter::new(3);
         let (measured, _) = measure(&mut meter, b"\x80\0\0\0\0");
         assert_eq!(measured, Measured { boundary: 0, error: Some(EnvelopeError::Flag(0x80)) });
+    }
+
+    #[test]
+    fn compressed_messages_pass_unless_they_are_not_wanted() {
+        const COMPRESSED: &[u8] = b"\0\0\0\0\0\x01\0\0\0\x03zip";
+        let (measured, sizes) = measure(&mut MessageMeter::new(100), COMPRESSED);
+        assert_eq!((measured, &sizes[..]), (Measured { boundary: 13, error: None }, &[0, 3][..]));
+        let (measured, sizes) = measure(&mut MessageMeter::uncompressed(100), COMPRESSED);
+        let error = Some(EnvelopeError::Compressed);
+        assert_eq!((measured, &sizes[..]), (Measured { boundary: 5, error }, &[0][..]));
     }
 }

@@ -149,11 +149,13 @@ fn invalid_text(error: InvalidBase64) -> Box<Outcome> {
     Box::new(Outcome::proxy(Code::INVALID_ARGUMENT, format!("the request cannot be read: {error}")))
 }
 
-fn invalid_request(error: &EnvelopeError) -> Box<Outcome> {
+pub(super) fn invalid_request(error: &EnvelopeError) -> Box<Outcome> {
     let code = match error {
         EnvelopeError::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
         // A flag of 0x80 too: trailers in a request are not in the specification.
-        EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => Code::INVALID_ARGUMENT,
+        EnvelopeError::Compressed | EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => {
+            Code::INVALID_ARGUMENT
+        }
     };
     Box::new(Outcome::proxy(code, format!("the request is not valid: {error}")))
 }

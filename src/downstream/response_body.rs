@@ -170,10 +170,12 @@ fn written(bytes: Bytes, form: Form) -> Bytes {
     }
 }
 
-fn invalid_response(error: &EnvelopeError) -> Box<Outcome> {
+pub(super) fn invalid_response(error: &EnvelopeError) -> Box<Outcome> {
     let code = match error {
         EnvelopeError::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
-        EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => Code::INTERNAL,
+        EnvelopeError::Compressed | EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => {
+            Code::INTERNAL
+        }
     };
     Box::new(Outcome::proxy(code, format!("the response of the service is not valid: {error}")))
 }

@@ -162,6 +162,8 @@ struct DialectMetrics {
     grpc_web_text: Arc<CallMetrics>,
     grpc: Arc<CallMetrics>,
     session: Arc<CallMetrics>,
+    grpc_websockets: Arc<CallMetrics>,
+    grpc_websockets_multiplex: Arc<CallMetrics>,
 }
 
 impl DialectMetrics {
@@ -171,6 +173,8 @@ impl DialectMetrics {
             grpc_web_text: metrics.calls(route, Dialect::GrpcWebText),
             grpc: metrics.calls(route, Dialect::Grpc),
             session: metrics.calls(route, Dialect::Session),
+            grpc_websockets: metrics.calls(route, Dialect::GrpcWebSockets),
+            grpc_websockets_multiplex: metrics.calls(route, Dialect::GrpcWebSocketsMultiplex),
         }
     }
 
@@ -180,6 +184,8 @@ impl DialectMetrics {
             Dialect::GrpcWebText => &self.grpc_web_text,
             Dialect::Grpc => &self.grpc,
             Dialect::Session => &self.session,
+            Dialect::GrpcWebSockets => &self.grpc_websockets,
+            Dialect::GrpcWebSocketsMultiplex => &self.grpc_websockets_multiplex,
         }
     }
 }

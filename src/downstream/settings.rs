@@ -14,6 +14,10 @@ pub struct Settings {
     pub limits: Limits,
     /// The session protocol.
     pub session: SessionSettings,
+    /// Headers that reach services as metadata although HTTP clients' own headers otherwise do not: those of the
+    /// request that opened a WebSocket, for every call on it, and `cookie` of any request. None. With `cookie`,
+    /// `origins` must not allow any origin: whatever page calls, its visitor's cookies go along.
+    pub upgrade_headers: Vec<http::HeaderName>,
     /// Where calls go.
     pub routes: Vec<RouteSettings>,
     /// Pages besides the proxy's own (`/bidiway/…`, which it must not contain): the demo's. Requests that are no

@@ -1,6 +1,9 @@
 //! One side of a session.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -9,6 +12,7 @@ use super::{
     keepalive::Keepalive,
     metadata,
     outbox::Outbox,
+    resume::Resume,
     sequence::Sequence,
     stream::{Head, MAX_CREDIT, Stream, Streams, Tail},
 };
@@ -42,7 +46,13 @@ pub enum OpenError {
 pub(super) enum Phase {
     /// The peer's first frame has not come.
     Greeting,
+    /// Proxy: Hello asks for another session; the owner has to say what becomes of it.
+    Asking,
     Open,
+    /// There is no carrier.
+    Detached,
+    /// Client: the new carrier's Welcome has not come.
+    Resuming,
     Closed,
 }
 
@@ -81,26 +91,30 @@ pub struct Session {
     pub(super) outbox: Outbox,
     pub(super) sequence: Sequence,
     pub(super) keepalive: Keepalive,
-    /// Welcome's token, kept until it is sent. Always empty until sessions can be resumed.
-    pub(super) resume_token: Bytes,
+    /// What a session needs that can be resumed. Client: also until Welcome says that it cannot.
+    pub(super) resume: Option<Box<Resume>>,
+    /// Proxy: the Hello that asks for another session.
+    pub(super) asked: Option<Box<v1::Hello>>,
 }
 
 impl Session {
     /// A session that has just got its carrier. The client's Hello is ready to be polled.
-    pub fn new(side: Side, mut settings: Settings, now: Instant) -> Self {
+    pub fn new(side: Side, settings: Settings, now: Instant) -> Self {
         let least = if side == Side::Proxy { INITIAL_CREDIT } else { MIN_CREDIT };
         let granted = settings.stream_credit.clamp(least, MAX_CREDIT);
         let mut outbox = Outbox::default();
         if side == Side::Client {
             outbox.greeting = Some(FrameKind::Hello(Box::new(v1::Hello {
                 versions: vec![super::VERSION],
-                metadata: std::mem::take(&mut settings.metadata),
+                metadata: settings.metadata.clone(),
                 stream_credit: granted,
-                agent: std::mem::take(&mut settings.agent),
+                agent: settings.agent.clone(),
                 resumable: settings.resumable,
                 ..v1::Hello::default()
             })));
         }
+        let resume = (side == Side::Client && settings.resumable)
+            .then(|| Resume::new(Bytes::new(), Duration::ZERO, settings.replay_limit));
         let max_streams = match side {
             Side::Client => settings.max_streams.min(STREAMS_BEFORE_WELCOME),
             Side::Proxy => settings.max_streams,
@@ -121,7 +135,8 @@ impl Session {
             outbox,
             sequence: Sequence::default(),
             keepalive: Keepalive::new(now, settings.hello_timeout),
-            resume_token: Bytes::new(),
+            resume,
+            asked: None,
             settings,
         }
     }
@@ -149,9 +164,13 @@ impl Session {
     /// Client: new default metadata. Only the latest waits to be sent; it goes out before Opens that still wait.
     pub fn refresh(&mut self, metadata: Vec<v1::Metadata>) {
         debug_assert_eq!(self.side, Side::Client, "only a client has default metadata");
-        if self.phase != Phase::Closed {
-            self.outbox.refresh = Some(v1::Refresh { metadata });
+        if self.phase == Phase::Closed {
+            return;
         }
+        if self.resume.is_some() {
+            self.settings.metadata.clone_from(&metadata); // for the next Hello
+        }
+        self.outbox.refresh = Some(v1::Refresh { metadata });
     }
 
     /// Proxy: initial metadata of a stream. Ignored when the stream is gone. Once, and before any data.
@@ -166,19 +185,21 @@ impl Session {
 
     /// How many payload bytes `send` takes on this stream now: what credit and the bounded outbox leave, at most
     /// [`super::MAX_PIECE`]. `None`: not even an empty message; `Some(0)`: an empty message only. For a
-    /// stream that is gone: `None`.
+    /// stream that is gone, and while there is no carrier: `None`.
     ///
     /// Do not cut a message smaller than [`super::MIN_PIECE`] because capacity is short: ask [`Session::piece`].
     pub fn capacity(&self, stream: StreamId) -> Option<usize> {
-        self.streams.get(&stream).filter(|s| !s.gone)?.outbound.capacity()
+        let stream = self.streams.get(&stream).filter(|s| !s.gone && self.has_carrier())?;
+        stream.outbound.capacity()
     }
 
     /// How many of the `at_hand` bytes of a message to `send` now. `None`: none; a `Writable` event tells when to ask
     /// again. Never a silly little piece: all that is at hand, or at least [`super::MIN_PIECE`].
     pub fn piece(&mut self, stream: StreamId, at_hand: usize) -> Option<usize> {
+        let has_carrier = self.has_carrier();
         let out = &mut self.streams.get_mut(&stream).filter(|s| !s.gone)?.outbound;
         let least = at_hand.min(MIN_PIECE);
-        let room = out.capacity().filter(|&capacity| capacity >= least);
+        let room = out.capacity().filter(|&capacity| capacity >= least && has_carrier);
         out.denied = room.is_none().then_some(least);
         room.map(|capacity| capacity.min(at_hand))
     }
@@ -246,34 +267,55 @@ impl Session {
     }
 
     /// Proxy: takes no new streams from now on; those that run go on. When none is left, a `Closed` event follows
-    /// (close code 1001, label `drained`).
+    /// (close code 1001, label `drained`); in a session that can be resumed not before the client has acknowledged
+    /// the last Trailers, so that they are not lost with the carrier.
     pub fn go_away(&mut self, code: Code, message: &str, reconnect_delay_ms: u32) {
         debug_assert_eq!(self.side, Side::Proxy, "only a proxy sends GoAway");
         if self.phase == Phase::Closed {
             return;
         }
         let last_stream = *self.going_away.get_or_insert(self.last_opened);
-        self.outbox.go_away = Some(Box::new(v1::GoAway {
+        let go_away = Box::new(v1::GoAway {
             last_stream,
             code: code.0,
             message: message.to_owned(),
             reconnect_delay_ms,
-        }));
+        });
+        if let Some(resume) = &mut self.resume {
+            resume.go_away = Some(go_away.clone());
+        }
+        self.outbox.go_away = Some(go_away);
         self.close_when_drained();
     }
 
     /// Ends the session. What is open is cancelled (proxy) or ends with the reason's code (client; UNAVAILABLE for OK), then a `Closed` event
     /// follows; nothing is sent after it but what waits already of streams that have ended.
     ///
-    /// When the carrier is lost, this is the way to say so.
+    /// When the carrier is lost, say so with [`Session::detach`].
     pub fn close(&mut self, reason: CloseReason) {
         if self.phase == Phase::Closed {
             return;
         }
-        if self.phase == Phase::Greeting && self.side == Side::Proxy {
-            self.outbox = Outbox::default(); // Welcome was not sent, so nothing else may be
-        }
+        let stopped = match self.phase {
+            Phase::Greeting => self.side == Side::Proxy, // Welcome was not sent, so nothing else may be
+            Phase::Asking | Phase::Detached | Phase::Resuming => true,
+            Phase::Open => self.reached() < self.sequence.sent, // there would be a gap
+            Phase::Closed => false,
+        };
         self.phase = Phase::Closed;
+        self.resume = None;
+        self.asked = None;
+        self.end_streams(&reason);
+        if stopped {
+            self.outbox = Outbox::default();
+            self.streams = Streams::default();
+        }
+        self.outbox.forget(&self.streams);
+        self.events.push_back(Event::Closed(reason));
+    }
+
+    /// Ends what is open for this reason. Streams that wait for their last frame only are left.
+    pub(super) fn end_streams(&mut self, reason: &CloseReason) {
         let mut open: Vec<StreamId> = Vec::with_capacity(self.open as usize);
         self.streams.retain(|&id, s| {
             if !s.gone {
@@ -287,7 +329,9 @@ impl Session {
             self.events.push_back(match self.side {
                 Side::Proxy => Event::Cancelled { stream, code: Code::CANCELLED, reason: reason.label },
                 Side::Client => {
-                    let unprocessed = self.going_away.is_some_and(|last| stream > last);
+                    // Above what the proxy took, or never put into a packet.
+                    let unprocessed =
+                        stream > self.last_sent || self.going_away.is_some_and(|last| stream > last);
                     let message = format!("the session ended: {}", reason.message);
                     let code = if reason.code == Code::OK { Code::UNAVAILABLE } else { reason.code };
                     let trailers = metadata::trailers(self.side, code, message, unprocessed);
@@ -295,8 +339,6 @@ impl Session {
                 }
             });
         }
-        self.outbox.forget(&self.streams);
-        self.events.push_back(Event::Closed(reason));
     }
 
     /// Out: fills `packet` with frames that are ready: the session's own first, then the streams in turn, a piece
@@ -305,6 +347,9 @@ impl Session {
     pub fn poll_packet(&mut self, packet: &mut BytesMut, target: usize) -> bool {
         let before = packet.len();
         self.fill(packet, target);
+        if self.going_away.is_some() {
+            self.close_when_drained(); // a session that can be resumed closes only after its last frame
+        }
         packet.len() > before
     }
 
@@ -332,14 +377,16 @@ impl Session {
         self.side
     }
 
-    /// Announces a resume token in Welcome, so that both sides send Ack. For tests, until sessions can be resumed.
-    #[doc(hidden)]
-    pub fn announce_resume(&mut self, token: Bytes) {
-        self.resume_token = token;
+    fn has_carrier(&self) -> bool {
+        !matches!(self.phase, Phase::Detached | Phase::Resuming)
     }
 
+    /// Proxy: closes after GoAway, when no stream is left and nothing could be lost with the carrier.
     pub(super) fn close_when_drained(&mut self) {
         if self.side == Side::Proxy && self.going_away.is_some() && self.open == 0 {
+            if self.is_resumable() && !self.is_delivered() {
+                return;
+            }
             self.close(CloseReason {
                 close_code: 1001,
                 code: Code::OK,

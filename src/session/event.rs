@@ -34,6 +34,9 @@ pub enum Event {
         /// No more messages follow (client → proxy: the `last` flag). No `HalfClosed` event follows.
         last: bool,
     },
+    /// The session has given its carrier up (it fell silent, or no Welcome came on it), and goes on without one: close
+    /// the carrier with this reason. Not said when the owner calls `detach`.
+    Detached(CloseReason),
     /// Client: the call is over. The stream is gone from the session.
     Ended {
         /// The stream.
@@ -67,7 +70,24 @@ pub enum Event {
         /// `Hello.agent`, cut to 128 characters.
         agent: String,
     },
-    /// Client: the proxy answered.
+    /// Proxy: this carrier asks to go on with another session. Nothing is handled or sent until the owner has called
+    /// that session's `attach` with this Hello and given it the carrier, or has called `refuse_resume` here. It holds
+    /// the token: not for logs.
+    ResumeAsked(Box<v1::Hello>),
+    /// The session goes on, on a new carrier.
+    Resumed {
+        /// How many frames are sent again to the peer.
+        frames: u64,
+        /// How many bytes these are.
+        bytes: usize,
+    },
+    /// Proxy: this token opens the session no more; forget it. Another one does.
+    TokenRetired {
+        /// The token.
+        token: Bytes,
+    },
+    /// Client: the proxy answered, and a new session begins. After `reattach`: the old one is lost, all its streams
+    /// have ended (`Ended` came before this), and numbers begin again at 1.
     Welcomed(Box<v1::Welcome>),
     /// Credit arrived, or the outbox has room again, on a stream whose `capacity` was too small for a send; it may be
     /// tried again. Comes out of `handle_packet` and of `poll_packet`.

@@ -25,6 +25,7 @@ impl Session {
             );
         }
         assert!(self.sequence.acked <= self.sequence.sent, "the peer acknowledged what was sent");
+        self.check_resume();
         assert!(self.last_sent <= self.last_opened, "no number is sent before it is given");
 
         let ready: HashSet<StreamId> = self.outbox.ready.iter().copied().collect();
@@ -38,6 +39,25 @@ impl Session {
             assert_eq!(s.outbound.ready, ready.contains(id), "stream {id}: its turn");
             assert_eq!(s.outbound.ready, !s.outbound.is_empty(), "stream {id}: a turn when something waits");
             self.check_stream(*id, s, owing.contains(id));
+        }
+    }
+
+    fn check_resume(&self) {
+        let Some(resume) = self.resume.as_deref() else {
+            assert!(!self.is_resumable(), "a session that can be resumed keeps what it has sent");
+            assert!(!matches!(self.phase, Phase::Asking | Phase::Detached | Phase::Resuming));
+            return;
+        };
+        assert_ne!(self.phase, Phase::Closed, "a closed session cannot be resumed");
+        assert_eq!(self.asked.is_some(), self.phase == Phase::Asking, "the Hello that waits for an answer");
+        resume.replay.check_invariants(self.sequence.acked, self.sequence.sent);
+        if self.is_resumable() {
+            assert!(!resume.token.is_empty() && resume.previous.as_ref() != Some(&resume.token));
+        }
+        let away = matches!(self.phase, Phase::Detached | Phase::Resuming);
+        assert!(away || resume.expires.is_none(), "the grace runs without a carrier only");
+        if self.phase == Phase::Detached {
+            assert!(self.outbox.greeting.is_none() && !self.outbox.ack, "nothing waits for a lost carrier");
         }
     }
 

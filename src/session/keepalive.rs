@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{CloseReason, Session, Side, core::Phase};
+use super::{CloseReason, Event, Session, Side, core::Phase};
 use crate::wire::Code;
 
 /// When things are due. A time that cannot be represented is never.
@@ -48,6 +48,33 @@ impl Keepalive {
         }
     }
 
+    /// The carrier is gone: nothing is due.
+    pub(super) fn stop(&mut self) {
+        self.silence = None;
+        self.next_ping = None;
+        self.greeting = None;
+        self.ticked = false;
+    }
+
+    /// There is a new carrier, and the peer's greeting has to come.
+    pub(super) fn expect_greeting(&mut self, now: Instant, within: Duration) {
+        self.heard = now;
+        self.greeting = now.checked_add(within);
+    }
+
+    /// There is a new carrier, and it is greeted.
+    pub(super) fn begin(&mut self, side: Side, interval: Duration, now: Instant) {
+        self.stop();
+        self.heard = now;
+        self.start(side, interval, now);
+    }
+
+    /// Proxy: a Ping out of turn. Returns its number.
+    pub(super) fn ping(&mut self) -> u64 {
+        self.pings += 1;
+        self.pings
+    }
+
     fn silent_at(&self) -> Option<Instant> {
         self.heard.checked_add(self.silence?)
     }
@@ -72,28 +99,43 @@ impl Session {
             return;
         }
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if due(self.keepalive.greeting) {
+        if due(self.expires()) {
+            let grace = self.resume.as_deref().map_or(Duration::ZERO, |resume| resume.grace);
+            let message = format!("it was without a carrier for {grace:?}");
+            self.close(CloseReason::new(Code::UNAVAILABLE, "resume_expired", message));
+        } else if due(self.keepalive.greeting) {
             let after = self.settings.hello_timeout;
-            self.close(match self.side {
-                Side::Client => {
-                    CloseReason::new(Code::UNAVAILABLE, "silent", format!("no Welcome within {after:?}"))
-                }
-                Side::Proxy => CloseReason::new(
-                    Code::DEADLINE_EXCEEDED,
-                    "hello_timeout",
-                    format!("no Hello within {after:?}"),
-                ),
-            });
+            self.lose_carrier(
+                now,
+                match self.side {
+                    Side::Client => {
+                        CloseReason::new(Code::UNAVAILABLE, "silent", format!("no Welcome within {after:?}"))
+                    }
+                    Side::Proxy => CloseReason::new(
+                        Code::DEADLINE_EXCEEDED,
+                        "hello_timeout",
+                        format!("no Hello within {after:?}"),
+                    ),
+                },
+            );
         } else if due(self.keepalive.silent_at()) {
             let after = self.keepalive.silence.unwrap_or_default();
             let message = format!("nothing came for {after:?}");
-            self.close(CloseReason::new(Code::UNAVAILABLE, "silent", message));
+            self.lose_carrier(now, CloseReason::new(Code::UNAVAILABLE, "silent", message));
         } else if due(self.keepalive.next_ping) {
-            self.keepalive.pings += 1;
             self.keepalive.ticked = true;
-            self.outbox.ping = Some(self.keepalive.pings);
+            self.outbox.ping = Some(self.keepalive.ping());
             self.keepalive.next_ping = now.checked_add(self.keepalive.interval);
             self.outbox.ack |= self.sequence.is_behind();
+        }
+    }
+
+    /// The carrier is of no use; the session may go on without it.
+    fn lose_carrier(&mut self, now: Instant, reason: CloseReason) {
+        if !self.is_resumable() {
+            self.close(reason);
+        } else if self.detach(now) {
+            self.events.push_back(Event::Detached(reason));
         }
     }
 
@@ -109,6 +151,6 @@ impl Session {
             return None;
         }
         let k = &self.keepalive;
-        [k.greeting, k.silent_at(), k.next_ping].into_iter().flatten().min()
+        [k.greeting, k.silent_at(), k.next_ping, self.expires()].into_iter().flatten().min()
     }
 }

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use super::{
     Event, Session, Side, StreamId,
     core::Phase,
+    replay::CREDIT_RESERVE,
     stream::{Head, Inbound, Outbound, Streams, Tail},
 };
 use crate::wire::{
@@ -59,6 +60,14 @@ impl Outbox {
         }
     }
 
+    /// Drops what was meant for the carrier that is gone. What belongs to streams waits for the next one.
+    pub(super) fn leave_carrier(&mut self) {
+        self.greeting = None;
+        self.ack = false;
+        self.ping = None;
+        self.pong = None;
+    }
+
     /// The session is closed: keeps what says goodbye, and the ends of the streams that are in the table.
     pub(super) fn forget(&mut self, streams: &Streams) {
         self.ack = false;
@@ -77,8 +86,21 @@ impl Session {
         } else if self.side == Side::Proxy && self.phase == Phase::Greeting {
             return; // Welcome has to be first
         }
+        if matches!(self.phase, Phase::Asking | Phase::Detached | Phase::Resuming) {
+            return; // without a carrier, or until both know what was lost
+        }
         self.fill_session(packet);
-        while packet.len() < target
+        let (mut target, mut credit_target) = (target, target);
+        if let Some(resume) = self.resume.as_deref_mut() {
+            if !resume.replay.send_again(packet, target) {
+                return;
+            }
+            resume.replay.begin(packet.len());
+            let full = packet.len() + resume.replay.room();
+            credit_target = target.min(full + CREDIT_RESERVE);
+            target = target.min(full);
+        }
+        while packet.len() < credit_target
             && let Some(stream) = self.outbox.owing.pop_front()
         {
             let Some(s) = self.streams.get_mut(&stream).filter(|s| !s.gone) else { continue };
@@ -93,6 +115,9 @@ impl Session {
             && let Some(stream) = self.outbox.ready.pop_front()
         {
             self.fill_turn(stream, packet);
+        }
+        if let Some(resume) = self.resume.as_deref_mut() {
+            resume.replay.keep(packet);
         }
         for list in [&mut self.outbox.owing, &mut self.outbox.ready] {
             if list.is_empty() && list.capacity() > 64 {
@@ -145,6 +170,9 @@ impl Session {
             }
             self.sequence.sent += 1;
             frame::encode_data(stream, &piece.bytes, piece.remaining, piece.last, packet);
+            if let Some(resume) = self.resume.as_deref_mut() {
+                resume.replay.keep_payload(packet, self.sequence.sent, piece.bytes);
+            }
             if !out.data.is_empty() {
                 self.outbox.ready(stream, out);
                 return;

@@ -13,7 +13,7 @@ use super::{
 use crate::wire::{
     Code,
     frame::{Frame, FrameKind, PacketReader},
-    v1,
+    v1::{self, ResumeFailure},
 };
 
 /// `Hello.agent` is for logs; this many characters are kept.
@@ -22,7 +22,7 @@ const MAX_AGENT: usize = 128;
 impl Session {
     /// In: one carrier message.
     pub fn handle_packet(&mut self, packet: Bytes, now: Instant) {
-        if self.phase == Phase::Closed {
+        if matches!(self.phase, Phase::Closed | Phase::Detached) {
             return;
         }
         self.handle_activity(now);
@@ -40,15 +40,23 @@ impl Session {
             }
         }
         self.outbox.ack |= self.sequence.note_packet(len);
+        if self.phase == Phase::Asking
+            && let Some(hello) = &self.asked
+        {
+            self.events.push_back(Event::ResumeAsked(hello.clone()));
+        }
     }
 
     /// In: a text message, which `bidiway.v1` does not have. A violation.
     pub fn handle_text(&mut self, now: Instant) {
+        if self.phase == Phase::Detached {
+            return;
+        }
         self.handle_activity(now);
         self.punish(0, &Violation::Text);
     }
 
-    fn punish(&mut self, stream: StreamId, violation: &Violation) {
+    pub(super) fn punish(&mut self, stream: StreamId, violation: &Violation) {
         match violation.verdict() {
             Verdict::Close(code) => {
                 self.close(CloseReason::new(code, "violation", violation.to_string()));
@@ -82,6 +90,7 @@ impl Session {
     fn on_frame(&mut self, frame: Frame, now: Instant) -> Result<(), Violation> {
         let Frame { stream, kind } = frame;
         self.check_place(stream, &kind)?;
+        self.confirm_token();
         if stream != 0 {
             self.sequence.received += 1;
         }
@@ -114,7 +123,10 @@ impl Session {
 
     /// What can be told without knowing the stream: the first frame, and whether the frame belongs to a stream.
     fn check_place(&self, stream: StreamId, kind: &FrameKind) -> Result<(), Violation> {
-        if self.phase == Phase::Greeting {
+        if self.phase == Phase::Asking {
+            return Err(Violation::BeforeWelcome(name(kind)));
+        }
+        if matches!(self.phase, Phase::Greeting | Phase::Resuming) {
             match (self.side, kind) {
                 (Side::Proxy, FrameKind::Hello(_)) | (Side::Client, FrameKind::Welcome(_)) => {}
                 (Side::Proxy, _) => return Err(Violation::FirstNotHello(name(kind))),
@@ -152,14 +164,18 @@ impl Session {
     }
 
     fn on_ack(&mut self, acked: u64) -> Result<(), Violation> {
-        let sequence = &mut self.sequence;
-        if acked > sequence.sent {
-            return Err(Violation::AckBeyondSent { acked, sent: sequence.sent });
+        let (sent, before) = (self.reached(), self.sequence.acked);
+        if acked > sent {
+            return Err(Violation::AckBeyondSent { acked, sent });
         }
-        if acked < sequence.acked {
-            return Err(Violation::AckBackwards { acked, before: sequence.acked });
+        if acked < before {
+            return Err(Violation::AckBackwards { acked, before });
         }
-        sequence.acked = acked;
+        self.sequence.acked = acked;
+        if let Some(resume) = self.resume.as_deref_mut() {
+            resume.replay.forget(acked);
+        }
+        self.close_when_drained();
         Ok(())
     }
 
@@ -199,7 +215,7 @@ impl Session {
         Ok(())
     }
 
-    fn on_defaults(&mut self, entries: Vec<v1::Metadata>) -> Result<(), Violation> {
+    pub(super) fn on_defaults(&mut self, entries: Vec<v1::Metadata>) -> Result<(), Violation> {
         let (size, limit) = (metadata::size(&entries), self.settings.max_metadata);
         if size > limit as usize {
             return Err(Violation::DefaultMetadataTooLarge { size, limit });
@@ -238,14 +254,26 @@ impl Session {
         if self.phase != Phase::Greeting {
             return Err(Violation::HelloTwice);
         }
-        if !hello.versions.contains(&VERSION) {
-            let offered = if hello.versions.is_empty() {
-                "none".to_owned()
-            } else {
-                format!("{:?}", &hello.versions[..hello.versions.len().min(8)])
-            };
-            return Err(Violation::NoCommonVersion { offered });
+        check_versions(&hello.versions)?;
+        if hello.resume_token.is_empty() {
+            return self.greet(hello, ResumeFailure::None, now);
         }
+        if self.resume.is_none() {
+            return self.greet(hello, ResumeFailure::UnknownToken, now);
+        }
+        self.keepalive.stop();
+        self.phase = Phase::Asking;
+        self.asked = Some(Box::new(hello));
+        Ok(())
+    }
+
+    /// A new session begins with this Hello.
+    pub(super) fn greet(
+        &mut self,
+        hello: v1::Hello,
+        failure: ResumeFailure,
+        now: Instant,
+    ) -> Result<(), Violation> {
         self.credit = match hello.stream_credit {
             0 => INITIAL_CREDIT,
             credit if credit < MIN_CREDIT => {
@@ -255,32 +283,40 @@ impl Session {
         };
         self.on_defaults(hello.metadata)?;
         self.phase = Phase::Open;
-        let interval = self.settings.ping_interval;
-        self.keepalive.start(self.side, interval, now);
-        let resume_token = std::mem::take(&mut self.resume_token);
-        let resume_token = if hello.resumable { resume_token } else { Bytes::new() };
-        self.sequence.resumable = !resume_token.is_empty();
-        self.outbox.greeting = Some(FrameKind::Welcome(Box::new(v1::Welcome {
-            version: VERSION,
-            session_id: std::mem::take(&mut self.settings.session_id),
-            resume_token,
-            resumed: false,
-            received: 0,
-            limits: Some(v1::Limits {
-                max_message: self.settings.max_message,
-                max_streams: self.settings.max_streams,
-                stream_credit: self.granted,
-                max_metadata: self.settings.max_metadata,
-            }),
-            ping_interval_ms: u32::try_from(interval.as_millis()).unwrap_or(u32::MAX),
-            resume_grace_ms: 0,
-        })));
+        self.keepalive.start(self.side, self.settings.ping_interval, now);
+        if !hello.resumable {
+            self.resume = None;
+        }
+        self.sequence.resumable = self.resume.is_some();
+        let mut welcome = self.welcome();
+        welcome.resume_failure = failure.into();
+        self.outbox.greeting = Some(FrameKind::Welcome(Box::new(welcome)));
         let mut agent = hello.agent;
         if let Some((end, _)) = agent.char_indices().nth(MAX_AGENT) {
             agent.truncate(end);
         }
         self.events.push_back(Event::Greeted { agent });
         Ok(())
+    }
+
+    /// Welcome of a session that begins; or goes on, but for `resumed` and `received`.
+    pub(super) fn welcome(&self) -> v1::Welcome {
+        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let resume = self.resume.as_deref();
+        v1::Welcome {
+            version: VERSION,
+            session_id: self.settings.session_id.clone(),
+            resume_token: resume.map_or_else(Bytes::new, |resume| resume.token.clone()),
+            limits: Some(v1::Limits {
+                max_message: self.settings.max_message,
+                max_streams: self.settings.max_streams,
+                stream_credit: self.granted,
+                max_metadata: self.settings.max_metadata,
+            }),
+            ping_interval_ms: millis(self.settings.ping_interval),
+            resume_grace_ms: resume.map_or(0, |resume| millis(resume.grace)),
+            ..v1::Welcome::default()
+        }
     }
 
     fn on_open(&mut self, stream: StreamId, mut open: Box<v1::Open>) -> Result<(), Violation> {
@@ -339,22 +375,37 @@ impl Session {
     }
 
     fn on_welcome(&mut self, welcome: Box<v1::Welcome>, now: Instant) -> Result<(), Violation> {
-        if self.phase != Phase::Greeting {
+        if !matches!(self.phase, Phase::Greeting | Phase::Resuming) {
             return Err(Violation::WelcomeTwice);
         }
         if welcome.version != VERSION {
             return Err(Violation::VersionNotOffered(welcome.version));
+        }
+        let resuming = self.phase == Phase::Resuming;
+        match (resuming, welcome.resumed) {
+            (true, true) => return self.on_resumed(*welcome, now),
+            (false, true) => return Err(Violation::ResumedUnasked),
+            (_, false) => {}
         }
         let limits = welcome.limits.unwrap_or_default();
         let credit = limits.stream_credit;
         if credit < INITIAL_CREDIT {
             return Err(Violation::CreditTooSmall { credit, least: INITIAL_CREDIT });
         }
+        if resuming {
+            self.start_over(welcome.resume_failure);
+        }
         self.phase = Phase::Open;
         self.credit = credit.min(MAX_CREDIT);
         self.max_streams = limits.max_streams;
-        self.sequence.resumable = !welcome.resume_token.is_empty();
-        self.keepalive.start(self.side, Duration::from_millis(welcome.ping_interval_ms.into()), now);
+        if welcome.resume_token.is_empty() {
+            self.resume = None;
+        } else if let Some(resume) = self.resume.as_deref_mut() {
+            resume.token = welcome.resume_token.clone();
+            resume.grace = Duration::from_millis(welcome.resume_grace_ms.into());
+            self.sequence.resumable = true;
+        }
+        self.keepalive.begin(self.side, Duration::from_millis(welcome.ping_interval_ms.into()), now);
         self.events.push_back(Event::Welcomed(welcome));
         let more = self.credit - INITIAL_CREDIT;
         if more > 0 {
@@ -375,6 +426,18 @@ impl Session {
         waiting.sort_unstable();
         self.events.extend(waiting.into_iter().map(|stream| Event::Writable { stream }));
     }
+}
+
+pub(super) fn check_versions(versions: &[u32]) -> Result<(), Violation> {
+    if versions.contains(&VERSION) {
+        return Ok(());
+    }
+    let offered = if versions.is_empty() {
+        "none".to_owned()
+    } else {
+        format!("{:?}", &versions[..versions.len().min(8)])
+    };
+    Err(Violation::NoCommonVersion { offered })
 }
 
 /// A frame's name in the proto file, for messages to people.

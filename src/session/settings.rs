@@ -52,6 +52,12 @@ pub struct Settings {
     pub agent: String,
     /// Client: it acknowledges and can resume; without it the proxy grants no token.
     pub resumable: bool,
+    /// Proxy: how long a session without a carrier is kept, announced in Welcome; only if `announce_resume` was
+    /// called. 30 s: a tunnel, a change of network, a laptop that is opened again.
+    pub resume_grace: Duration,
+    /// In a session that can be resumed: how many bytes may be sent before the peer has acknowledged some. It is the
+    /// window of the session, in effect: 1 MiB fills 80 ms at 100 Mbit/s. At least 128 KiB.
+    pub replay_limit: usize,
 }
 
 impl Default for Settings {
@@ -67,6 +73,8 @@ impl Default for Settings {
             metadata: Vec::new(),
             agent: String::new(),
             resumable: false,
+            resume_grace: Duration::from_secs(30),
+            replay_limit: 1024 * 1024,
         }
     }
 }

@@ -23,6 +23,9 @@ pub enum Violation {
         /// How many sequenced frames were sent.
         sent: u64,
     },
+    /// A frame behind a Hello that asks for another session.
+    #[error("{0} before Welcome; when resuming, nothing follows Hello until Welcome has come")]
+    BeforeWelcome(&'static str),
     /// A stream's credit would pass 2^31 - 1.
     #[error("credit of {sum} bytes on one stream; the most is 2147483647")]
     CreditBeyondCap {
@@ -117,6 +120,28 @@ pub enum Violation {
     /// Streams are opened past every limit without waiting for the answers.
     #[error("streams are opened much faster than their refusals are read")]
     OpenFlood,
+    /// Hello or Welcome of a resumed session says less than was acknowledged already.
+    #[error("resuming after {received} frames, but {acked} were acknowledged")]
+    ReceivedBackwards {
+        /// What it says.
+        received: u64,
+        /// What was acknowledged before.
+        acked: u64,
+    },
+    /// Hello or Welcome of a resumed session says more than was sent.
+    #[error("resuming after {received} frames, but only {sent} were sent")]
+    ReceivedBeyondSent {
+        /// What it says.
+        received: u64,
+        /// How many sequenced frames were sent.
+        sent: u64,
+    },
+    /// Welcome says that a session goes on which nobody asked for.
+    #[error("Welcome resumes a session, but Hello did not ask for one")]
+    ResumedUnasked,
+    /// Welcome says that the session goes on, and brings no token.
+    #[error("Welcome resumes the session without a token")]
+    ResumedWithoutToken,
     /// A frame that belongs to the session, with a stream number.
     #[error("{kind} belongs to the session, not to stream {stream}")]
     SessionFrameOnStream {
@@ -198,11 +223,16 @@ impl Violation {
         match self {
             Self::AckBackwards { .. }
             | Self::AckBeyondSent { .. }
+            | Self::BeforeWelcome(_)
             | Self::CreditTooSmall { .. }
             | Self::FirstNotHello(_)
             | Self::FirstNotWelcome(_)
             | Self::HelloTwice
             | Self::Malformed(_)
+            | Self::ReceivedBackwards { .. }
+            | Self::ReceivedBeyondSent { .. }
+            | Self::ResumedUnasked
+            | Self::ResumedWithoutToken
             | Self::SessionFrameOnStream { .. }
             | Self::StreamFrameOnSession(_)
             | Self::StreamNumber { .. }
@@ -236,6 +266,7 @@ impl Violation {
         match self {
             Self::AckBackwards { .. } => "ack_backwards",
             Self::AckBeyondSent { .. } => "ack_beyond_sent",
+            Self::BeforeWelcome(_) => "before_welcome",
             Self::CreditBeyondCap { .. } => "credit_beyond_cap",
             Self::CreditTooSmall { .. } => "credit_too_small",
             Self::CreditZero => "credit_zero",
@@ -256,6 +287,10 @@ impl Violation {
             Self::MetadataTooLarge { .. } => "metadata_too_large",
             Self::NoCommonVersion { .. } => "no_common_version",
             Self::OpenFlood => "open_flood",
+            Self::ReceivedBackwards { .. } => "received_backwards",
+            Self::ReceivedBeyondSent { .. } => "received_beyond_sent",
+            Self::ResumedUnasked => "resumed_unasked",
+            Self::ResumedWithoutToken => "resumed_without_token",
             Self::SessionFrameOnStream { .. } => "session_frame_on_stream",
             Self::StreamFrameOnSession(_) => "stream_frame_on_session",
             Self::StreamNumber { .. } => "stream_number",

@@ -30,6 +30,10 @@ pub enum Dialect {
     Grpc,
     /// A stream of a Bidiway session.
     Session,
+    /// A WebSocket that is one call, as `@improbable-eng/grpc-web` opens it.
+    GrpcWebSockets,
+    /// A stream of a WebSocket with many calls, as Deephaven's client opens it.
+    GrpcWebSocketsMultiplex,
 }
 
 impl Dialect {
@@ -40,6 +44,8 @@ impl Dialect {
             Self::GrpcWebText => "grpc-web-text",
             Self::Grpc => "grpc",
             Self::Session => "session",
+            Self::GrpcWebSockets => "grpc-websockets",
+            Self::GrpcWebSocketsMultiplex => "grpc-websockets-multiplex",
         }
     }
 }

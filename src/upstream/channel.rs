@@ -8,7 +8,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
-use tonic::codegen::StdError;
+use tonic::{Status, codegen::StdError};
 use tower::Service;
 
 use super::{CallReceiver, CallSender, Chunk, Received, Upstream};
@@ -30,10 +30,10 @@ impl Upstream {
 
 impl Service<Request<tonic::body::Body>> for Channel {
     type Response = Response<tonic::body::Body>;
-    type Error = StdError;
+    type Error = Status;
     type Future = Answer;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StdError>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
 
@@ -52,16 +52,22 @@ impl Service<Request<tonic::body::Body>> for Channel {
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the request's URI has no path")]
+/// The request's URI has no path.
+#[derive(Clone, Copy, Debug)]
 struct NoPath;
+
+impl From<NoPath> for Status {
+    fn from(_: NoPath) -> Self {
+        Self::internal("the request's URI has no path")
+    }
+}
 
 /// The response to come.
 #[derive(Debug)]
 pub struct Answer(Result<Exchange, NoPath>);
 
 impl Future for Answer {
-    type Output = Result<Response<tonic::body::Body>, StdError>;
+    type Output = Result<Response<tonic::body::Body>, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let exchange = self.0.as_mut().map_err(|error| *error)?;

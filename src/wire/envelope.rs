@@ -29,6 +29,9 @@ pub struct Piece {
 /// Why a byte stream is no valid sequence of gRPC messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
+    /// A compressed message where none may be.
+    #[error("a message is compressed, and the client cannot read that")]
+    Compressed,
     /// The flag byte is neither 0 nor 1.
     #[error("a gRPC message begins with flag byte {0:#04x}; only 0 and 1 are defined")]
     Flag(u8),

@@ -8,6 +8,7 @@ pub mod code;
 pub mod envelope;
 pub mod frame;
 pub mod grpc_web;
+pub mod grpc_websockets;
 pub mod metadata;
 pub mod status;
 pub mod timeout;

@@ -5,6 +5,7 @@
 mod config;
 mod grpc_web;
 mod grpc_web_refusals;
+mod grpc_websockets;
 mod guard;
 mod interop;
 mod native;

@@ -58,5 +58,5 @@ for (const { libraries, compiler, name, options } of CASES) {
 }
 
 test("each adapter has a consumer, and every case ran", () => {
-  assert.deepEqual(consumers.map((name) => basename(name, ".ts")), ["connect", "core", "ws"]);
+  assert.deepEqual(consumers.map((name) => basename(name, ".ts")), ["connect", "core", "protobuf-ts", "ts-proto", "ws"]);
 });

@@ -61,6 +61,7 @@ pub(super) struct Driver {
     edge: Arc<Edge>,
     conn: ConnInfo,
     session_id: Arc<str>,
+    upgrade_headers: HeaderMap,
     socket: Socket,
     session: Session,
     streams: StreamTable<Stream>,
@@ -98,6 +99,7 @@ impl Driver {
         socket: Socket,
         mut session: Session,
         session_id: Arc<str>,
+        upgrade_headers: HeaderMap,
         admitted: Result<AddressPermit, CloseReason>,
     ) -> Self {
         let ready = Arc::new(ReadyList::default());
@@ -119,6 +121,7 @@ impl Driver {
             edge,
             conn,
             session_id,
+            upgrade_headers,
             socket,
             session,
             streams: StreamTable::default(),
@@ -326,6 +329,11 @@ impl Driver {
                     self.state = State::Ending(reason);
                     self.be_patient();
                 }
+                // No token is announced, so nothing can be resumed.
+                Event::Detached(_)
+                | Event::ResumeAsked(_)
+                | Event::Resumed { .. }
+                | Event::TokenRetired { .. } => {}
                 // A proxy's session never says these.
                 Event::Ended { .. } | Event::GoAway(_) | Event::Headers { .. } | Event::Welcomed(_) => {}
             }
@@ -349,6 +357,7 @@ impl Driver {
                     session: Some(&self.session_id),
                     path: &open.method,
                     metadata,
+                    upgrade_headers: &self.upgrade_headers,
                     timeout: (open.timeout_ms > 0).then(|| Duration::from_millis(open.timeout_ms)),
                 },
             )

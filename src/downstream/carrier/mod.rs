@@ -4,31 +4,33 @@
 //! session to its call, `ready` tells the task which of its streams can go on.
 
 mod driver;
-mod ready;
-mod socket;
+pub(super) mod ready;
+pub(super) mod socket;
 mod stream;
 mod upgrade;
 
 pub use upgrade::SUBPROTOCOL;
+pub(crate) use upgrade::Subprotocol;
 
 use std::sync::Arc;
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{AddressPermit, ConnInfo, ConnIo, Edge, Rejection};
+use super::{AddressPermit, ConnInfo, ConnIo, Edge, Rejection, grpc_websockets, upgrade_headers};
 use crate::{
-    session::{self, CloseReason, Session, Side},
+    session::{self, CloseReason, MAX_PACKET, Session, Side},
     wire::Code,
 };
 use driver::Driver;
 use socket::{CarrierIo, Socket};
 
-/// Answers a WebSocket upgrade (HTTP/1.1 GET or RFC 8441 CONNECT) that offers `bidiway.v1`, after the guard has
-/// passed it, and starts the session's task.
+/// Answers a WebSocket upgrade (HTTP/1.1 GET or RFC 8441 CONNECT), after the guard has passed it, and starts the
+/// socket's task: a session's, or that of a dialect with gRPC messages in a socket.
 ///
 /// What a browser should learn of a refusal comes after the upgrade, as a close code: a page cannot see the HTTP
 /// status of a refused WebSocket.
@@ -38,27 +40,36 @@ pub(crate) fn upgrade(
     conn: &ConnInfo,
 ) -> Result<Response<Body>, Rejection> {
     let handshake = upgrade::check(&request)?;
-    let session_id = session_id()?;
     let upgraded = hyper::upgrade::on(&mut request);
-    let task = {
-        let (edge, conn) = (Arc::clone(edge), conn.clone());
-        async move {
-            let Ok(upgraded) = upgraded.await else { return };
-            let socket = match downcast::<TokioIo<ConnIo>>(upgraded) {
-                Ok(parts) => Socket::new(CarrierIo::Http1(parts.io.into_inner()), &parts.read_buf),
-                Err(http2) => Socket::new(CarrierIo::Http2(TokioIo::new(http2)), &bytes::Bytes::new()),
-            };
-            let admitted = admit(&edge, &conn);
-            let session = Session::new(Side::Proxy, settings(&edge, &session_id), Instant::now().into_std());
-            // Boxed: this future goes away when the session runs, and must not size its task.
-            Box::new(Driver::new(edge, conn, socket, session, session_id, admitted)).await;
+    let picked = upgrade_headers::pick(&edge.settings.upgrade_headers, request.headers());
+    let (edge_, conn) = (Arc::clone(edge), conn.clone());
+    match handshake.subprotocol {
+        Subprotocol::Session => {
+            let session_id = session_id()?;
+            edge.drain.tasks.spawn(async move {
+                let Ok(upgraded) = upgraded.await else { return };
+                let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
+                let admitted = admit(&edge, &conn);
+                let session =
+                    Session::new(Side::Proxy, settings(&edge, &session_id), Instant::now().into_std());
+                // Boxed: this future goes away when the session runs, and must not size its task.
+                Box::new(Driver::new(edge, conn, socket, session, session_id, picked, admitted)).await;
+            });
         }
-    };
-    edge.drain.tasks.spawn(task);
+        Subprotocol::GrpcWebSockets | Subprotocol::GrpcWebSocketsMultiplex => {
+            let path =
+                (handshake.subprotocol == Subprotocol::GrpcWebSockets).then(|| request.uri().path().into());
+            edge.drain.tasks.spawn(async move {
+                let Ok(upgraded) = upgraded.await else { return };
+                let socket = socket(upgraded, grpc_websockets::max_message(&edge_.settings));
+                grpc_websockets::serve(edge_, conn, socket, path, picked).await;
+            });
+        }
+    }
 
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, handshake.name);
     if let Some(accept) = handshake.accept {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -66,6 +77,13 @@ pub(crate) fn upgrade(
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     }
     Ok(response)
+}
+
+fn socket(upgraded: Upgraded, max_message: usize) -> Socket {
+    match downcast::<TokioIo<ConnIo>>(upgraded) {
+        Ok(parts) => Socket::new(CarrierIo::Http1(parts.io.into_inner()), &parts.read_buf, max_message),
+        Err(http2) => Socket::new(CarrierIo::Http2(TokioIo::new(http2)), &Bytes::new(), max_message),
+    }
 }
 
 /// A place among the address's sockets, or why there is none.

@@ -15,7 +15,7 @@ use futures_util::task::AtomicWaker;
 ///
 /// The lock is never contended while a session stays on its worker, and is held for a push or a swap.
 #[derive(Debug, Default)]
-pub(super) struct ReadyList {
+pub(in crate::downstream) struct ReadyList {
     task: AtomicWaker,
     /// Bounded: every key stands in it at most once.
     keys: Mutex<Vec<u64>>,
@@ -23,42 +23,42 @@ pub(super) struct ReadyList {
 
 impl ReadyList {
     /// The task to wake when a key becomes ready.
-    pub(super) fn register(&self, task: &Waker) {
+    pub(in crate::downstream) fn register(&self, task: &Waker) {
         self.task.register(task);
     }
 
     /// A waker that notes `key`.
-    pub(super) fn waker(self: &Arc<Self>, key: u64) -> KeyWaker {
+    pub(in crate::downstream) fn waker(self: &Arc<Self>, key: u64) -> KeyWaker {
         let entry = Arc::new(Entry { key, queued: AtomicBool::new(false), list: Arc::clone(self) });
         KeyWaker { waker: Waker::from(Arc::clone(&entry)), entry }
     }
 
     /// Moves the keys that are ready to the end of `keys`.
-    pub(super) fn take(&self, keys: &mut Vec<u64>) {
+    pub(in crate::downstream) fn take(&self, keys: &mut Vec<u64>) {
         keys.append(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 /// A stream's waker, and the flag that keeps it from being noted twice.
 #[derive(Debug)]
-pub(super) struct KeyWaker {
+pub(in crate::downstream) struct KeyWaker {
     waker: Waker,
     entry: Arc<Entry>,
 }
 
 impl KeyWaker {
     /// To be called when the key has been taken from the list, before the thing is polled.
-    pub(super) fn arm(&self) {
+    pub(in crate::downstream) fn arm(&self) {
         self.entry.queued.store(false, Ordering::Release);
     }
 
     /// The waker to poll with.
-    pub(super) fn waker(&self) -> &Waker {
+    pub(in crate::downstream) fn waker(&self) -> &Waker {
         &self.waker
     }
 
     /// Notes the key as ready.
-    pub(super) fn wake(&self) {
+    pub(in crate::downstream) fn wake(&self) {
         self.waker.wake_by_ref();
     }
 }

@@ -18,7 +18,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::{
     downstream::ConnIo,
-    session::MAX_PACKET,
     wire::websocket::{
         HEADER_MAX, Message, MessageReader, Opcode, WebSocketError, close_payload, write_header,
     },
@@ -37,7 +36,7 @@ thread_local! {
 
 /// The bytes under a WebSocket.
 #[derive(Debug)]
-pub(super) enum CarrierIo {
+pub(in crate::downstream) enum CarrierIo {
     /// The whole connection, after an HTTP/1.1 upgrade.
     Http1(ConnIo),
     /// One HTTP/2 stream (RFC 8441).
@@ -71,7 +70,7 @@ impl CarrierIo {
 
 /// What comes from the socket.
 #[derive(Debug)]
-pub(super) enum Incoming {
+pub(in crate::downstream) enum Incoming {
     /// A binary message: one packet.
     Packet(Bytes),
     /// A text message, which the protocol does not have.
@@ -86,16 +85,16 @@ pub(super) enum Incoming {
 
 /// Why nothing more can be read.
 #[derive(Debug)]
-pub(super) enum Broken {
+pub(in crate::downstream) enum Broken {
     /// The connection ended without a close frame.
     Lost,
-    /// The peer broke RFC 6455, or sent more than [`MAX_PACKET`] in one message.
+    /// The peer broke RFC 6455, or sent more in one message than the socket takes.
     Protocol(WebSocketError),
 }
 
 /// One WebSocket, server side.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(in crate::downstream) struct Socket {
     io: CarrierIo,
     reader: MessageReader,
     /// What the kernel (or TLS, or HTTP/2) has not taken yet. Empty and without memory while nothing is in the way.
@@ -109,15 +108,16 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// A socket whose handshake is done; `early` are bytes that came right behind it.
-    pub(super) fn new(io: CarrierIo, early: &Bytes) -> Self {
-        let mut reader = MessageReader::new(MAX_PACKET);
+    /// A socket whose handshake is done; `early` are bytes that came right behind it. Takes messages of at most
+    /// `max_message` bytes.
+    pub(in crate::downstream) fn new(io: CarrierIo, early: &Bytes, max_message: usize) -> Self {
+        let mut reader = MessageReader::new(max_message);
         reader.feed(early);
         Self { io, reader, out: BytesMut::new(), unflushed: false, closing: false, unreadable: false }
     }
 
     /// The next thing that the peer sent.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+    pub(in crate::downstream) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         loop {
             match self.reader.next_message() {
                 Ok(Some(message)) => return Poll::Ready(self.received(cx, message)),
@@ -173,7 +173,7 @@ impl Socket {
 
     /// Writes a packet that stands in `packet` behind [`HEADER_MAX`] bytes of room for the frame's header, and clears
     /// `packet`. Only when `poll_flush` has said ready since the last.
-    pub(super) fn send(&mut self, cx: &mut Context<'_>, packet: &mut BytesMut) {
+    pub(in crate::downstream) fn send(&mut self, cx: &mut Context<'_>, packet: &mut BytesMut) {
         if let Some((room, payload)) = packet.split_first_chunk_mut::<HEADER_MAX>() {
             let start = write_header(Opcode::Binary, payload.len(), room);
             self.write(cx, &packet[start..]);
@@ -182,12 +182,12 @@ impl Socket {
     }
 
     /// Writes a WebSocket ping, which browsers answer even while the page's script is busy.
-    pub(super) fn ping(&mut self, cx: &mut Context<'_>) {
+    pub(in crate::downstream) fn ping(&mut self, cx: &mut Context<'_>) {
         self.control(cx, Opcode::Ping, &[]);
     }
 
     /// Writes a close frame.
-    pub(super) fn close(&mut self, cx: &mut Context<'_>, code: u16, reason: &str) {
+    pub(in crate::downstream) fn close(&mut self, cx: &mut Context<'_>, code: u16, reason: &str) {
         self.control(cx, Opcode::Close, &close_payload(code, reason));
         self.closing = true;
     }
@@ -215,7 +215,7 @@ impl Socket {
     }
 
     /// Brings what waits to the kernel; ready when nothing waits any more.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    pub(in crate::downstream) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         while !self.out.is_empty() {
             match ready!(self.io.poll_write(cx, &self.out)) {
                 Ok(n) if n > 0 => self.out.advance(n),
@@ -235,7 +235,7 @@ impl Socket {
     }
 
     /// After `close`: flushes, then reads until the peer has closed too.
-    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::downstream) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if ready!(self.poll_flush(cx)).is_err() {
             return Poll::Ready(());
         }

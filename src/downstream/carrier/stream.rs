@@ -266,7 +266,9 @@ impl Stream {
 fn broken_response(error: EnvelopeError) -> Outcome {
     let code = match error {
         EnvelopeError::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
-        EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => Code::INTERNAL,
+        EnvelopeError::Compressed | EnvelopeError::Flag(_) | EnvelopeError::Truncated { .. } => {
+            Code::INTERNAL
+        }
     };
     Outcome::proxy(code, format!("the response of the service is not valid: {error}"))
 }

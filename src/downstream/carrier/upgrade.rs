@@ -1,17 +1,33 @@
-//! The WebSocket handshake: HTTP/1.1 upgrade (RFC 6455, section 4.2) and HTTP/2 extended CONNECT (RFC 8441).
+//! The WebSocket handshake: HTTP/1.1 upgrade (RFC 6455, section 4.2) and HTTP/2 extended CONNECT (RFC 8441). It is the
+//! same for sessions and for the dialects in which a socket carries gRPC messages.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::downstream::Rejection;
+use crate::{downstream::Rejection, wire::grpc_websockets};
 
 /// The subprotocol of binary sessions.
 pub const SUBPROTOCOL: &str = "bidiway.v1";
 
+/// What is spoken on a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subprotocol {
+    /// Packets of a session.
+    Session,
+    /// `grpc-websockets`: one call.
+    GrpcWebSockets,
+    /// `grpc-websockets-multiplex`: many calls.
+    GrpcWebSocketsMultiplex,
+}
+
 /// What a valid handshake is answered with.
 #[derive(Debug)]
 pub(super) struct Handshake {
+    /// What was chosen of what the client offers.
+    pub(super) subprotocol: Subprotocol,
+    /// `sec-websocket-protocol`: its name, as the client wrote it.
+    pub(super) name: HeaderValue,
     /// `sec-websocket-accept`; HTTP/1.1 only.
     pub(super) accept: Option<HeaderValue>,
 }
@@ -25,14 +41,15 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<Handshake, Rejection> {
             "only WebSocket version 13 (RFC 6455) is spoken here; send `sec-websocket-version: 13`",
         ));
     }
-    if !offers(headers, SUBPROTOCOL) {
+    let Some((subprotocol, name)) = choose(headers) else {
         return Err(Rejection::handshake(
             StatusCode::BAD_REQUEST,
-            "no subprotocol that is spoken here was offered; open the WebSocket with \"bidiway.v1\"",
+            "no subprotocol that is spoken here was offered; open the WebSocket with \"bidiway.v1\" (or, for gRPC \
+             clients of their own, \"grpc-websockets\" or \"grpc-websockets-multiplex\")",
         ));
-    }
+    };
     if request.version() == Version::HTTP_2 {
-        return Ok(Handshake { accept: None });
+        return Ok(Handshake { subprotocol, name, accept: None });
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
     if STANDARD.decode(key).map_or(0, |k| k.len()) != 16 {
@@ -42,18 +59,28 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<Handshake, Rejection> {
         ));
     }
     let accept = HeaderValue::from_str(&derive_accept_key(key)).ok();
-    Ok(Handshake { accept })
+    Ok(Handshake { subprotocol, name, accept })
 }
 
-/// Whether a subprotocol is among those offered, in one header or several. The names are compared as they are:
-/// RFC 6455 does not fold their case.
-fn offers(headers: &HeaderMap, name: &str) -> bool {
-    headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
+/// The first of our subprotocols that is among those offered, in one header or several, and how the client wrote it.
+/// A session's name is compared as it is: RFC 6455 does not fold its case. The others were always read in any case.
+fn choose(headers: &HeaderMap) -> Option<(Subprotocol, HeaderValue)> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let offered: Vec<&str> = values
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .any(|token| token.trim() == name)
+        .map(str::trim)
+        .collect();
+    let any_case = |name: &'static str| move |token: &str| token.eq_ignore_ascii_case(name);
+    let find = |subprotocol, is: &dyn Fn(&str) -> bool| {
+        let token = offered.iter().find(|token| is(token))?;
+        Some((subprotocol, HeaderValue::from_str(token).ok()?))
+    };
+    find(Subprotocol::Session, &|token| token == SUBPROTOCOL)
+        .or_else(|| {
+            find(Subprotocol::GrpcWebSocketsMultiplex, &any_case(grpc_websockets::MULTIPLEX_SUBPROTOCOL))
+        })
+        .or_else(|| find(Subprotocol::GrpcWebSockets, &any_case(grpc_websockets::SUBPROTOCOL)))
 }
 
 #[cfg(test)]
@@ -89,6 +116,29 @@ mod tests {
             let request = request().header("sec-websocket-protocol", offer).body(()).unwrap();
             let rejection = check(&request).unwrap_err();
             assert!(rejection.message.contains("\"bidiway.v1\""), "{offer}: {rejection:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_subprotocols_the_richest_is_chosen_and_named_as_the_client_did() {
+        for (offer, subprotocol, name) in [
+            ("grpc-websockets", Subprotocol::GrpcWebSockets, "grpc-websockets"),
+            ("x, GRPC-WebSockets", Subprotocol::GrpcWebSockets, "GRPC-WebSockets"),
+            (
+                "grpc-websockets,grpc-websockets-multiplex",
+                Subprotocol::GrpcWebSocketsMultiplex,
+                "grpc-websockets-multiplex",
+            ),
+            ("grpc-websockets-multiplex, bidiway.v1", Subprotocol::Session, "bidiway.v1"),
+            ("Bidiway.v1, grpc-websockets", Subprotocol::GrpcWebSockets, "grpc-websockets"),
+        ] {
+            let request = request().header("sec-websocket-protocol", offer).body(()).unwrap();
+            let handshake = check(&request).unwrap();
+            assert_eq!(
+                (handshake.subprotocol, handshake.name.to_str().unwrap()),
+                (subprotocol, name),
+                "{offer}"
+            );
         }
     }
 

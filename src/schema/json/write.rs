@@ -173,7 +173,9 @@ impl<'a> Writer<'a> {
             Value::I64(number) => self.quoted(number),
             Value::U64(number) => self.quoted(number),
             // Its own shortest form, not that of the 64-bit number.
-            Value::F32(number) if number.is_finite() && (number.fract() != 0.0 || number.abs() >= EXACT as f32) => {
+            Value::F32(number)
+                if number.is_finite() && (number.fract() != 0.0 || number.abs() >= EXACT as f32) =>
+            {
                 self.json(number);
             }
             Value::F32(number) => self.float((*number).into()),

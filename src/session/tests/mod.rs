@@ -10,6 +10,7 @@ mod keepalive;
 mod lifecycle;
 mod pair;
 mod pieces;
+mod resume;
 mod sequence;
 mod size;
 mod violations;

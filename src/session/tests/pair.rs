@@ -7,7 +7,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Event, Session, Settings, Side, StreamId, epoch, open};
+use super::{Event, Session, Settings, Side, StreamId, epoch, open, v1};
 use crate::session::MIN_PIECE;
 
 /// A packet on its way, and when it arrives.
@@ -67,6 +67,53 @@ impl Pair {
         self.settle();
         assert!(matches!(self.at_proxy.pop_back(), Some(Event::Opened { .. })));
         stream
+    }
+
+    /// A pair that has exchanged greetings, and whose session can be resumed.
+    pub(super) fn resumable() -> Self {
+        let client = Settings { resumable: true, ..Settings::default() };
+        let mut pair = Self::with(client, Settings::default());
+        pair.proxy.announce_resume(Bytes::from_static(b"first"));
+        pair.and_greeted()
+    }
+
+    /// The carrier is lost, with all that is on its way, and both sides know it.
+    pub(super) fn cut(&mut self) {
+        self.lose();
+        assert!(self.client.detach(self.now) && self.proxy.detach(self.now), "the session goes on");
+        for session in [&mut self.client, &mut self.proxy] {
+            session.check_invariants();
+            assert!(!session.poll_packet(&mut BytesMut::new(), usize::MAX), "there is no carrier");
+        }
+    }
+
+    /// What is on its way is lost.
+    pub(super) fn lose(&mut self) {
+        self.up.clear();
+        self.down.clear();
+    }
+
+    /// The Hello of the client's new carrier, as a proxy's new session sees it.
+    pub(super) fn ask(&mut self) -> (Session, v1::Hello) {
+        self.client.reattach(self.now);
+        let mut packet = BytesMut::new();
+        assert!(self.client.poll_packet(&mut packet, usize::MAX), "Hello");
+        assert!(!self.client.poll_packet(&mut packet, usize::MAX), "and nothing else");
+        let mut fresh = Session::new(Side::Proxy, Settings::default(), self.now);
+        fresh.announce_resume(Bytes::from_static(b"fresh"));
+        fresh.handle_packet(packet.freeze(), self.now);
+        fresh.check_invariants();
+        assert!(!fresh.poll_packet(&mut BytesMut::new(), usize::MAX), "the owner has to decide");
+        let Some(Event::ResumeAsked(hello)) = fresh.poll_event() else { panic!("the owner is asked") };
+        assert_eq!(fresh.poll_event(), None);
+        (fresh, *hello)
+    }
+
+    /// The client comes back and the proxy goes on; nothing has been sent yet.
+    pub(super) fn resume(&mut self, token: &'static str) {
+        let (_, hello) = self.ask();
+        self.proxy.attach(hello, Bytes::from_static(token.as_bytes()), self.now).expect("a good Hello");
+        self.proxy.check_invariants();
     }
 
     /// Moves packets until both sides have nothing more to say, without timers.

@@ -77,6 +77,29 @@ fn calling(breach: impl FnOnce(&mut Alone)) -> Answer {
     answer(one, breach)
 }
 
+/// A client that has sent two frames, of which one was acknowledged, and whose session is resumed so.
+fn returning(received: u64, token: &'static str) -> Answer {
+    let mut one = Alone::new(Side::Client, Settings { resumable: true, ..Settings::default() });
+    one.session.open(open("/a.B/C")).expect("room");
+    one.session.finish(1);
+    one.frames();
+    let welcome = |token: &'static str| v1::Welcome {
+        resume_token: Bytes::from_static(token.as_bytes()),
+        resume_grace_ms: 1000,
+        ..welcome()
+    };
+    one.feed(0, FrameKind::Welcome(Box::new(welcome("one"))));
+    one.feed(0, FrameKind::Ack(1));
+    one.events();
+    assert!(one.session.detach(one.now));
+    one.session.reattach(one.now);
+    one.frames();
+    answer(one, |one| {
+        let welcome = v1::Welcome { resumed: true, received, ..welcome(token) };
+        one.feed(0, FrameKind::Welcome(Box::new(welcome)));
+    })
+}
+
 fn opening(metadata: Vec<v1::Metadata>) -> FrameKind {
     FrameKind::Open(Box::new(v1::Open { metadata, ..open("/a.B/C") }))
 }
@@ -92,6 +115,14 @@ fn cases() -> Vec<Case> {
             })
         }),
         (Violation::AckBeyondSent { acked: 1, sent: 0 }, || serving(|p| p.feed(0, FrameKind::Ack(1)))),
+        (Violation::BeforeWelcome("Ping"), || {
+            answer(Alone::new(Side::Proxy, Settings::default()), |p| {
+                p.session.announce_resume(Bytes::from_static(b"two"));
+                let token = Bytes::from_static(b"one");
+                p.feed(0, FrameKind::Hello(Box::new(v1::Hello { resume_token: token, ..hello() })));
+                p.feed(0, FrameKind::Ping(1));
+            })
+        }),
         (Violation::CreditBeyondCap { sum: 1 << 31 }, || {
             serving(|p| p.feed(1, FrameKind::Credit((1 << 31) - 65_536)))
         }),
@@ -219,6 +250,14 @@ fn cases() -> Vec<Case> {
                 assert_eq!(p.session.open_streams(), 2);
             })
         }),
+        (Violation::ReceivedBackwards { received: 0, acked: 1 }, || returning(0, "two")),
+        (Violation::ReceivedBeyondSent { received: 3, sent: 2 }, || returning(3, "two")),
+        (Violation::ResumedUnasked, || {
+            fresh(Side::Client, |c| {
+                c.feed(0, FrameKind::Welcome(Box::new(v1::Welcome { resumed: true, ..welcome() })));
+            })
+        }),
+        (Violation::ResumedWithoutToken, || returning(2, "")),
         (Violation::TrailersInsideMessage { missing: 5 }, || {
             calling(|c| {
                 c.feed(1, data(b"x", 5));
@@ -287,10 +326,15 @@ fn number(violation: &Violation) -> usize {
         V::WelcomeTwice => 30,
         V::WrongDirection(_) => 31,
         V::WrongRemaining { .. } => 32,
+        V::BeforeWelcome(_) => 33,
+        V::ReceivedBackwards { .. } => 34,
+        V::ReceivedBeyondSent { .. } => 35,
+        V::ResumedUnasked => 36,
+        V::ResumedWithoutToken => 37,
     }
 }
 
-const VARIANTS: usize = 33;
+const VARIANTS: usize = 38;
 
 #[test]
 fn every_violation_gets_its_verdict_and_says_what_was_wrong() {

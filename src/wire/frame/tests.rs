@@ -257,10 +257,10 @@ fn cold_kind() -> impl Strategy<Value = FrameKind> {
             max_metadata,
         },
     );
-    let welcome = (any::<[u32; 3]>(), ".{0,12}", bytes(), any::<bool>(), number(), option::of(limits))
+    let welcome = (any::<[u32; 4]>(), ".{0,12}", bytes(), any::<bool>(), number(), option::of(limits))
         .prop_map(
             |(
-                [version, ping_interval_ms, resume_grace_ms],
+                [version, ping_interval_ms, resume_grace_ms, failure],
                 session_id,
                 resume_token,
                 resumed,
@@ -276,6 +276,7 @@ fn cold_kind() -> impl Strategy<Value = FrameKind> {
                     limits,
                     ping_interval_ms,
                     resume_grace_ms,
+                    resume_failure: (failure % 7) as i32,
                 }))
             },
         );

@@ -29,6 +29,9 @@ use super::{
     socket::{Io, Socket},
 };
 
+/// The subprotocol of sessions.
+const SESSION: &str = "bidiway.v1";
+
 /// What carries a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carrier {
@@ -62,6 +65,17 @@ impl Carrier {
 
     /// A session with whatever listens there.
     pub(crate) async fn connect_to(self, address: SocketAddr, settings: Settings) -> Socket {
+        Socket::new(self.websocket(address, "/bidiway/session", SESSION, &[]).await, settings)
+    }
+
+    /// A WebSocket at a path, with a subprotocol and further headers.
+    pub(crate) async fn websocket(
+        self,
+        address: SocketAddr,
+        path: &str,
+        subprotocol: &str,
+        headers: &[(&str, &str)],
+    ) -> WebSocketStream<Box<dyn Io>> {
         let io = tcp(address).await;
         let mut io: Box<dyn Io> = match self {
             Self::Http1 | Self::Http2 => Box::new(io),
@@ -69,12 +83,17 @@ impl Carrier {
             Self::Http2Tls => Box::new(tls(io, "h2").await),
         };
         if matches!(self, Self::Http2 | Self::Http2Tls) {
-            return Http2::over(io, address, self.has_tls()).await.session(settings).await;
+            let mut http2 = Http2::over(io, address, self.has_tls()).await;
+            let stream = http2.websocket_at(path, subprotocol, headers, Bytes::new()).await;
+            let io: Box<dyn Io> = Box::new(stream);
+            return WebSocketStream::from_raw_socket(io, Role::Client, None).await;
         }
         // By hand: tungstenite takes a handshake in tiny segments for an attack.
-        io.write_all(handshake(address).as_bytes()).await.unwrap();
-        assert!(head(&mut io).await.starts_with("HTTP/1.1 101"));
-        Socket::new(WebSocketStream::from_raw_socket(io, Role::Client, None).await, settings)
+        io.write_all(handshake_at(address, path, subprotocol, headers).as_bytes()).await.unwrap();
+        let head = head(&mut io).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        assert!(head.contains(&format!("sec-websocket-protocol: {subprotocol}\r\n")), "{head}");
+        WebSocketStream::from_raw_socket(io, Role::Client, None).await
     }
 }
 
@@ -100,12 +119,17 @@ pub(crate) async fn tls(io: TcpStream, alpn: &str) -> tokio_rustls::client::TlsS
     stream
 }
 
-/// The request of an HTTP/1.1 upgrade.
+/// The request of an HTTP/1.1 upgrade for a session.
 pub(crate) fn handshake(address: SocketAddr) -> String {
+    handshake_at(address, "/bidiway/session", SESSION, &[])
+}
+
+fn handshake_at(address: SocketAddr, path: &str, subprotocol: &str, headers: &[(&str, &str)]) -> String {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     format!(
-        "GET /bidiway/session HTTP/1.1\r\nhost: {address}\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         sec-websocket-protocol: bidiway.v1\r\n\r\n"
+         sec-websocket-protocol: {subprotocol}\r\n{headers}\r\n"
     )
 }
 
@@ -171,13 +195,25 @@ impl Http2 {
 
     /// Opens a stream for a WebSocket, and sends bytes before the answer has come.
     pub(crate) async fn websocket_with(&mut self, early: Bytes) -> StreamIo {
+        self.websocket_at("/bidiway/session", SESSION, &[], early).await
+    }
+
+    async fn websocket_at(
+        &mut self,
+        path: &str,
+        subprotocol: &str,
+        headers: &[(&str, &str)],
+        early: Bytes,
+    ) -> StreamIo {
         let mut request = Request::builder()
             .method(Method::CONNECT)
-            .uri(format!("{}/bidiway/session", self.origin))
+            .uri(format!("{}{path}", self.origin))
             .header("sec-websocket-version", "13")
-            .header("sec-websocket-protocol", "bidiway.v1")
-            .body(())
-            .unwrap();
+            .header("sec-websocket-protocol", subprotocol);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(()).unwrap();
         request.extensions_mut().insert(Protocol::from_static("websocket"));
         let (response, mut send) = self.requests.send_request(request, false).unwrap();
         if !early.is_empty() {
@@ -185,7 +221,7 @@ impl Http2 {
         }
         let response = response.await.unwrap();
         assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["sec-websocket-protocol"], "bidiway.v1");
+        assert_eq!(response.headers()["sec-websocket-protocol"], subprotocol);
         assert!(!response.headers().contains_key("sec-websocket-accept"), "RFC 8441, section 5");
         StreamIo { send, receive: response.into_body(), read: Bytes::new() }
     }

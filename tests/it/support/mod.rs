@@ -3,6 +3,7 @@
 pub(crate) mod calls;
 pub(crate) mod carrier;
 pub(crate) mod edge;
+pub(crate) mod grpc_websocket;
 pub(crate) mod http;
 pub(crate) mod middlebox;
 pub(crate) mod raw;

@@ -1,0 +1,593 @@
+// google's grpc-web: the runtime that its generated code imports, over a channel. A bundler can put this module in the
+// place of the package `grpc-web`. For pages that keep the package there are interceptors instead; and for the calls
+// that the generator has no stubs for, client streaming and bidirectional, there are functions.
+
+import { openCall, toText, trailingMetadata } from "./grpc.js";
+import { Code, codeName, createChannel } from "./index.js";
+
+/** @typedef {import("./call.js").Call} Call */
+/** @typedef {import("./channel.js").Channel} Channel */
+
+/** @typedef {{ [name: string]: string }} Metadata */
+/** @typedef {{ code: number, details: string, metadata?: Metadata }} Status */
+/** @typedef {{ readonly signal?: AbortSignal }} PromiseCallOptions */
+
+/**
+ * @template RESP
+ * @typedef {{
+ *   on(eventType: "error", callback: (err: RpcError) => void): ClientReadableStream<RESP>;
+ *   on(eventType: "status", callback: (status: Status) => void): ClientReadableStream<RESP>;
+ *   on(eventType: "metadata", callback: (metadata: Metadata) => void): ClientReadableStream<RESP>;
+ *   on(eventType: "data", callback: (response: RESP) => void): ClientReadableStream<RESP>;
+ *   on(eventType: "end", callback: () => void): ClientReadableStream<RESP>;
+ *   removeListener(eventType: "error", callback: (err: RpcError) => void): void;
+ *   removeListener(eventType: "status", callback: (status: Status) => void): void;
+ *   removeListener(eventType: "metadata", callback: (metadata: Metadata) => void): void;
+ *   removeListener(eventType: "data", callback: (response: RESP) => void): void;
+ *   removeListener(eventType: "end", callback: () => void): void;
+ *   cancel(): void;
+ * }} ClientReadableStream
+ */
+
+/**
+ * @template REQ, RESP
+ * @typedef {{ getRequestMessage(): REQ, getMethodDescriptor(): MethodDescriptor<REQ, RESP>, getMetadata(): Metadata }} Request
+ */
+
+/**
+ * @template REQ, RESP
+ * @typedef {{
+ *   getResponseMessage(): RESP;
+ *   getMetadata(): Metadata;
+ *   getMethodDescriptor(): MethodDescriptor<REQ, RESP>;
+ *   getStatus(): Status;
+ * }} UnaryResponse
+ */
+
+/**
+ * @template REQ, RESP
+ * @typedef {{
+ *   intercept(
+ *     request: Request<REQ, RESP>,
+ *     invoker: (request: Request<REQ, RESP>) => ClientReadableStream<RESP>,
+ *   ): ClientReadableStream<RESP>;
+ * }} StreamInterceptor
+ */
+
+/**
+ * @template REQ, RESP
+ * @typedef {{
+ *   intercept(
+ *     request: Request<REQ, RESP>,
+ *     invoker: (request: Request<REQ, RESP>) => Promise<UnaryResponse<REQ, RESP>>,
+ *   ): Promise<UnaryResponse<REQ, RESP>>;
+ * }} UnaryInterceptor
+ */
+
+/**
+ * `format`, `suppressCorsPreflight` and `withCredentials` are about HTTP requests, and do nothing here.
+ * @typedef {object} GrpcWebClientBaseOptions
+ * @property {string} [format]
+ * @property {boolean} [suppressCorsPreflight]
+ * @property {boolean} [withCredentials]
+ * @property {UnaryInterceptor<unknown, unknown>[]} [unaryInterceptors]
+ * @property {StreamInterceptor<unknown, unknown>[]} [streamInterceptors]
+ * @property {number} [maxReceiveMessageSize] bytes; without it, the limit is the proxy's
+ */
+
+/** @typedef {number} StatusCode */
+/** The gRPC status codes. */
+export const StatusCode = Code;
+
+export const MethodType = { UNARY: "unary", SERVER_STREAMING: "server_streaming", BIDI_STREAMING: "bidi_streaming" };
+
+/** A call has failed. */
+export class RpcError extends Error {
+  /**
+   * @param {StatusCode} code
+   * @param {string} message
+   * @param {Metadata} [metadata]
+   */
+  constructor(code, message, metadata = {}) {
+    super(message);
+    this.name = "RpcError";
+    /** @type {StatusCode} */
+    this.code = code;
+    /** @type {Metadata} trailing metadata */
+    this.metadata = metadata;
+  }
+
+  toString() {
+    return `RpcError(${codeName(this.code)})` + (this.message && `: ${this.message}`);
+  }
+}
+
+/**
+ * A method, as generated code describes it.
+ * @template REQ, RESP
+ */
+export class MethodDescriptor {
+  /**
+   * @param {string} name `"/package.Service/Method"`
+   * @param {string} methodType
+   * @param {new (...args: any[]) => REQ} requestType
+   * @param {new (...args: any[]) => RESP} responseType
+   * @param {any} requestSerializeFn
+   * @param {any} responseDeserializeFn
+   */
+  constructor(name, methodType, requestType, responseType, requestSerializeFn, responseDeserializeFn) {
+    // The order matters to `deserializer`.
+    Object.assign(this, { name, methodType, requestType, responseType, requestSerializeFn, responseDeserializeFn });
+  }
+
+  /** @returns {string} */
+  getName() {
+    return /** @type {any} */ (this).name;
+  }
+}
+
+/** What a client was made for, and by: one channel for all clients of a hostname. @type {Map<string, Channel>} */
+const channels = new Map();
+/** @type {Map<string, Channel>} those that nobody has set */
+const defaults = new Map();
+/** @type {Channel | undefined} */
+let shared;
+
+/** @param {string} hostname */
+const trim = (hostname) => hostname.replace(/\/+$/, "");
+
+/**
+ * Says which channel the generated clients use. Without it, each hostname gets a channel of its own, to
+ * `/bidiway/session` there.
+ * @param {Channel | undefined} channel
+ * @param {string} [hostname] what clients are made with, for those alone; a hostname of its own goes before the channel
+ *   for all
+ */
+export function setChannel(channel, hostname) {
+  if (hostname === undefined) shared = channel;
+  else if (channel) channels.set(trim(hostname), channel);
+  else channels.delete(trim(hostname));
+}
+
+/** @param {string} hostname */
+function channelOf(hostname) {
+  const name = trim(hostname);
+  let channel = channels.get(name) ?? shared ?? defaults.get(name);
+  if (!channel) defaults.set(name, (channel = createChannel({ url: `${name}/bidiway/session` })));
+  return channel;
+}
+
+/** What generated clients are made of. */
+export class GrpcWebClientBase {
+  /** @type {new (...args: any[]) => any} */
+  static MethodInfo = MethodDescriptor;
+
+  /** @param {GrpcWebClientBaseOptions} [options] */
+  constructor(options) {
+    // Not declared: what applications put in the place of a client need not have it.
+    /** @type {any} */ (this).options = options ?? {};
+  }
+
+  /**
+   * @template REQ, RESP
+   * @param {string} method the hostname and the method's name
+   * @param {REQ} request
+   * @param {Metadata} metadata
+   * @param {MethodDescriptor<REQ, RESP>} methodDescriptor
+   * @param {PromiseCallOptions} [options]
+   * @returns {Promise<RESP>}
+   */
+  thenableCall(method, request, metadata, methodDescriptor, options) {
+    /** @type {GrpcWebClientBaseOptions} */
+    const { unaryInterceptors, maxReceiveMessageSize } = /** @type {any} */ (this).options;
+    const channel = channelOf(hostnameOf(method, methodDescriptor));
+    return intercept(
+      unaryInterceptors,
+      (request) => unary(channel, request, maxReceiveMessageSize, options?.signal),
+      toRequest(request, metadata, methodDescriptor),
+    ).then((/** @type {UnaryResponse<REQ, RESP>} */ response) => response.getResponseMessage());
+  }
+
+  /**
+   * @template REQ, RESP
+   * @param {string} method
+   * @param {REQ} request
+   * @param {Metadata} metadata
+   * @param {MethodDescriptor<REQ, RESP>} methodDescriptor
+   * @param {PromiseCallOptions} [options]
+   * @returns {Promise<RESP>}
+   */
+  unaryCall(method, request, metadata, methodDescriptor, options) {
+    return this.thenableCall(method, request, metadata, methodDescriptor, options);
+  }
+
+  /**
+   * @template REQ, RESP
+   * @param {string} method
+   * @param {REQ} request
+   * @param {Metadata} metadata
+   * @param {MethodDescriptor<REQ, RESP>} methodDescriptor
+   * @param {(err: RpcError, response: RESP) => void} callback
+   * @returns {ClientReadableStream<RESP>} for metadata, status, end and `cancel()`: the callback has the rest
+   */
+  rpcCall(method, request, metadata, methodDescriptor, callback) {
+    const stream = this.serverStreaming(method, request, metadata, methodDescriptor);
+    collect(stream, (/** @type {any} */ error, /** @type {any} */ { message }) => callback(error, error ? null : message));
+    /** @param {string} type */
+    const own = (type) => type === "data" || type === "error";
+    /** @type {any} */
+    const unaryStream = {
+      /** @type {(type: any, listener: any) => any} */
+      on(type, listener) {
+        if (!own(type)) stream.on(type, listener);
+        return unaryStream;
+      },
+      /** @type {(type: any, listener: any) => any} */
+      removeListener(type, listener) {
+        if (!own(type)) stream.removeListener(type, listener);
+        return unaryStream;
+      },
+      cancel: () => stream.cancel(),
+    };
+    return unaryStream;
+  }
+
+  /**
+   * @template REQ, RESP
+   * @param {string} method
+   * @param {REQ} request
+   * @param {Metadata} metadata
+   * @param {MethodDescriptor<REQ, RESP>} methodDescriptor
+   * @returns {ClientReadableStream<RESP>}
+   */
+  serverStreaming(method, request, metadata, methodDescriptor) {
+    /** @type {GrpcWebClientBaseOptions} */
+    const { streamInterceptors, maxReceiveMessageSize } = /** @type {any} */ (this).options;
+    const channel = channelOf(hostnameOf(method, methodDescriptor));
+    return intercept(
+      streamInterceptors,
+      (request) => new Stream(channel, request, maxReceiveMessageSize),
+      toRequest(request, metadata, methodDescriptor),
+    );
+  }
+}
+
+export { GrpcWebClientBase as AbstractClientBase, MethodDescriptor as MethodInfo, RpcError as Error };
+
+/**
+ * Interceptors that answer calls over a channel, for clients of google's own runtime:
+ * `new EchoClient(hostname, null, createInterceptors(channel))`. Other interceptors come after these in the lists. The
+ * `signal` of a promise's call does not reach interceptors: such a call cannot be aborted.
+ * @param {Channel} channel
+ * @returns {{ unaryInterceptors: UnaryInterceptor<any, any>[], streamInterceptors: StreamInterceptor<any, any>[] }}
+ */
+export const createInterceptors = (channel) => ({
+  unaryInterceptors: [{ intercept: (request) => unary(channel, request) }],
+  streamInterceptors: [{ intercept: (request) => new Stream(channel, request) }],
+});
+
+/**
+ * @typedef {object} CallOptions
+ * @property {Metadata} [metadata]
+ * @property {AbortSignal} [signal]
+ */
+
+/**
+ * A call that generated message classes go through. `send` settles when flow control has admitted the message: wait for
+ * it before the next one, and memory stays bounded; it rejects when the call is over, and `status` tells why.
+ * @template REQ, RESP
+ * @typedef {{
+ *   send(request: REQ): Promise<void>;
+ *   halfClose(): void;
+ *   cancel(): void;
+ *   readonly metadata: Promise<Metadata>;
+ *   readonly status: Promise<Status>;
+ *   [Symbol.asyncIterator](): AsyncGenerator<RESP, void, undefined>;
+ * }} BidiCall
+ */
+
+/**
+ * A bidirectional call, for which the generator writes no stub. Leaving its `for await` loop cancels it; the loop throws
+ * an `RpcError` when the call fails.
+ * @template {{ serializeBinary(): Uint8Array }} REQ
+ * @template RESP
+ * @param {Channel} channel
+ * @param {string} method `"/package.Service/Method"`
+ * @param {new (...args: any[]) => REQ} _requestType for the type's sake
+ * @param {{ deserializeBinary(bytes: Uint8Array): RESP }} responseType
+ * @param {CallOptions} [options]
+ * @returns {BidiCall<REQ, RESP>}
+ */
+export function bidi(channel, method, _requestType, responseType, { metadata, signal } = {}) {
+  const call = open(channel, method, metadata, signal);
+  return {
+    send: async (request) => call.send(request.serializeBinary()),
+    halfClose: () => call.halfClose(),
+    cancel: () => call.cancel(),
+    metadata: call.headers.then(toObject),
+    status: call.status.then(toStatus),
+    async *[Symbol.asyncIterator]() {
+      const failure = yield* receive(call, (bytes) => responseType.deserializeBinary(bytes));
+      if (failure.code) throw toError(failure);
+    },
+  };
+}
+
+/**
+ * A client-streaming call, for which the generator writes no stub: `send()` messages, then `finish()` for the answer.
+ * @template {{ serializeBinary(): Uint8Array }} REQ
+ * @template RESP
+ * @param {Channel} channel
+ * @param {string} method `"/package.Service/Method"`
+ * @param {new (...args: any[]) => REQ} requestType for the type's sake
+ * @param {{ deserializeBinary(bytes: Uint8Array): RESP }} responseType
+ * @param {CallOptions} [options]
+ * @returns {Omit<BidiCall<REQ, RESP>, "halfClose" | typeof Symbol.asyncIterator> & { finish(): Promise<RESP> }}
+ */
+export function clientStream(channel, method, requestType, responseType, options) {
+  const { halfClose, ...call } = bidi(channel, method, requestType, responseType, options);
+  return {
+    ...call,
+    async finish() {
+      halfClose();
+      let answer;
+      for await (const message of call) answer = message;
+      if (!answer) throw incomplete();
+      return answer;
+    },
+  };
+}
+
+// A call.
+
+/** @typedef {import("./status.js").Status} CoreStatus */
+
+/**
+ * @param {Channel} channel
+ * @param {string} method
+ * @param {Metadata | null} [metadata]
+ * @param {AbortSignal} [signal]
+ */
+function open(channel, method, metadata, signal) {
+  const { deadline, ...rest } = metadata ?? {};
+  const timeoutMs = Math.ceil(Number(deadline) - Date.now());
+  return openCall(channel, method, Object.entries(rest), signal, Number.isFinite(timeoutMs) ? timeoutMs : undefined);
+}
+
+/**
+ * The messages of a call, and in the end its status.
+ * @template RESP
+ * @param {Call} call
+ * @param {(bytes: Uint8Array) => RESP} deserialize
+ * @param {number} [maxBytes]
+ * @returns {AsyncGenerator<RESP, CoreStatus, undefined>}
+ */
+async function* receive(call, deserialize, maxBytes) {
+  /** @type {(code: number, message: string) => Promise<CoreStatus>} */
+  const fail = async (code, message) => {
+    call.cancel();
+    return { ...(await call.status), code, message, metadata: [], origin: "client" };
+  };
+  try {
+    for (;;) {
+      // The call's own error says less than its status.
+      const { value } = (await call.next().catch(() => undefined)) ?? {};
+      if (!value) return await call.status;
+      if (maxBytes && value.length > maxBytes) {
+        return await fail(Code.RESOURCE_EXHAUSTED, "Received message larger than max receive message size");
+      }
+      let message;
+      try {
+        message = deserialize(value);
+      } catch (error) {
+        return await fail(Code.INTERNAL, `Error when deserializing response data; error: ${error}`);
+      }
+      yield message;
+    }
+  } finally {
+    call.cancel();
+  }
+}
+
+/** @param {import("./metadata.js").Metadata} entries */
+function toObject(entries) {
+  /** @type {Map<string, string>} */
+  const texts = new Map();
+  for (const [name, value] of entries) {
+    const before = texts.get(name);
+    texts.set(name, (before === undefined ? "" : `${before}, `) + toText(value));
+  }
+  return Object.fromEntries(texts);
+}
+
+/**
+ * @param {CoreStatus} status
+ * @returns {Required<Status>}
+ */
+const toStatus = (status) => ({ code: status.code, details: status.message, metadata: toObject(trailingMetadata(status)) });
+
+/** @param {CoreStatus} status */
+function toError(status) {
+  const { code, details, metadata } = toStatus(status);
+  return new RpcError(code, details, metadata);
+}
+
+const incomplete = () => new RpcError(Code.UNKNOWN, "Incomplete response");
+
+// Calls as the generated clients make them.
+
+/**
+ * @param {string} method
+ * @param {MethodDescriptor<any, any>} descriptor
+ */
+const hostnameOf = (method, descriptor) => method.slice(0, method.length - descriptor.getName().length);
+
+/**
+ * @param {any} message
+ * @param {Metadata} metadata
+ * @param {MethodDescriptor<any, any>} descriptor
+ * @returns {Request<any, any>}
+ */
+const toRequest = (message, metadata, descriptor) => ({
+  getRequestMessage: () => message,
+  getMethodDescriptor: () => descriptor,
+  getMetadata: () => metadata,
+});
+
+/**
+ * The last of the interceptors sees the request first.
+ * @param {{ intercept(request: any, invoker: any): any }[] | undefined} interceptors
+ * @param {(request: Request<any, any>) => any} invoker
+ * @param {Request<any, any>} request
+ */
+const intercept = (interceptors = [], invoker, request) =>
+  interceptors.reduce((next, interceptor) => (request) => interceptor.intercept(request, next), invoker)(request);
+
+/**
+ * A call with one request. Events come in this order: metadata, data, then status and end; or, when the call fails,
+ * error and status.
+ */
+class Stream {
+  /** @type {Record<string, Function[]>} */
+  #listeners = {};
+  #call;
+  #cancelled = false;
+
+  /**
+   * @param {Channel} channel
+   * @param {Request<any, any>} request
+   * @param {number} [maxBytes]
+   */
+  constructor(channel, request, maxBytes) {
+    const descriptor = request.getMethodDescriptor();
+    // google's runtime shortens the names of these fields, but keeps them in order.
+    const [serialize, deserialize] = Object.values(descriptor).filter((value) => typeof value === "function").slice(-2);
+    const bytes = serialize(request.getRequestMessage());
+    const call = (this.#call = open(channel, descriptor.getName(), request.getMetadata()));
+    call.send(bytes).catch((error) => call.cancel(error));
+    call.halfClose();
+    this.#run(deserialize, maxBytes);
+  }
+
+  /**
+   * @param {string} type
+   * @param {Function} listener
+   */
+  on(type, listener) {
+    (this.#listeners[type] ??= []).push(listener);
+    return this;
+  }
+
+  /**
+   * @param {string} type
+   * @param {Function} listener
+   */
+  removeListener(type, listener) {
+    const listeners = this.#listeners[type] ?? [];
+    const index = listeners.indexOf(listener);
+    if (index >= 0) listeners.splice(index, 1);
+    return this;
+  }
+
+  /** Gives the call up. No event follows. */
+  cancel() {
+    this.#cancelled = true;
+    this.#call.cancel();
+  }
+
+  /**
+   * @param {(bytes: Uint8Array) => any} deserialize
+   * @param {number} [maxBytes]
+   */
+  async #run(deserialize, maxBytes) {
+    const headers = await this.#call.headers;
+    let begun = headers.length > 0;
+    this.#emit("metadata", toObject(headers));
+    const messages = receive(this.#call, deserialize, maxBytes);
+    for (;;) {
+      const { done, value } = await messages.next();
+      if (done) {
+        if (value.code) this.#emit("error", toError(value));
+        this.#emit("status", toStatus(value));
+        // Where google's runtime has it: not when there was no response, or nothing but an error.
+        if (!value.code || (begun && value.origin !== "client")) this.#emit("end");
+        return;
+      }
+      begun = true;
+      this.#emit("data", value);
+    }
+  }
+
+  /**
+   * @param {string} type
+   * @param {unknown} [value]
+   */
+  #emit(type, value) {
+    for (const listener of [...(this.#listeners[type] ?? [])]) {
+      if (this.#cancelled) return;
+      try {
+        listener(value);
+      } catch (error) {
+        // The application's own: it must be seen, and must not harm the call.
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+    }
+  }
+}
+
+/**
+ * Makes one outcome of a unary call's events.
+ * @param {ClientReadableStream<any>} stream
+ * @param {(error: RpcError | null, response: { message?: any, metadata?: Metadata, status?: Status }) => void} done
+ */
+function collect(stream, done) {
+  /** @type {{ message?: any, metadata?: Metadata, status?: Status }} */
+  const response = {};
+  let over = false;
+  /** @param {RpcError | null} error */
+  const end = (error) => {
+    if (!over) done(error, response);
+    over = true;
+  };
+  stream.on("metadata", (metadata) => (response.metadata = metadata));
+  stream.on("data", (message) => (response.message = message));
+  stream.on("error", end);
+  stream.on("status", (status) => {
+    response.status = status;
+    // A stream that an interceptor has made may say so only here.
+    if (status.code) end(new RpcError(status.code, status.details, status.metadata));
+  });
+  stream.on("end", () => end(response.message === undefined ? incomplete() : null));
+}
+
+/**
+ * @param {Channel} channel
+ * @param {Request<any, any>} request
+ * @param {number} [maxBytes]
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<UnaryResponse<any, any>>}
+ */
+const unary = (channel, request, maxBytes, signal) =>
+  new Promise((resolve, reject) => {
+    const abort = () => {
+      stream?.cancel();
+      reject(Object.assign(new RpcError(Code.CANCELLED, "Aborted"), { cause: signal?.reason }));
+    };
+    /** @type {Stream | undefined} */
+    let stream;
+    if (signal?.aborted) return abort();
+    stream = new Stream(channel, request, maxBytes);
+    signal?.addEventListener("abort", abort);
+    collect(/** @type {any} */ (stream), (error, { message, metadata = {}, status }) => {
+      signal?.removeEventListener("abort", abort);
+      if (error) return reject(error);
+      resolve({
+        getResponseMessage: () => message,
+        getMetadata: () => metadata,
+        getMethodDescriptor: () => request.getMethodDescriptor(),
+        getStatus: () => /** @type {Status} */ (status),
+      });
+    });
+  });
