@@ -3,6 +3,7 @@
 // frameworks: with it the generator's own `Rpc` gives a promise, and the client beside it calls pipe() on that.
 
 import { grpc } from "@improbable-eng/grpc-web";
+import { createTransport } from "bidiway/improbable";
 import { createRpc } from "bidiway/ts-proto";
 import { Observable, from } from "rxjs";
 import * as grpcWeb from "#gen/ts-proto-grpc-web/matrix/v1/matrix.ts";
@@ -104,4 +105,5 @@ export const TS_PROTO = [
     },
   ),
   overImprobable("ts-proto grpc-web, fetch", () => grpc.FetchReadableStreamTransport({})),
+  overImprobable("ts-proto grpc-web on Bidiway", (url) => createTransport(channel(url))),
 ];
