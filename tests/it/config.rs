@@ -36,7 +36,7 @@ fn every_example_is_valid() {
 fn every_invalid_file_gets_exactly_the_errors_written_beside_it() {
     let mut files = Vec::new();
     yaml_files(Path::new("tests/config/invalid"), &mut files);
-    assert_eq!(files.len(), 10);
+    assert_eq!(files.len(), 11);
     for file in files {
         let expected = fs::read_to_string(file.with_extension("txt")).unwrap();
         let error = Config::load(&file).expect_err(&file.display().to_string());
@@ -61,6 +61,7 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!(settings.listeners[1].address.to_string(), "[::]:8443");
     assert_eq!(settings.admin.unwrap().port(), 9901);
     assert_eq!(settings.workers, 4);
+    assert_eq!(settings.downstream.upgrade_headers, ["cookie", "x-request-id"]);
     let routes = &settings.downstream.routes;
     assert_eq!(routes[0].timeout.unwrap().as_secs(), 3600);
     assert_eq!(routes[2].timeout, None);
