@@ -116,7 +116,7 @@ export class MethodDescriptor {
    * @param {any} responseDeserializeFn
    */
   constructor(name, methodType, requestType, responseType, requestSerializeFn, responseDeserializeFn) {
-    // The order matters to `deserializer`.
+    // In this order, and the functions last: see `Stream`.
     Object.assign(this, { name, methodType, requestType, responseType, requestSerializeFn, responseDeserializeFn });
   }
 
@@ -126,9 +126,9 @@ export class MethodDescriptor {
   }
 }
 
-/** What a client was made for, and by: one channel for all clients of a hostname. @type {Map<string, Channel>} */
+/** @type {Map<string, Channel>} of hostnames that have one of their own */
 const channels = new Map();
-/** @type {Map<string, Channel>} those that nobody has set */
+/** @type {Map<string, Channel>} of hostnames for which nobody has set one */
 const defaults = new Map();
 /** @type {Channel | undefined} */
 let shared;
@@ -270,7 +270,7 @@ export const createInterceptors = (channel) => ({
 });
 
 /**
- * @typedef {object} CallOptions
+ * @typedef {object} StreamingOptions
  * @property {Metadata} [metadata]
  * @property {AbortSignal} [signal]
  */
@@ -298,7 +298,7 @@ export const createInterceptors = (channel) => ({
  * @param {string} method `"/package.Service/Method"`
  * @param {new (...args: any[]) => REQ} _requestType for the type's sake
  * @param {{ deserializeBinary(bytes: Uint8Array): RESP }} responseType
- * @param {CallOptions} [options]
+ * @param {StreamingOptions} [options]
  * @returns {BidiCall<REQ, RESP>}
  */
 export function bidi(channel, method, _requestType, responseType, { metadata, signal } = {}) {
@@ -324,7 +324,7 @@ export function bidi(channel, method, _requestType, responseType, { metadata, si
  * @param {string} method `"/package.Service/Method"`
  * @param {new (...args: any[]) => REQ} requestType for the type's sake
  * @param {{ deserializeBinary(bytes: Uint8Array): RESP }} responseType
- * @param {CallOptions} [options]
+ * @param {StreamingOptions} [options]
  * @returns {Omit<BidiCall<REQ, RESP>, "halfClose" | typeof Symbol.asyncIterator> & { finish(): Promise<RESP> }}
  */
 export function clientStream(channel, method, requestType, responseType, options) {
@@ -420,10 +420,17 @@ const incomplete = () => new RpcError(Code.UNKNOWN, "Incomplete response");
 // Calls as the generated clients make them.
 
 /**
+ * The name of a method; google's 1.2 keeps `getName` to itself.
+ * @param {any} descriptor
+ * @returns {string}
+ */
+const nameOf = (descriptor) => descriptor.getName?.() ?? descriptor.name;
+
+/**
  * @param {string} method
  * @param {MethodDescriptor<any, any>} descriptor
  */
-const hostnameOf = (method, descriptor) => method.slice(0, method.length - descriptor.getName().length);
+const hostnameOf = (method, descriptor) => method.slice(0, method.length - nameOf(descriptor).length);
 
 /**
  * @param {any} message
@@ -466,7 +473,7 @@ class Stream {
     // google's runtime shortens the names of these fields, but keeps them in order.
     const [serialize, deserialize] = Object.values(descriptor).filter((value) => typeof value === "function").slice(-2);
     const bytes = serialize(request.getRequestMessage());
-    const call = (this.#call = open(channel, descriptor.getName(), request.getMetadata()));
+    const call = (this.#call = open(channel, nameOf(descriptor), request.getMetadata()));
     call.send(bytes).catch((error) => call.cancel(error));
     call.halfClose();
     this.#run(deserialize, maxBytes);
