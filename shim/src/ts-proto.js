@@ -110,7 +110,8 @@ export function createRpc(channel, { Observable, maxQueuedBytes = 16 * 1024 * 10
     } else if (data[Symbol.asyncIterator]) {
       pump(data, call, (message) => call.send(message));
     } else {
-      call.send(data);
+      // What is no message ends the call, rather than being left out.
+      call.send(data).catch((error) => call.cancel(error));
       call.halfClose();
     }
     return [receive(call, (trailers) => onTrailers?.(trailers, method)), method];
@@ -207,7 +208,7 @@ function follow(input, call, maxQueuedBytes) {
       if (queued > maxQueuedBytes) call.cancel(new RangeError(`the requests are more than ${maxQueuedBytes} bytes ahead of flow control`));
       call.send(message).then(
         () => (queued -= message.length),
-        () => {},
+        (error) => call.cancel(error),
       );
     },
     error: (error) => call.cancel(error),

@@ -191,6 +191,15 @@ test("requests that fail cancel the call, and their error is the cause", async (
   assert.equal(peer.take("open").length, peer.take("cancel").length);
 });
 
+test("requests that are no bytes cancel the call, rather than being left out", async (t) => {
+  watchRejections(t);
+  const { rpc } = await client(ObservableLab);
+  const wrong = (error) => error.code === Code.CANCELLED && error.cause instanceof TypeError;
+  await assert.rejects(rpc.clientStreamingRequest("a.B", "C", [bytes(1)]), wrong);
+  await assert.rejects(rpc.clientStreamingRequest("a.B", "C", from([new ArrayBuffer(1)])), wrong);
+  await assert.rejects(rpc.clientStreamingRequest("a.B", "C", (async function* () { yield "a"; })()), wrong);
+});
+
 test("an Observable that runs too far ahead of flow control is cancelled rather than collected", async (t) => {
   watchRejections(t);
   const { peer, lab } = await observable({ maxQueuedBytes: 200_000 });
