@@ -276,7 +276,10 @@ export { GrpcWebClientBase as AbstractClientBase, MethodDescriptor as MethodInfo
  * `new EchoClient(hostname, null, createInterceptors(channel))`. Other interceptors come after these in the lists. The
  * `signal` of a promise's call does not reach interceptors: such a call cannot be aborted.
  * @param {Channel} channel
- * @returns {{ unaryInterceptors: UnaryInterceptor<any, any>[], streamInterceptors: StreamInterceptor<any, any>[] }}
+ * @returns {{
+ *   unaryInterceptors: { intercept(request: any, invoker?: any): Promise<UnaryResponse<any, any>> }[],
+ *   streamInterceptors: { intercept(request: any, invoker?: any): ClientReadableStream<any> }[],
+ * }} such as every version of the runtime takes
  */
 export const createInterceptors = (channel) => ({
   unaryInterceptors: [{ intercept: (request) => unary(channel, request) }],

@@ -84,6 +84,7 @@ impl Config {
             max_headers: None,
             keepalive: None,
             keepalive_timeout: None,
+            schema: None,
         };
         let file = File {
             listeners: AtLeastOne(vec![Listener { address: given(listen), tls: None }]),
@@ -96,6 +97,7 @@ impl Config {
             workers: None,
             drain: None,
             log: None,
+            schema_endpoint: None,
         };
         let mut problems = Problems::default();
         let config = build::build(file, Path::new(""), &mut problems);

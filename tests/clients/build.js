@@ -22,6 +22,17 @@ const text = readFileSync(join(google, "matrix_grpc_web_pb.js"), "utf8");
 const binary = text.replaceAll("options.format = 'text'", "options.format = 'binary'");
 writeFileSync(join(google, "matrix_grpc_web_binary_pb.js"), binary);
 
+// The same code once more: in that folder, its runtime is Bidiway's.
+const onBidiway = join(out, "gen/google-on-bidiway");
+cpSync(join(out, "gen/google"), onBidiway, { recursive: true });
+const runtime = {
+  name: "bidiway/grpc-web in place of grpc-web",
+  setup: ({ onResolve, resolve }) =>
+    onResolve({ filter: /^grpc-web$/ }, ({ importer, kind, resolveDir }) =>
+      importer.startsWith(onBidiway) ? resolve("bidiway/grpc-web", { kind, resolveDir }) : undefined,
+    ),
+};
+
 for (const part of ["package.json", "src"]) cpSync(join(shim, part), join(out, "node_modules/bidiway", part), { recursive: true });
 
 await build({
@@ -32,6 +43,7 @@ await build({
   target: "es2022",
   platform: "browser",
   nodePaths: [join(out, "node_modules")],
+  plugins: [runtime],
   alias: { "#gen": join(out, "gen") },
   // protoc's JavaScript asks for `window`, which Node does not have.
   define: { window: "globalThis" },

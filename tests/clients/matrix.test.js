@@ -13,13 +13,27 @@ const COUNTS = {
   "Connect on Bidiway": 39,
   "protobuf-ts, gRPC-Web binary": 19,
   "protobuf-ts, gRPC-Web text": 19,
+  "protobuf-ts on Bidiway": 39,
   "nice-grpc-web, fetch": 19,
+  "nice-grpc-web, WebSocket": 39,
+  "nice-grpc-web on Bidiway": 39,
   "improbable, fetch": 19,
   "improbable, XHR": 19,
+  "improbable, WebSocket": 39,
+  "improbable on Bidiway": 39,
+  "ts-protoc-gen stubs, WebSocket": 29,
+  "ts-protoc-gen stubs on Bidiway": 29,
+  "ts-proto Promise on Bidiway": 39,
+  "ts-proto Observable on Bidiway": 39,
+  "ts-proto grpc-web, fetch": 18,
+  "ts-proto grpc-web on Bidiway": 18,
   "google grpc-web, binary": 19,
   "google grpc-web, text": 19,
+  "google grpc-web runtime on Bidiway": 39,
+  "google grpc-web interceptors on Bidiway": 19,
+  "Bidiway, bytes": 39,
 };
-const TOTALS = { chromium: 191, node: 172, firefox: 191 };
+const TOTALS = { chromium: 655, node: 636, firefox: 655 };
 const PLACES = { chromium: startChromium, node: startNode, firefox: startFirefox };
 const places = (process.env.PLACES ?? "chromium,node").split(",");
 const only = process.env.ONLY ? new RegExp(process.env.ONLY) : undefined;

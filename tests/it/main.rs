@@ -11,6 +11,7 @@ mod interop;
 mod native;
 mod oracle;
 mod process;
+mod schema;
 mod server;
 mod server_tls;
 mod session;

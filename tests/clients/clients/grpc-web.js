@@ -1,8 +1,11 @@
 // google's grpc-web, with clients in the shape of protoc-gen-grpc-web's (fixtures/README.md).
 
-import { Ask } from "#gen/google/matrix/v1/matrix_pb.js";
+import { bidi, clientStream, createInterceptors, setChannel } from "bidiway/grpc-web";
+import { Answer, Ask } from "#gen/google/matrix/v1/matrix_pb.js";
 import { MatrixClient as BinaryClient } from "#gen/google/matrix/v1/matrix_grpc_web_binary_pb.js";
 import { MatrixClient as TextClient } from "#gen/google/matrix/v1/matrix_grpc_web_pb.js";
+import { MatrixClient as BidiwayClient } from "#gen/google-on-bidiway/matrix/v1/matrix_grpc_web_pb.js";
+import { channel } from "./channel.js";
 import { fromAnswer, toAsk } from "./google-protobuf.js";
 import { collect, outcome, richDetails, strings } from "./outcome.js";
 
@@ -11,21 +14,24 @@ const NO_STUB = "protoc-gen-grpc-web makes nothing for methods that stream reque
 const ERROR = "a call that fails has no metadata event";
 const AT_END = "a binary XHR is read when it has ended";
 
-const google = (name, make, { cannot = {}, hides = {}, runs } = {}) => ({
-  name,
-  cannot: { clientStream: NO_STUB, bidi: NO_STUB, ...cannot },
-  hides: {
-    "cancel, code": "cancel() ends all events: nothing is told",
-    "rich error, header": ERROR,
-    "UTF-8 status message, header": ERROR,
-    ...hides,
-  },
+/** The runtime's own HTTP. */
+const OWN = {
+  cannot: { clientStream: NO_STUB, bidi: NO_STUB },
+  hides: { "rich error, header": ERROR, "UTF-8 status message, header": ERROR },
   keepsLast: "of trailers with one name its parser keeps the last",
-  runs,
+};
+
+const google = (name, make, { cannot = {}, hides = {}, keepsLast = undefined, streams = undefined }) => ({
+  name,
+  cannot,
+  hides: { "cancel, code": "cancel() ends all events: nothing is told", ...hides },
+  keepsLast,
   async open(url) {
     const client = make(url);
-    return (kind, { metadata, timeoutMs, signal, ask, onAnswer }) =>
-      new Promise((resolve) => {
+    return (kind, options) => {
+      if (kind === "clientStream" || kind === "bidi") return streams(url, kind, options);
+      const { metadata, timeoutMs, signal, ask, onAnswer } = options;
+      return new Promise((resolve) => {
         const result = outcome();
         const meta = strings(metadata);
         if (timeoutMs) meta.deadline = `${Date.now() + timeoutMs}`;
@@ -60,14 +66,52 @@ const google = (name, make, { cannot = {}, hides = {}, runs } = {}) => ({
           resolve({ ...result, code: undefined });
         });
       });
+    };
   },
 });
 
+/** Calls that have no stubs, with the generated messages. */
+async function streams(url, kind, { metadata, timeoutMs, signal, asks, onAnswer }) {
+  const result = outcome();
+  const meta = strings(metadata);
+  if (timeoutMs) meta.deadline = `${Date.now() + timeoutMs}`;
+  const [open, method] = kind === "bidi" ? [bidi, "Bidi"] : [clientStream, "ClientStream"];
+  const call = open(channel(url), `/matrix.v1.Matrix/${method}`, Ask, Answer, { metadata: meta, signal });
+  const sent = (async () => {
+    for await (const ask of asks) await call.send(toAsk(Ask, ask));
+    return kind === "bidi" ? call.halfClose() : onAnswer(fromAnswer(await call.finish()));
+  })().catch(() => {});
+  try {
+    if (kind === "bidi") for await (const answer of call) onAnswer(fromAnswer(answer));
+    else await Promise.race([sent, call.status]);
+  } catch {
+    // The status tells why.
+  }
+  const status = await call.status;
+  if (status.code === 0) await sent;
+  result.header = collect(Object.entries(await call.metadata));
+  result.trailer = collect(Object.entries(status.metadata));
+  return { ...result, code: status.code, message: status.details, details: richDetails(result.trailer) };
+}
+
 export const GOOGLE = [
   google("google grpc-web, binary", (url) => new BinaryClient(url, null, null), {
-    hides: { "cancel, answers": AT_END, "deadline, answers": AT_END },
+    ...OWN,
+    hides: { ...OWN.hides, "cancel, answers": AT_END, "deadline, answers": AT_END },
   }),
   google("google grpc-web, text", (url) => new TextClient(url, null, null), {
-    hides: { "node, cancel, answers": "npm's xhr2 shows no text before the end" },
+    ...OWN,
+    hides: { ...OWN.hides, "node, cancel, answers": "npm's xhr2 shows no text before the end" },
+  }),
+  google(
+    "google grpc-web runtime on Bidiway",
+    (url) => {
+      setChannel(channel(url));
+      return new BidiwayClient(url, null, null);
+    },
+    { streams },
+  ),
+  google("google grpc-web interceptors on Bidiway", (url) => new TextClient(url, null, createInterceptors(channel(url))), {
+    cannot: OWN.cannot,
   }),
 ];

@@ -1,8 +1,10 @@
 // @improbable-eng/grpc-web, with services made by ts-protoc-gen.
 
 import { grpc } from "@improbable-eng/grpc-web";
+import { createTransport } from "bidiway/improbable";
 import { Ask } from "#gen/google/matrix/v1/matrix_pb.js";
-import { Matrix } from "#gen/google/matrix/v1/matrix_pb_service.js";
+import { Matrix, MatrixClient } from "#gen/google/matrix/v1/matrix_pb_service.js";
+import { channel } from "./channel.js";
 import { fromAnswer, toAsk } from "./google-protobuf.js";
 import { collect, lists, outcome, richDetails } from "./outcome.js";
 
@@ -56,10 +58,58 @@ async function send(client, asks) {
   }
 }
 
+/** The same through the stubs of ts-protoc-gen, which show less. */
+const stubs = (name, transport) => ({
+  name,
+  cannot: { clientStream: "its stub has no event for the answer; grpc.client() has one" },
+  hides: {
+    header: "its stubs have no event for headers",
+    "unary, success, trailer": "its stub gives trailers with an error alone",
+    "unary, empty message, trailer": "its stub gives trailers with an error alone",
+    "unary, 1 MiB message, trailer": "its stub gives trailers with an error alone",
+    "unary, binary metadata, trailer": "its stub gives trailers with an error alone",
+    "cancel, code": "cancel() ends all callbacks: nothing is told",
+  },
+  async open(url) {
+    const stub = new MatrixClient(url, { transport: transport(url) });
+    return (kind, { metadata, timeoutMs, signal, ask, asks, onAnswer }) =>
+      new Promise((resolve) => {
+        const result = outcome();
+        const meta = new grpc.Metadata(lists(metadata));
+        if (timeoutMs) meta.set("grpc-timeout", `${timeoutMs}m`);
+        const end = ({ code, details, message = details, metadata }) => {
+          Object.assign(result, { code, message, trailer: collect(entries(metadata)) });
+          result.details = richDetails(result.trailer);
+          resolve(result);
+        };
+        let call;
+        if (kind === "unary") {
+          call = stub.unary(toAsk(Ask, ask), meta, (error, answer) => {
+            if (error) return end(error);
+            onAnswer(fromAnswer(answer));
+            resolve(result);
+          });
+        } else {
+          call = asks ? stub[kind](meta) : stub[kind](toAsk(Ask, ask), meta);
+          call.on("data", (answer) => onAnswer(fromAnswer(answer))).on("end", (status) => end(status));
+        }
+        if (asks) send({ send: (ask) => call.write(ask), finishSend: () => call.end() }, asks);
+        signal.addEventListener("abort", () => {
+          call.cancel();
+          resolve({ ...result, code: undefined });
+        });
+      });
+  },
+});
+
 export const IMPROBABLE = [
   improbable("improbable, fetch", () => grpc.FetchReadableStreamTransport({}), { cannot: { clientStream: FETCH, bidi: FETCH } }),
   improbable("improbable, XHR", () => grpc.XhrTransport({}), {
     cannot: { clientStream: FETCH, bidi: FETCH },
     runs: { node: "it reads bytes as text of the charset x-user-defined, which npm's xhr2 does not know" },
   }),
+  improbable("improbable, WebSocket", () => grpc.WebsocketTransport()),
+  improbable("improbable on Bidiway", (url) => createTransport(channel(url))),
+  stubs("ts-protoc-gen stubs, WebSocket", () => grpc.WebsocketTransport()),
+  stubs("ts-protoc-gen stubs on Bidiway", (url) => createTransport(channel(url))),
 ];

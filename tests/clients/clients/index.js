@@ -1,10 +1,12 @@
 // Every client of the matrix. One file for each family; each client is one way in which an application reaches the proxy.
 
+import { BYTES } from "./bytes.js";
 import { CONNECT } from "./connect.js";
 import { GOOGLE } from "./grpc-web.js";
 import { IMPROBABLE } from "./improbable.js";
 import { NICE_GRPC } from "./nice-grpc.js";
 import { PROTOBUF_TS } from "./protobuf-ts.js";
+import { TS_PROTO } from "./ts-proto.js";
 
 /**
  * A client.
@@ -43,4 +45,4 @@ import { PROTOBUF_TS } from "./protobuf-ts.js";
 /** @typedef {((kind: import("../scenarios.js").Kind, options: CallOptions) => Promise<Outcome>) & { close?: () => unknown }} Open */
 
 /** @type {Client[]} */
-export const CLIENTS = [...CONNECT, ...PROTOBUF_TS, ...NICE_GRPC, ...IMPROBABLE, ...GOOGLE];
+export const CLIENTS = [...CONNECT, ...PROTOBUF_TS, ...NICE_GRPC, ...IMPROBABLE, ...TS_PROTO, ...GOOGLE, ...BYTES];

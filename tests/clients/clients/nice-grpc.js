@@ -3,8 +3,10 @@
 import { isAbortError } from "abort-controller-x";
 import { deadlineMiddleware } from "nice-grpc-client-middleware-deadline";
 import { Metadata } from "nice-grpc-common";
-import { ClientError, FetchTransport, createChannel, createClientFactory } from "nice-grpc-web";
+import { ClientError, FetchTransport, WebsocketTransport, createChannel, createClientFactory } from "nice-grpc-web";
+import { createTransport } from "bidiway/nice-grpc";
 import { MatrixDefinition } from "#gen/nice-grpc/matrix/v1/matrix.ts";
+import { channel } from "./channel.js";
 import { collect, outcome, richDetails } from "./outcome.js";
 
 const FETCH = "a streamed request body goes over HTTP/2 in Chromium alone, and gives no answer before its end";
@@ -44,4 +46,6 @@ const niceGrpc = (name, transport, { cannot = {}, hides = {} } = {}) => ({
 
 export const NICE_GRPC = [
   niceGrpc("nice-grpc-web, fetch", () => FetchTransport(), { cannot: { clientStream: FETCH, bidi: FETCH } }),
+  niceGrpc("nice-grpc-web, WebSocket", () => WebsocketTransport()),
+  niceGrpc("nice-grpc-web on Bidiway", (url) => createTransport(channel(url))),
 ];

@@ -1,7 +1,9 @@
 // protobuf-ts, with clients made by @protobuf-ts/plugin.
 
 import { GrpcStatusCode, GrpcWebFetchTransport } from "@protobuf-ts/grpcweb-transport";
+import { createTransport } from "bidiway/protobuf-ts";
 import { MatrixClient } from "#gen/protobuf-ts/matrix/v1/matrix.client.ts";
+import { channel } from "./channel.js";
 import { collect, lists, outcome, richDetails } from "./outcome.js";
 
 const FETCH = "its grpcweb-transport throws UNIMPLEMENTED: client streaming is not supported by grpc-web";
@@ -56,4 +58,5 @@ export const PROTOBUF_TS = [
     cannot: { clientStream: FETCH, bidi: FETCH },
     hides: ENCODED,
   }),
+  protobufTs("protobuf-ts on Bidiway", (url) => createTransport(channel(url))),
 ];
