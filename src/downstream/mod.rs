@@ -21,6 +21,7 @@ mod request_kind;
 mod request_pump;
 mod response_body;
 mod route;
+mod schema_pages;
 mod settings;
 mod shared_record;
 
@@ -34,4 +35,5 @@ pub use origin::{InvalidOrigin, Origins};
 pub(crate) use rejection::Rejection;
 pub(crate) use request_kind::RequestKind;
 pub use route::{Route, RouteSettings, Routes, ServicePattern};
+pub use schema_pages::schema_router;
 pub use settings::{Limits, SessionSettings, Settings};
