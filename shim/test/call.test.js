@@ -2,8 +2,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BidiwayError, Code } from "../src/index.js";
-import { bytes, connected, pair, settle, watchRejections } from "./fake.js";
+import { watchFrames } from "../src/debug.js";
+import { BidiwayError, Code, createChannel } from "../src/index.js";
+import { bytes, connected, fakeProxy, pair, settle, watchRejections } from "./fake.js";
 
 const METHOD = "/demo.v1.Chat/Talk";
 const KIB = 1024;
@@ -451,12 +452,28 @@ for (const [name, act] of Object.entries(VIOLATIONS)) {
   });
 }
 
-test("debug sees every frame, both ways", async () => {
+test("watchFrames() shows every frame, both ways, and disturbs nothing", async () => {
   const seen = [];
-  const { channel, peer } = await connected({ debug: ({ direction, frame }) => seen.push([direction, ...Object.keys(frame).filter((key) => frame[key] !== undefined && !["stream", "remaining", "last"].includes(key))].join(" ")) });
+  const { WebSocket, peers } = fakeProxy();
+  const watched = watchFrames(({ direction, frame }) => seen.push([direction, ...Object.keys(frame)].join(" ")), WebSocket);
+  const channel = createChannel({ url: "ws://proxy.test/", WebSocket: watched, idleTimeoutMs: 0 });
+  const connecting = channel.connect();
+  await settle();
+  peers[0].accept();
+  await settle();
+  peers[0].welcome();
+  await connecting;
   const call = channel.open({ method: METHOD });
   await call.send(bytes(1));
-  peer.trailers(1, 0);
-  await call.status;
-  assert.deepEqual(seen, ["out hello", "in welcome", "out open", "out data", "in trailers"]);
+  await settle();
+  peers[0].trailers(1, 0);
+  assert.equal((await call.status).code, Code.OK);
+  assert.deepEqual(seen, ["out hello", "in welcome", "out stream open", "out stream data", "in stream trailers"]);
+});
+
+test("the codec is named in Open", async () => {
+  const { channel, peer } = await connected();
+  for (const codec of [undefined, "proto", "json"]) channel.open({ method: METHOD, codec });
+  await settle();
+  assert.deepEqual(peer.take("open").map(({ open }) => open.codec), [0, 0, 1]);
 });
