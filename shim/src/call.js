@@ -1,14 +1,18 @@
-// One RPC: what the application does, and what waits on this side for the wire or for the application.
+// One RPC: the application's side of it, and its stream in a session: messages and credit, both ways.
 
-import { join, metadataFields } from "./frame.js";
+import { join, metadataFields, number, read, readMetadata, text } from "./frame.js";
 import { toMetadata } from "./metadata.js";
 import { quiet, timer } from "./promise.js";
-import { CANCELLED, DEADLINE_EXCEEDED, FAILED_PRECONDITION, INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED } from "./protocol.js";
+import {
+  CANCELLED, CREDIT, DATA, DEADLINE_EXCEEDED, FAILED_PRECONDITION, FRAME_OVERHEAD, HALF_CLOSE, HEADERS, INITIAL_CREDIT,
+  INTERNAL, INVALID_ARGUMENT, LAST, MAX_PIECE, MIN_PIECE, REMAINING, RESOURCE_EXHAUSTED, STREAM, TRAILERS,
+} from "./protocol.js";
 import { BidiwayError, clientError, clientStatus } from "./status.js";
 
 /** @typedef {import("./channel.js").CallOptions} CallOptions */
+/** @typedef {import("./frame.js").Fields} Fields */
 /** @typedef {import("./metadata.js").Metadata} Metadata */
-/** @typedef {import("./session.js").Stream} Stream */
+/** @typedef {import("./session.js").Session} Session */
 /** @typedef {import("./status.js").Status} Status */
 /** @typedef {IteratorResult<Uint8Array, undefined>} Result */
 
@@ -40,15 +44,15 @@ import { BidiwayError, clientError, clientStatus } from "./status.js";
  * A call as the channel and its sessions see it.
  * @typedef {object} InnerCall
  * @property {Call} call
- * @property {Stream | undefined} stream what it is in a session, when it is in one
  * @property {{ bytes: Uint8Array, resolve: (value: void) => void, reject: (reason: unknown) => void }[]} queue
- *   messages that the session has not sent, or may have to send again
- * @property {boolean} halfClosed
+ *   messages that were not sent, or may have to be sent again
  * @property {() => void} start
- * @property {() => import("./frame.js").Fields} open the fields of its Open frame
- * @property {(metadata: Metadata) => void} headers
- * @property {(piece: Uint8Array, remaining: number, cost: number) => void} receive
  * @property {(status: Status) => void} end ends the call, once; later ends are ignored
+ * @property {(session: Session, id: number) => Fields} attach
+ *   makes it a stream of the session; the fields of its Open frame
+ * @property {() => boolean} rewind makes it ready for another session, if nothing that was sent has been forgotten
+ * @property {() => Fields | undefined} push its next frame, if there is one and credit allows it
+ * @property {(frame: ReturnType<typeof read>) => void} handle a frame of its stream
  */
 
 /**
@@ -62,62 +66,81 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
   const expiry = timer();
   /** @type {Metadata} */
   let entries = [];
-  /** @type {{ pieces: Uint8Array[], missing: number, cost: number }[]} messages that were not read; the last may be incomplete */
-  let incoming = [];
-  /** @type {[resolve: (result: Result) => void, reject: (reason: unknown) => void][]} */
-  const readers = [];
+  /** @type {Session | undefined} */
+  let session;
+  let id = 0;
   /** @type {Status | undefined} */
   let status;
-  let raised = false;
   /** @type {(metadata: Metadata) => void} */
   let setHeaders;
   /** @type {(status: Status) => void} */
   let setStatus;
 
+  // Sending. Messages before `next` are on the wire already, and kept while the call is fresh: the proxy may still say
+  // that it has not looked at it. Then all of it is sent again on another session.
+  /** @type {InnerCall["queue"]} */
+  const queue = [];
+  let next = 0;
+  let offset = 0;
+  let spent = 0;
+  let granted = 0;
+  let fresh = true;
+  let halfClosed = false;
+  let finished = false;
+
+  // Receiving. Of the messages that were not read, the last may be incomplete.
+  /** @type {{ pieces: Uint8Array[], missing: number, cost: number }[]} */
+  let incoming = [];
+  let allowance = 0;
+  let consumed = 0;
+  /** @type {(() => void) | undefined} */
+  let wakeReader;
+
   /** The error for what came too late. */
   const over = () =>
-    /** @type {Status} */ (status).code
-      ? new BidiwayError(/** @type {Status} */ (status), method)
-      : clientError(FAILED_PRECONDITION, "the call has ended with OK already");
+    status?.code ? new BidiwayError(status, method) : clientError(FAILED_PRECONDITION, "the call has ended");
 
-  /** Gives readers what they wait for, as far as it is there. */
-  const deliver = () => {
-    while (readers[0] && (incoming[0] || status)) {
+  const messages = (async function* () {
+    for (;;) {
       const message = incoming[0];
       if (message) {
         // Somebody waits for it: what has come of it counts as consumed, even when it is not complete.
-        inner.stream?.consume(message.cost);
+        consumed += message.cost;
         message.cost = 0;
-        if (message.missing) return;
-        incoming.shift();
+        // Credit goes back to the sender in halves of the window.
+        if (session && consumed * 2 >= session.window) {
+          allowance += consumed;
+          session.send(STREAM, id, CREDIT, consumed);
+          consumed = 0;
+        }
+        if (!message.missing) {
+          incoming.shift();
+          yield message.pieces[1] ? join(message.pieces) : message.pieces[0];
+          continue;
+        }
+      } else if (status) {
+        if (status.code) throw over();
+        return;
       }
-      const [resolve, reject] = /** @type {(typeof readers)[0]} */ (readers.shift());
-      if (message) {
-        resolve({ value: message.pieces[1] ? join(message.pieces) : message.pieces[0], done: false });
-      } else if (raised || !status?.code) {
-        resolve({ value: undefined, done: true });
-      } else {
-        raised = true;
-        reject(over());
-      }
+      await new Promise((resolve) => (wakeReader = /** @type {() => void} */ (resolve)));
     }
-  };
+  })();
 
   /** @param {Status} how */
   const end = (how) => {
     if (status) return;
     if (incoming.at(-1)?.missing) {
       incoming.pop();
-      if (!how.code) how = clientStatus(INTERNAL, "the call ended with OK in the middle of a message");
+      if (!how.code) how = clientStatus(INTERNAL, "OK in the middle of a message", { maybeProcessed: true });
     }
-    status = how;
+    status = { maybeProcessed: !!session, ...how };
     expiry();
     signal?.removeEventListener("abort", abort);
-    inner.stream?.cancel();
-    for (const { reject } of inner.queue.splice(0)) reject(over());
+    session?.release(inner, id);
+    for (const { reject } of queue.splice(0)) reject(over());
     setHeaders([]);
-    setStatus(how);
-    deliver();
+    setStatus(status);
+    wakeReader?.();
     ended(inner);
   };
 
@@ -133,10 +156,16 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
   };
   const abort = () => giveUp(CANCELLED, "the call was aborted", signal?.reason);
   const expire = () => giveUp(DEADLINE_EXCEEDED, `the deadline of ${timeoutMs} ms has passed`);
-  const cancel = (/** @type {unknown} */ reason) => giveUp(CANCELLED, "the call was cancelled", reason);
-  const leave = async () => {
-    cancel(undefined);
-    return { value: undefined, done: /** @type {true} */ (true) };
+  const cancel = async (/** @type {unknown} */ reason) => {
+    giveUp(CANCELLED, "the call was cancelled", reason);
+    return { value: undefined, done: true };
+  };
+
+  /** Lets go of messages that will not be sent again. */
+  const forget = () => {
+    fresh = false;
+    queue.splice(0, next);
+    next = 0;
   };
 
   /** @type {Call} */
@@ -144,67 +173,121 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
     headers: new Promise((resolve) => (setHeaders = resolve)),
     status: new Promise((resolve) => (setStatus = resolve)),
     send: (bytes) =>
-      quiet((resolve, reject) => {
-        if (!(bytes instanceof Uint8Array)) throw new TypeError("send() takes the bytes of a message as a Uint8Array");
-        if (inner.halfClosed) throw clientError(FAILED_PRECONDITION, "send() was called after halfClose()");
-        if (!inner.stream && overflows(bytes.length)) {
-          end(clientStatus(RESOURCE_EXHAUSTED, "too many bytes wait for a connection", { maybeProcessed: false }));
-        }
-        if (status) throw over();
-        inner.queue.push({ bytes, resolve, reject });
-        inner.stream?.wake();
-      }),
-    halfClose: () => {
-      inner.halfClosed = true;
-      inner.stream?.wake();
+      quiet(
+        new Promise((resolve, reject) => {
+          if (!(bytes instanceof Uint8Array)) throw new TypeError("send() takes a Uint8Array");
+          if (halfClosed) throw clientError(FAILED_PRECONDITION, "send() after halfClose()");
+          if (!session && overflows(bytes.length)) end(clientStatus(RESOURCE_EXHAUSTED, "too many bytes wait for a connection"));
+          if (status) throw over();
+          queue.push({ bytes, resolve, reject });
+          session?.wake(inner);
+        }),
+      ),
+    halfClose() {
+      halfClosed = true;
+      session?.wake(inner);
     },
     cancel,
-    next: () =>
-      quiet((...reader) => {
-        readers.push(reader);
-        deliver();
-      }),
-    return: leave,
+    next: () => quiet(/** @type {Promise<any>} */ (messages.next())),
+    return: /** @type {any} */ (cancel),
     [Symbol.asyncIterator]: () => call,
-    [Symbol.asyncDispose]: /** @type {any} */ (leave),
+    [Symbol.asyncDispose]: /** @type {any} */ (cancel),
   };
 
   /** @type {InnerCall} */
   const inner = {
     call,
-    stream: undefined,
-    queue: [],
-    halfClosed: false,
+    queue,
     start() {
+      signal?.addEventListener("abort", abort);
+      expiry(timeoutMs, expire);
       try {
-        if (!/^\/[^/]+\/[^/]+$/.test(method)) throw new TypeError(`method ${JSON.stringify(method)}: must look like "/package.Service/Method"`);
+        if (!/^\/[^/]+\/[^/]+$/.test(method)) throw new TypeError(`method ${method}: must look like "/package.Service/Method"`);
         entries = toMetadata(metadata);
       } catch (cause) {
-        end(clientStatus(INVALID_ARGUMENT, /** @type {Error} */ (cause).message, { cause, maybeProcessed: false }));
+        end(clientStatus(INVALID_ARGUMENT, /** @type {Error} */ (cause).message, { cause }));
       }
       if (signal?.aborted) abort();
       if (!(timeoutMs > 0)) expire();
-      if (status) return;
-      expiry(timeoutMs, expire);
-      signal?.addEventListener("abort", abort);
-    },
-    open: () => [
-      0x0a, method,
-      ...metadataFields(0x12, entries),
-      0x18, deadline < Infinity ? Math.min(Math.max(1, Math.ceil(deadline - Date.now())), Number.MAX_SAFE_INTEGER) : undefined,
-      0x20, codec === "json" ? 1 : undefined,
-    ],
-    headers: (metadata) => setHeaders(metadata),
-    receive(piece, remaining, cost) {
-      let message = incoming.at(-1);
-      if (!message?.missing) incoming.push((message = { pieces: [], missing: piece.length + remaining, cost: 0 }));
-      if (message.missing !== piece.length + remaining) throw new RangeError("the pieces of a message do not add up");
-      message.pieces.push(piece);
-      message.missing = remaining;
-      message.cost += cost;
-      deliver();
     },
     end,
+    attach(to, number) {
+      session = to;
+      id = number;
+      next = offset = spent = granted = consumed = 0;
+      finished = false;
+      allowance = session.window;
+      session.wake(inner);
+      return [
+        0x0a, method,
+        ...metadataFields(0x12, entries),
+        0x18, deadline < 2 ** 53 ? Math.max(1, Math.ceil(deadline - Date.now())) : 0,
+        0x20, +(codec === "json"),
+      ];
+    },
+    rewind() {
+      if (fresh) session = undefined;
+      return fresh;
+    },
+    push() {
+      const message = queue[next];
+      if (!message) {
+        if (!halfClosed || finished) return;
+        finished = true;
+        return [STREAM, id, HALF_CLOSE, []];
+      }
+      const { bytes, resolve } = message;
+      const rest = bytes.length - offset;
+      const size = Math.min(rest, MAX_PIECE, /** @type {Session} */ (session).credit + granted - spent - FRAME_OVERHEAD);
+      if (size < Math.min(rest, MIN_PIECE)) return;
+      const data = bytes.subarray(offset, (offset += size));
+      spent += size + FRAME_OVERHEAD;
+      if (size === rest) {
+        offset = 0;
+        next++;
+        finished = halfClosed && !queue[next];
+        if (!fresh || spent > INITIAL_CREDIT) forget();
+        resolve();
+      }
+      return [STREAM, id, REMAINING, rest - size, LAST, +finished, DATA, data];
+    },
+    handle({ [REMAINING]: remaining, [DATA]: data, [HEADERS]: headers, [TRAILERS]: trailers, [CREDIT]: credit }) {
+      forget();
+      if (data) {
+        const cost = data.length + FRAME_OVERHEAD;
+        const left = number(remaining);
+        let message = incoming.at(-1);
+        // Headers come before data, or not at all.
+        setHeaders([]);
+        allowance -= cost;
+        if (allowance < 0) throw new RangeError("data_beyond_credit");
+        if (!message?.missing) incoming.push((message = { pieces: [], missing: data.length + left, cost: 0 }));
+        if (message.missing !== data.length + left) throw new RangeError("wrong_remaining");
+        message.pieces.push(data);
+        message.missing = left;
+        message.cost += cost;
+        wakeReader?.();
+      } else if (credit) {
+        granted += number(credit);
+        session?.wake(inner);
+      } else if (headers) {
+        setHeaders(readMetadata(headers, 0x0a));
+      } else if (trailers) {
+        const { 0x08: code, 0x12: message, 0x1a: details = new Uint8Array() } = read(trailers);
+        const metadata = readMetadata(trailers, 0x22);
+        const { "bidiway-origin": proxy, "bidiway-unprocessed": refused } = Object.fromEntries(metadata);
+        end({
+          code: number(code),
+          message: text(message),
+          details,
+          metadata,
+          origin: proxy ? "proxy" : "upstream",
+          maybeProcessed: refused ? false : undefined,
+        });
+      } else {
+        throw new RangeError("malformed");
+      }
+    },
   };
   return inner;
 }

@@ -16,6 +16,7 @@ import { openWebSocket } from "./websocket.js";
 /** @typedef {import("./metadata.js").MetadataInit} MetadataInit */
 /** @typedef {import("./status.js").Status} Status */
 /** @typedef {"idle" | "connecting" | "ready" | "reconnecting" | "draining" | "closed" | "failed"} ChannelState */
+/** @typedef {{ queue: [], resolve: (value: void) => void, end: InnerCall["end"] }} Waiter a pending `connect()` */
 /** @typedef {(state: ChannelState, reason?: BidiwayError) => void} StateListener */
 
 /**
@@ -80,14 +81,13 @@ export function createChannel({
   backoff: { baseMs = 250, maxMs = 20_000 } = {},
   streamCredit = 256 * 1024,
 } = {}) {
+  const { document } = globalThis;
   /** @type {ChannelState} */
   let state = "idle";
   /** @type {Set<StateListener>} */
   const listeners = new Set();
-  /** @type {Map<InnerCall, number>} calls without a session, in order, and since when */
+  /** @type {Map<any, number>} calls without a session and pending `connect()` calls, in order, and since when */
   let waiting = new Map();
-  /** @type {Map<{ end: InnerCall["end"], resolve: () => void }, number>} pending `connect()` calls, and since when */
-  const waiters = new Map();
   /** @type {Set<import("./session.js").Session>} those that live: one takes new calls, the others run out */
   const sessions = new Set();
   /** @type {import("./session.js").Session | undefined} the one that takes new calls, from the attempt to connect it */
@@ -115,23 +115,15 @@ export function createChannel({
     for (const listener of listeners) queueMicrotask(() => listener(to, reason));
   };
 
-  const refusal = () => ({
-    ...(lastError?.status ?? clientStatus(CANCELLED, "the channel was closed")),
-    maybeProcessed: false,
-  });
-
   /** Gives waiting calls to the session, or gets one. */
   const admit = () => {
-    for (const call of waiting.keys()) {
-      if (!session?.open(call)) break;
-      waiting.delete(call);
+    for (const waiter of waiting.keys()) {
+      if (session && (waiter.resolve ? session.healthyAt : session.open(waiter))) {
+        waiting.delete(waiter);
+        waiter.resolve?.();
+      }
     }
     if (waiting.size) dial();
-  };
-
-  /** @param {InnerCall[]} calls that an old session did not process; first in, first out */
-  const wait = (calls) => {
-    waiting = new Map([...calls.map((call) => /** @type {const} */ ([call, Date.now()])), ...waiting]);
   };
 
   /**
@@ -140,11 +132,7 @@ export function createChannel({
    * @param {number} [since] only what waits since then or longer
    */
   const abandon = (status, since = Infinity) => {
-    for (const [waiter, start] of [...waiting, ...waiters]) {
-      if (start > since) continue;
-      waiters.delete(/** @type {any} */ (waiter));
-      waiter.end({ ...status, maybeProcessed: false });
-    }
+    for (const [waiter, start] of waiting) if (start <= since) waiter.end(status);
   };
 
   /** Connects, when it is time. */
@@ -153,47 +141,39 @@ export function createChannel({
     setState(attempts ? "reconnecting" : "connecting", lastError);
     const delayMs = notBefore - Date.now();
     delayed = delayMs > 0;
-    if (delayed) next(delayMs, connect);
-    else connect();
+    if (delayed) next(delayMs, attempt);
+    else attempt();
   };
 
-  const connect = async () => {
+  const attempt = async () => {
     delayed = false;
+    let code = UNAVAILABLE;
     const mine = (session = createSession(
       streamCredit,
       () => {
         if (mine !== session) return;
         if (mine.healthyAt) {
           setState("ready");
-          for (const { resolve } of waiters.keys()) resolve();
-          waiters.clear();
           next(idleTimeoutMs, () => {
-            if (mine.streams.size) return;
-            leave();
-            mine.close(clientError(UNAVAILABLE, "the connection was idle"));
+            if (mine.calls.size) return;
+            leave(mine);
+            mine.close();
             setState(sessions.size ? "draining" : "idle");
           });
         }
         admit();
       },
-      (again, delayMs) => {
-        wait(again);
-        if (mine !== session) return;
-        leave();
-        setState("draining");
-        notBefore = Date.now() + delayMs;
-        admit();
-      },
-      (again, error, carried) => {
-        wait(again);
-        sessions.delete(mine);
+      (delayMs, error, carried, again) => {
+        waiting = new Map([...again.map((call) => /** @type {const} */ ([call, Date.now()])), ...waiting]);
+        if (error) sessions.delete(mine);
         if (mine === session) {
-          leave();
-          lost(error, carried);
-        } else {
-          admit();
-          if (!sessions.size && state === "draining") setState("idle");
+          leave(mine);
+          if (error) return lost(error, carried);
+          setState("draining");
+          notBefore = Date.now() + delayMs;
         }
+        admit();
+        if (!sessions.size && state === "draining") setState("idle");
       },
     ));
     sessions.add(mine);
@@ -204,34 +184,34 @@ export function createChannel({
       const target = await ask(url);
       const entries = await ask(metadata, lastError);
       if (mine !== session) return;
-      try {
-        if (!WebSocket) throw new TypeError("there is no WebSocket here; hand one in with createChannel({ WebSocket })");
-        const defaults = toMetadata(entries);
-        mine.start(openWebSocket(target, WebSocket), defaults);
-      } catch (cause) {
-        throw clientError(INVALID_ARGUMENT, /** @type {Error} */ (cause).message, { cause });
-      }
+      code = INVALID_ARGUMENT;
+      if (!WebSocket) throw new TypeError("no WebSocket here: hand one in with createChannel({ WebSocket })");
+      const defaults = toMetadata(entries);
+      mine.start(openWebSocket(target, WebSocket), defaults);
     } catch (cause) {
-      mine.close(cause instanceof BidiwayError ? cause : clientError(UNAVAILABLE, `${cause}`, { cause }));
+      mine.close(cause instanceof BidiwayError ? cause : clientError(code, `${cause}`, { cause }));
     }
   };
 
-  /** The session takes no new calls any more. If it was healthy, what failed before it is forgiven. */
-  const leave = () => {
+  /**
+   * The session takes no new calls any more. If it was healthy, what failed before it is forgiven.
+   * @param {import("./session.js").Session} old
+   */
+  const leave = (old) => {
     next();
-    if (Date.now() >= (session?.healthyAt ?? NaN)) {
+    session = undefined;
+    if (Date.now() >= old.healthyAt) {
       attempts = 0;
       refreshed = false;
     }
-    session = undefined;
   };
 
   /**
    * There is no connection, against our will.
    * @param {BidiwayError} error
-   * @param {boolean} wanted whether calls ran on it, which are likely to come back
+   * @param {number} carried calls that ran on it, which are likely to come back
    */
-  const lost = (error, wanted) => {
+  const lost = (error, carried) => {
     lastError = error;
     const refresh = error.code === UNAUTHENTICATED && typeof metadata === "function" && !refreshed;
     if (FATAL.includes(error.code) && !refresh) {
@@ -248,31 +228,32 @@ export function createChannel({
       notBefore = Math.max(notBefore, now + Math.random() * Math.min(maxMs, baseMs * 2 ** (attempts && attempts - 1)));
     }
     attempts++;
-    if (waiting.size || waiters.size || wanted) dial();
+    if (waiting.size || carried) dial();
     else setState("idle", error);
   };
 
   /** The network is back, or somebody looks at the page again. */
   const nudge = () => {
-    if (globalThis.document?.hidden) return;
+    if (document?.hidden) return;
     for (const session of sessions) session.probe();
     notBefore = 0;
-    if (delayed) connect();
+    if (delayed) attempt();
   };
 
   const close = async () => {
     setState("closed");
     listen("removeEventListener");
     next();
-    session = lastError = undefined;
-    for (const session of sessions) session.close(new BidiwayError(refusal()));
-    abandon(refusal());
+    session = undefined;
+    lastError = clientError(CANCELLED, "the channel was closed");
+    for (const session of sessions) session.close(lastError);
+    abandon(lastError.status);
   };
 
   /** @param {"addEventListener" | "removeEventListener"} verb */
   const listen = (verb) => {
     globalThis[verb]?.("online", nudge);
-    globalThis.document?.[verb]("visibilitychange", nudge);
+    document?.[verb]("visibilitychange", nudge);
   };
   listen("addEventListener");
 
@@ -281,7 +262,7 @@ export function createChannel({
       return state;
     },
     on(event, listener) {
-      if (event !== "state") throw new TypeError(`a channel has no event ${JSON.stringify(event)}, only "state"`);
+      if (event !== "state") throw new TypeError(`there is no event ${event}, only "state"`);
       listeners.add(listener);
       return () => void listeners.delete(listener);
     },
@@ -296,20 +277,28 @@ export function createChannel({
       );
       waiting.set(call, Date.now());
       call.start();
-      if (state === "closed" || state === "failed") call.end(refusal());
+      if (lastError && (state === "closed" || state === "failed")) call.end(lastError.status);
       admit();
-      if (waiting.size > maxQueuedCalls) {
-        call.end(clientStatus(RESOURCE_EXHAUSTED, "too many calls wait for a connection", { maybeProcessed: false }));
-      }
+      if (waiting.size > maxQueuedCalls) call.end(clientStatus(RESOURCE_EXHAUSTED, "too many calls wait for a connection"));
       return call.call;
     },
     connect: () =>
-      quiet((resolve, reject) => {
-        if (state === "closed") throw new BidiwayError(refusal());
-        if (state === "ready") return resolve();
-        waiters.set({ resolve, end: (status) => reject(new BidiwayError(status)) }, Date.now());
-        dial();
-      }),
+      quiet(
+        new Promise((resolve, reject) => {
+          if (state === "closed") throw lastError;
+          /** @type {Waiter} */
+          const waiter = {
+            queue: [],
+            resolve,
+            end(status) {
+              waiting.delete(waiter);
+              reject(new BidiwayError(status));
+            },
+          };
+          waiting.set(waiter, Date.now());
+          admit();
+        }),
+      ),
     close,
     [Symbol.asyncDispose]: close,
   };

@@ -27,7 +27,7 @@ export function read(bytes = new Uint8Array(), repeated) {
   let at = 0;
   const take = (/** @type {number} */ length) => {
     const value = bytes.subarray(at, (at += length));
-    if (at > bytes.length) throw new RangeError("a malformed packet");
+    if (at > bytes.length) throw new RangeError("malformed");
     return value;
   };
   const varint = () => {
@@ -38,10 +38,11 @@ export function read(bytes = new Uint8Array(), repeated) {
   };
   while (at < bytes.length) {
     const tag = number(varint());
-    const type = tag % 8;
+    // Field 0 does not exist, and types 3 and 4 are not used.
+    const type = tag > 7 ? tag % 8 : 3;
     /** @type {{ [type: number]: number }} */
     const sizes = { 1: 8, 5: 4 };
-    const value = type || tag < 8 ? take(tag > 7 ? (type === 2 ? number(varint()) : sizes[type] ?? Infinity) : Infinity) : varint();
+    const value = type ? take(type === 2 ? number(varint()) : sizes[type] ?? Infinity) : varint();
     if (tag === repeated) fields.list.push(value);
     else fields[tag] = value;
   }
@@ -68,7 +69,7 @@ export const metadataFields = (tag, metadata) =>
   metadata.flatMap(([name, value]) => [tag, [0x0a, name, typeof value === "string" ? 0x12 : 0x1a, value]]);
 
 /**
- * @param {Fields} fields those that are `undefined` are left out
+ * @param {Fields} fields those that are `undefined` or 0 are left out
  * @returns {Uint8Array}
  */
 export function write(fields) {
@@ -81,7 +82,7 @@ export function write(fields) {
   };
   fields.forEach((value, i) => {
     const tag = /** @type {number} */ (fields[i - 1]);
-    if (!(i % 2) || value === undefined) return;
+    if (!(i % 2) || (!value && value !== "")) return;
     varint(tag);
     if (typeof value === "number") return varint(value);
     const bytes = typeof value === "string" ? textEncoder.encode(value) : Array.isArray(value) ? write(value) : value;

@@ -46,7 +46,7 @@ export function toMetadata(init) {
             entries.push([name, Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (char) => char.charCodeAt(0))]);
           }
         } catch {
-          refuse("not base64; hand in a Uint8Array for raw bytes");
+          refuse("not base64; bytes need a Uint8Array");
         }
       }
     }

@@ -1,14 +1,12 @@
 // Two small primitives: promises that may fail unseen, and a timer that knows what no timer can do.
 
 /**
- * A promise whose rejection stays silent when nobody looks: that somebody did not wait for a message to be sent is no
- * reason to bring a program down, and the call's status tells the failure anyway.
+ * Keeps a rejection silent when nobody looks: that somebody did not wait for a message to be sent is no reason to bring
+ * a program down, and the call's status tells the failure anyway.
  * @template T
- * @param {(resolve: (value: T) => void, reject: (reason: unknown) => void) => void} run
- * @returns {Promise<T>}
+ * @param {Promise<T>} promise
  */
-export function quiet(run) {
-  const promise = new Promise(run);
+export function quiet(promise) {
   promise.catch(() => {});
   return promise;
 }

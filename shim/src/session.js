@@ -1,12 +1,9 @@
-// One session: the client's side of the protocol, and the streams in it.
+// One session: the client's side of the protocol, but for the streams in it, which are calls.
 
-import { join, metadataFields, number, read, readMetadata, text, write } from "./frame.js";
+import { join, metadataFields, number, read, text, write } from "./frame.js";
 import { timer } from "./promise.js";
 import {
-  ACK, ACK_BYTES, ACK_FRAMES, CANCEL, CLOSE_CODES, CREDIT, DATA, DRAIN_POLL_MS, FRAME, FRAME_OVERHEAD, GO_AWAY, HALF_CLOSE, HEADERS, HEALTHY_MS,
-  HELLO, INITIAL_CREDIT, INITIAL_STREAMS, INTERNAL, INVALID_ARGUMENT, LAST, MAX_BUFFERED, MAX_PIECE, MIN_PIECE, OPEN,
-  PACKET_TARGET, PING, PONG, PROBE_MS, REMAINING, STREAM, TRAILERS, UNAUTHENTICATED, UNAVAILABLE, UNKNOWN,
-  VERSION, WELCOME,
+  ACK, ACK_BYTES, ACK_FRAMES, CANCEL, CLOSE_CODES, DRAIN_POLL_MS, FRAME, GO_AWAY, HEALTHY_MS, HELLO, INITIAL_CREDIT, INITIAL_STREAMS, INTERNAL, INVALID_ARGUMENT, MAX_BUFFERED, OPEN, PACKET_TARGET, PING, PONG, PROBE_MS, STREAM, TRAILERS, UNAUTHENTICATED, UNAVAILABLE, UNKNOWN, VERSION, WELCOME,
 } from "./protocol.js";
 import { clientError, clientStatus } from "./status.js";
 
@@ -20,41 +17,33 @@ import { clientError, clientStatus } from "./status.js";
 const AGENT = "bidiway-js/0.1.0";
 
 /**
- * A call inside the session.
- * @typedef {object} Stream
- * @property {InnerCall} call
- * @property {boolean} fresh the proxy has not looked at it, as far as is known, and all that was sent is still there
- * @property {() => boolean | void} push adds its next frame to the packet, if there is one and credit allows it
- * @property {(frame: ReturnType<typeof read>) => void} handle
- * @property {() => void} wake there may be something to send
- * @property {(cost: number) => void} consume the application has taken so much
- * @property {() => void} cancel
- */
-
-/**
  * @typedef {object} Session
- * @property {ReadonlyMap<number, Stream>} streams those that are open
- * @property {number} [healthyAt] set at Welcome: when failures before it are forgiven
+ * @property {Map<number, InnerCall>} calls those that are open, by their streams' numbers
+ * @property {number} healthyAt when the failures before it are forgiven; NaN before Welcome
+ * @property {number} credit what each stream may send to the proxy
+ * @property {number} window what the proxy may send on each stream
  * @property {(carrier: Carrier, metadata: Metadata) => void} start
  * @property {(call: InnerCall) => boolean} open makes a stream of a call, if there is room
- * @property {(error: BidiwayError, closeCode?: number) => void} close ends the session and its streams
+ * @property {(...frame: Fields) => void} send a frame that waits for nothing
+ * @property {(call: InnerCall) => void} wake the call may have something to send
+ * @property {(call: InnerCall, id: number) => void} release the call has ended
+ * @property {(error?: BidiwayError, closeCode?: number) => void} close ends the session and its calls
  * @property {() => void} probe asks the proxy for a sign of life, when there was none for a while
  */
 
 /**
  * A session that waits for its carrier.
- * @param {number} streamCredit what each stream may send to this side
- * @param {() => void} freed the session was opened or welcomed, or a stream has ended
- * @param {(again: InnerCall[], delayMs: number) => void} goingAway the session takes no new streams; `again` were not
+ * @param {number} window
+ * @param {() => void} freed the session was opened or welcomed, or a call has ended
+ * @param {(delayMs: number, error: BidiwayError | undefined, carried: number, again: InnerCall[]) => void} left
+ *   the session takes no new calls, and is over if there is an error, which ended so many calls; `again` were not
  *   processed and wait for another session
- * @param {(again: InnerCall[], error: BidiwayError, carried: boolean) => void} ended
- *   `carried` tells whether streams were open
  * @returns {Session}
  */
-export function createSession(streamCredit, freed, goingAway, ended) {
-  /** @type {Map<number, Stream>} */
-  const streams = new Map();
-  /** @type {Set<Stream>} streams that may have something to send, in turn */
+export function createSession(window, freed, left) {
+  /** @type {Session["calls"]} */
+  const calls = new Map();
+  /** @type {Set<InnerCall>} those that may have something to send, in turn */
   const ready = new Set();
   const drain = timer();
   const silence = timer();
@@ -64,7 +53,6 @@ export function createSession(streamCredit, freed, goingAway, ended) {
   let draining = false;
   /** None before there is a carrier. */
   let maxStreams = 0;
-  let initialCredit = INITIAL_CREDIT;
   let pingIntervalMs = 0;
   let resumable = false;
   let lastId = 0;
@@ -89,7 +77,7 @@ export function createSession(streamCredit, freed, goingAway, ended) {
   };
 
   /** @param {Fields} frame */
-  const add = (...frame) => {
+  const add = (frame) => {
     const bytes = write([FRAME, frame]);
     packet.push(bytes);
     packetSize += bytes.length;
@@ -101,163 +89,46 @@ export function createSession(streamCredit, freed, goingAway, ended) {
     drain();
     if (closed) return;
     // A set yields what is added to it on the way: the streams take turns, one piece each.
-    for (const stream of ready) {
+    for (const call of ready) {
       if (carrier.bufferedAmount > MAX_BUFFERED) {
         drain(DRAIN_POLL_MS, flush);
         break;
       }
-      ready.delete(stream);
-      if (stream.push()) ready.add(stream);
+      ready.delete(call);
+      const frame = call.push();
+      if (!frame) continue;
+      add(frame);
+      ready.add(call);
     }
     sendPacket();
   };
 
   /** Everything that is ready by the end of the running task leaves in one packet. */
   const schedule = () => {
-    if (scheduled) return;
+    if (!scheduled) queueMicrotask(flush);
     scheduled = true;
-    queueMicrotask(flush);
   };
 
-  /** @param {Fields} frame that waits for nothing */
-  const send = (...frame) => {
-    add(...frame);
-    schedule();
-  };
-
-  // Streams.
-
-  /** @param {InnerCall} call */
-  const open = (call) => {
-    if (streams.size >= maxStreams) return false;
-    const id = ++lastId;
-    // Messages before `next` are on the wire already, and kept while the stream is fresh.
-    let next = 0;
-    let offset = 0;
-    let spent = 0;
-    let granted = 0;
-    let finished = false;
-    let allowance = streamCredit;
-    let consumed = 0;
-
-    /** Lets go of messages that will not be sent again. */
-    const forget = () => {
-      stream.fresh = false;
-      call.queue.splice(0, next);
-      next = 0;
-    };
-
-    /** @type {Stream} */
-    const stream = {
-      call,
-      fresh: true,
-      push() {
-        const message = call.queue[next];
-        if (!message) {
-          if (call.halfClosed && !finished) add(STREAM, id, HALF_CLOSE, []);
-          finished = call.halfClosed;
-          return;
-        }
-        const { bytes, resolve } = message;
-        const rest = bytes.length - offset;
-        const size = Math.min(rest, MAX_PIECE, initialCredit + granted - spent - FRAME_OVERHEAD);
-        if (size < Math.min(rest, MIN_PIECE)) return;
-        const data = bytes.subarray(offset, (offset += size));
-        spent += size + FRAME_OVERHEAD;
-        if (size === rest) {
-          offset = 0;
-          next++;
-          finished = call.halfClosed && !call.queue[next];
-          if (!stream.fresh || spent > INITIAL_CREDIT) forget();
-          resolve();
-        }
-        add(STREAM, id, REMAINING, rest - size || undefined, LAST, finished ? 1 : undefined, DATA, data);
-        return true;
-      },
-      handle({ [REMAINING]: remaining, [DATA]: data, [HEADERS]: headers, [TRAILERS]: trailers, [CREDIT]: credit }) {
-        forget();
-        if (data) {
-          const cost = data.length + FRAME_OVERHEAD;
-          allowance -= cost;
-          if (allowance < 0) throw new RangeError("more data than the credit allows");
-          // Headers come before data, or not at all.
-          call.headers([]);
-          call.receive(data, number(remaining), cost);
-        } else if (credit) {
-          granted += number(credit);
-          stream.wake();
-        } else if (headers) {
-          call.headers(readMetadata(headers, 0x0a));
-        } else if (trailers) {
-          const { 0x08: code, 0x12: message, 0x1a: details = new Uint8Array() } = read(trailers);
-          const metadata = readMetadata(trailers, 0x22);
-          const has = (/** @type {string} */ wanted) => metadata.some(([name]) => name === wanted);
-          detach(id);
-          call.end({
-            code: number(code),
-            message: text(message),
-            details,
-            metadata,
-            origin: has("bidiway-origin") ? "proxy" : "upstream",
-            ...(has("bidiway-unprocessed") && { maybeProcessed: false }),
-          });
-          settle();
-        } else {
-          throw new RangeError("a frame of an unknown kind");
-        }
-      },
-      wake() {
-        ready.add(stream);
-        schedule();
-      },
-      consume(cost) {
-        consumed += cost;
-        // Credit goes back to the sender in halves of the window.
-        if (consumed * 2 < streamCredit) return;
-        allowance += consumed;
-        send(STREAM, id, CREDIT, consumed);
-        consumed = 0;
-      },
-      cancel() {
-        detach(id);
-        send(STREAM, id, CANCEL, []);
-        settle();
-      },
-    };
-    streams.set(id, stream);
-    call.stream = stream;
-    add(STREAM, id, OPEN, call.open());
-    stream.wake();
-    return true;
-  };
-
-  /** @param {number} id */
-  const detach = (id) => {
-    const stream = /** @type {Stream} */ (streams.get(id));
-    streams.delete(id);
-    ready.delete(stream);
-    stream.call.stream = undefined;
-    return stream;
-  };
-
-  /** A stream has ended. */
+  /** A call has ended. */
   const settle = () => {
-    if (draining && !streams.size) session.close(clientError(UNAVAILABLE, "the session has run out"));
+    if (draining && !calls.size) session.close();
     else freed();
   };
 
   /**
-   * Ends the streams that the session will not: those above `last`, which were not processed, and all when it is closed.
+   * Ends the calls that the session will not: those above `last`, which were not processed, and all when it is closed.
    * @param {number} last
    * @param {Status} status
    * @returns {InnerCall[]} calls that can be made again on another session
    */
   const drop = (last, status) => {
     const again = [];
-    for (const id of streams.keys()) {
+    maxStreams = 0;
+    for (const [id, call] of calls) {
       if (id <= last && !closed) continue;
-      const { fresh, call } = detach(id);
-      if (fresh && id > last) again.push(call);
+      calls.delete(id);
+      ready.delete(call);
+      if (id > last && call.rewind()) again.push(call);
       else call.end({ ...status, maybeProcessed: id <= last });
     }
     return again;
@@ -271,8 +142,7 @@ export function createSession(streamCredit, freed, goingAway, ended) {
     if (closed) return;
     closed = true;
     silence();
-    const carried = streams.size > 0;
-    ended(drop(last, error.status), error, carried);
+    left(0, error, calls.size, drop(last, error.status));
   };
 
   // Receiving.
@@ -285,7 +155,7 @@ export function createSession(streamCredit, freed, goingAway, ended) {
 
   const probe = () => {
     if (!pingIntervalMs || Date.now() - heardAt < pingIntervalMs) return;
-    send(PING, 1);
+    session.send(PING, 1);
     silence(PROBE_MS, () => session.close(clientError(UNAVAILABLE, "nothing was heard of the proxy"), CLOSE_CODES + UNAVAILABLE));
   };
 
@@ -293,7 +163,7 @@ export function createSession(streamCredit, freed, goingAway, ended) {
     if (!resumable) return;
     acked = received;
     unackedBytes = 0;
-    send(ACK, received);
+    session.send(ACK, received);
   };
 
   /** @param {Uint8Array} bytes */
@@ -301,53 +171,59 @@ export function createSession(streamCredit, freed, goingAway, ended) {
     const frame = read(bytes);
     const { [STREAM]: stream, [PING]: ping, [WELCOME]: welcome, [GO_AWAY]: goAway } = frame;
     const id = number(stream);
-    if (!session.healthyAt !== !!welcome) throw new RangeError("the first frame, and only the first, is Welcome");
+    if (!session.healthyAt !== !!welcome) throw new RangeError(welcome ? "welcome_twice" : "first_not_welcome");
     if (id) {
       received++;
-      if (id > lastId) throw new RangeError(`stream ${id} was never opened`);
+      if (id > lastId) throw new RangeError("stream_unknown");
+      const call = calls.get(id);
       // Frames for a stream that has just been given up are normal.
-      streams.get(id)?.handle(frame);
+      if (!call) return;
+      if (frame[TRAILERS]) calls.delete(id);
+      call.handle(frame);
     } else if (welcome) {
       const { 0x08: version, 0x1a: token, 0x32: limits, 0x38: interval } = read(welcome);
       const { 0x10: max, 0x18: credit } = read(limits);
-      if (number(version) !== VERSION) throw new RangeError(`version ${number(version)} was not offered`);
+      if (number(version) !== VERSION) throw new RangeError("version_not_offered");
       session.healthyAt = Date.now() + HEALTHY_MS;
       maxStreams = number(max) || Infinity;
-      initialCredit = Math.max(INITIAL_CREDIT, number(credit));
+      session.credit = Math.max(INITIAL_CREDIT, number(credit));
       resumable = !!token?.length;
       pingIntervalMs = number(interval);
-      for (const stream of streams.values()) stream.wake();
+      for (const call of calls.values()) session.wake(call);
       listen();
       freed();
     } else if (ping) {
-      send(PONG, ping);
+      session.send(PONG, ping);
       ack();
     } else if (goAway) {
       const { 0x08: last, 0x10: code, 0x1a: message, 0x20: delayMs } = read(goAway);
-      draining = true;
-      maxStreams = 0;
       const status = clientStatus(number(code) || UNAVAILABLE, text(message) || "the proxy is going away", { origin: "proxy" });
-      goingAway(drop(number(last), status), number(delayMs));
+      const again = drop(number(last), status);
+      draining = true;
+      left(number(delayMs), undefined, 0, again);
       settle();
     } else if (!frame[PONG] && !frame[ACK]) {
-      throw new RangeError("a frame of an unknown kind");
+      throw new RangeError("malformed");
     }
   };
 
   /** @type {Session} */
   const session = {
-    streams,
+    calls,
+    healthyAt: NaN,
+    credit: INITIAL_CREDIT,
+    window,
     start(socket, metadata) {
       carrier = socket;
       carrier.onopen = () => {
         maxStreams = INITIAL_STREAMS;
-        send(HELLO, [0x0a, new Uint8Array([VERSION]), ...metadataFields(0x22, metadata), 0x28, streamCredit, 0x32, AGENT]);
+        session.send(HELLO, [0x0a, new Uint8Array([VERSION]), ...metadataFields(0x22, metadata), 0x28, window, 0x32, AGENT]);
         freed();
       };
       carrier.onmessage = ({ data }) => {
         if (closed) return;
         try {
-          if (!(data instanceof ArrayBuffer)) throw new RangeError("a text message");
+          if (!(data instanceof ArrayBuffer)) throw new RangeError("text");
           listen();
           unackedBytes += data.byteLength;
           for (const frame of read(new Uint8Array(data), FRAME).list) if (!closed) handle(frame);
@@ -359,33 +235,46 @@ export function createSession(streamCredit, freed, goingAway, ended) {
           );
         }
       };
-      // Without a Welcome, but with a code that only a proxy which has read Hello gives: it took no stream.
-      carrier.onclose = ({ code, reason }) => end(closeError(code, reason), !session.healthyAt && code >= 1012 ? 0 : lastSent);
+      carrier.onclose = ({ code: closeCode, reason }) => {
+        // A session-level failure of the proxy closes with 4000 + the gRPC code; every other code is a lost connection.
+        const code = closeCode - CLOSE_CODES;
+        end(
+          clientError(
+            code < 0 ? UNAVAILABLE : code > 0 && code <= UNAUTHENTICATED ? code : UNKNOWN,
+            reason || "the connection was lost",
+            { origin: code < 0 ? "client" : "proxy", closeCode },
+          ),
+          // Without a Welcome, but with a code that only a proxy which has read Hello gives: it took no stream.
+          session.healthyAt || closeCode < 1012 ? lastSent : 0,
+        );
+      };
     },
-    open,
-    close(error, closeCode = 1000) {
+    open(call) {
+      if (calls.size >= maxStreams) return false;
+      calls.set(++lastId, call);
+      session.send(STREAM, lastId, OPEN, call.attach(session, lastId));
+      return true;
+    },
+    send(...frame) {
+      add(frame);
+      schedule();
+    },
+    wake(call) {
+      ready.add(call);
+      schedule();
+    },
+    release(call, id) {
+      ready.delete(call);
+      if (calls.delete(id)) session.send(STREAM, id, CANCEL, []);
+      settle();
+    },
+    close(error = clientError(UNAVAILABLE, "not needed any more"), closeCode = 1000) {
       if (closed) return;
-      if (!lastId && !maxStreams) closeCode = 1000;
       // A close reason has at most 123 bytes; ours are ASCII.
-      carrier?.close(closeCode, closeCode > 1000 ? error.status.message.slice(0, 123) : "");
+      carrier?.close(closeCode, error.status.message.slice(0, 123));
       end(error);
     },
     probe,
   };
   return session;
-}
-
-/**
- * The error that stands for the end of a carrier. A session-level failure of the proxy closes with 4000 + the gRPC
- * code; every other code is a lost connection.
- * @param {number} closeCode
- * @param {string} reason
- */
-function closeError(closeCode, reason) {
-  const code = closeCode - CLOSE_CODES;
-  return clientError(
-    code < 0 ? UNAVAILABLE : code > 0 && code <= UNAUTHENTICATED ? code : UNKNOWN,
-    reason || "the connection was lost",
-    { origin: code < 0 ? "client" : "proxy", closeCode },
-  );
 }

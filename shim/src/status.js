@@ -62,38 +62,32 @@ export const clientStatus = (code, message, more) => ({
 });
 
 /**
- * A call or a connection failed. `status` says how; `message` names the code and, for a call, the method.
+ * What an error says besides its message, which names the code and, for a call, the method.
+ * @typedef {object} ErrorFields
+ * @property {Status} status the whole status; its other fields stand in the error, too
+ * @property {string} [method] of the call that failed
  */
-export class BidiwayError extends Error {
-  /**
-   * @param {Status} status
-   * @param {string} [method] of the call that failed
-   */
-  constructor(status, method) {
-    const { code, message, cause, closeCode } = status;
-    super(
-      `${codeName(code)}: ${message}` + (method ? ` [${method}]` : "") + (closeCode ? ` [close code ${closeCode}]` : ""),
-      { cause },
-    );
-    this.name = "BidiwayError";
-    /** The whole status. */
-    this.status = status;
-    /** The gRPC status code. */
-    this.code = code;
-    /** The method of the call that failed. */
-    this.method = method;
-    /** The bytes of a `google.rpc.Status`; empty when there are none. */
-    this.details = status.details;
-    /** Trailing metadata. */
-    this.metadata = status.metadata;
-    /** Who made the status. */
-    this.origin = status.origin;
-    /** Whether the service may have seen the call, when it failed on this side; `undefined` when the service answered. */
-    this.maybeProcessed = status.maybeProcessed;
-    /** The WebSocket close code, when the connection was lost. */
-    this.closeCode = closeCode;
-  }
-}
+
+/** @typedef {Error & Omit<Status, "message"> & ErrorFields} BidiwayError a call or a connection failed */
+
+export const BidiwayError = /** @type {new (status: Status, method?: string) => BidiwayError} */ (
+  /** @type {unknown} */ (
+    class extends Error {
+      /**
+       * @param {Status} status
+       * @param {string} [method] of the call that failed
+       */
+      constructor(status, method) {
+        const { message, cause, ...fields } = status;
+        super(
+          `${codeName(fields.code)}: ${message}` + (method ? ` [${method}]` : "") + (fields.closeCode ? ` [close code ${fields.closeCode}]` : ""),
+          { cause },
+        );
+        Object.assign(this, fields, { name: "BidiwayError", status, method });
+      }
+    }
+  )
+);
 
 /**
  * A failure made by this client, as an error.

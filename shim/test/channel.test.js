@@ -305,7 +305,7 @@ test("close() while connecting leaves nothing behind", async (t) => {
   await settle();
   await channel[Symbol.asyncDispose]();
   assert.equal((await call.status).code, Code.CANCELLED);
-  assert.deepEqual(proxy.last.closed, { code: 1000, reason: "" });
+  assert.equal(proxy.last.closed.code, 1000);
   proxy.last.accept();
   proxy.last.close(1006);
   await settle();
