@@ -51,7 +51,7 @@ import { BidiwayError, clientError, clientStatus } from "./status.js";
  * @property {(session: Session, id: number) => Fields} attach
  *   makes it a stream of the session; the fields of its Open frame
  * @property {() => boolean} rewind makes it ready for another session, if nothing that was sent has been forgotten
- * @property {() => Fields | undefined} push its next frame, if there is one and credit allows it
+ * @property {(session: Session) => boolean | void} push sends the next frame, if there is one and credit allows it
  * @property {(frame: ReturnType<typeof read>) => void} handle a frame of its stream
  */
 
@@ -137,6 +137,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
     expiry();
     signal?.removeEventListener("abort", abort);
     session?.release(inner, id);
+    session = undefined;
     for (const { reject } of queue.splice(0)) reject(over());
     setHeaders([]);
     setStatus(status);
@@ -229,16 +230,16 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
       if (fresh) session = undefined;
       return fresh;
     },
-    push() {
+    push({ credit, send }) {
       const message = queue[next];
       if (!message) {
-        if (!halfClosed || finished) return;
-        finished = true;
-        return [STREAM, id, HALF_CLOSE, []];
+        if (halfClosed && !finished) send(STREAM, id, HALF_CLOSE, []);
+        finished = halfClosed;
+        return;
       }
       const { bytes, resolve } = message;
       const rest = bytes.length - offset;
-      const size = Math.min(rest, MAX_PIECE, /** @type {Session} */ (session).credit + granted - spent - FRAME_OVERHEAD);
+      const size = Math.min(rest, MAX_PIECE, credit + granted - spent - FRAME_OVERHEAD);
       if (size < Math.min(rest, MIN_PIECE)) return;
       const data = bytes.subarray(offset, (offset += size));
       spent += size + FRAME_OVERHEAD;
@@ -249,7 +250,8 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
         if (!fresh || spent > INITIAL_CREDIT) forget();
         resolve();
       }
-      return [STREAM, id, REMAINING, rest - size, LAST, +finished, DATA, data];
+      send(STREAM, id, REMAINING, rest - size, LAST, +finished, DATA, data);
+      return true;
     },
     handle({ [REMAINING]: remaining, [DATA]: data, [HEADERS]: headers, [TRAILERS]: trailers, [CREDIT]: credit }) {
       forget();

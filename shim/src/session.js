@@ -76,16 +76,22 @@ export function createSession(window, freed, left) {
     lastSent = lastId;
   };
 
+  /** Everything that is ready by the end of the running task leaves in one packet. */
+  const schedule = () => {
+    if (!scheduled) queueMicrotask(flush);
+    scheduled = true;
+  };
+
   /** @param {Fields} frame */
-  const add = (frame) => {
+  const send = (...frame) => {
     const bytes = write([FRAME, frame]);
     packet.push(bytes);
     packetSize += bytes.length;
     if (packetSize >= PACKET_TARGET) sendPacket();
+    schedule();
   };
 
   const flush = () => {
-    scheduled = false;
     drain();
     if (closed) return;
     // A set yields what is added to it on the way: the streams take turns, one piece each.
@@ -95,18 +101,10 @@ export function createSession(window, freed, left) {
         break;
       }
       ready.delete(call);
-      const frame = call.push();
-      if (!frame) continue;
-      add(frame);
-      ready.add(call);
+      if (call.push(session)) ready.add(call);
     }
     sendPacket();
-  };
-
-  /** Everything that is ready by the end of the running task leaves in one packet. */
-  const schedule = () => {
-    if (!scheduled) queueMicrotask(flush);
-    scheduled = true;
+    scheduled = false;
   };
 
   /** A call has ended. */
@@ -155,7 +153,7 @@ export function createSession(window, freed, left) {
 
   const probe = () => {
     if (!pingIntervalMs || Date.now() - heardAt < pingIntervalMs) return;
-    session.send(PING, 1);
+    send(PING, 1);
     silence(PROBE_MS, () => session.close(clientError(UNAVAILABLE, "nothing was heard of the proxy"), CLOSE_CODES + UNAVAILABLE));
   };
 
@@ -163,7 +161,7 @@ export function createSession(window, freed, left) {
     if (!resumable) return;
     acked = received;
     unackedBytes = 0;
-    session.send(ACK, received);
+    send(ACK, received);
   };
 
   /** @param {Uint8Array} bytes */
@@ -193,7 +191,7 @@ export function createSession(window, freed, left) {
       listen();
       freed();
     } else if (ping) {
-      session.send(PONG, ping);
+      send(PONG, ping);
       ack();
     } else if (goAway) {
       const { 0x08: last, 0x10: code, 0x1a: message, 0x20: delayMs } = read(goAway);
@@ -217,7 +215,7 @@ export function createSession(window, freed, left) {
       carrier = socket;
       carrier.onopen = () => {
         maxStreams = INITIAL_STREAMS;
-        session.send(HELLO, [0x0a, new Uint8Array([VERSION]), ...metadataFields(0x22, metadata), 0x28, window, 0x32, AGENT]);
+        send(HELLO, [0x0a, new Uint8Array([VERSION]), ...metadataFields(0x22, metadata), 0x28, window, 0x32, AGENT]);
         freed();
       };
       carrier.onmessage = ({ data }) => {
@@ -252,20 +250,17 @@ export function createSession(window, freed, left) {
     open(call) {
       if (calls.size >= maxStreams) return false;
       calls.set(++lastId, call);
-      session.send(STREAM, lastId, OPEN, call.attach(session, lastId));
+      send(STREAM, lastId, OPEN, call.attach(session, lastId));
       return true;
     },
-    send(...frame) {
-      add(frame);
-      schedule();
-    },
+    send,
     wake(call) {
       ready.add(call);
       schedule();
     },
     release(call, id) {
       ready.delete(call);
-      if (calls.delete(id)) session.send(STREAM, id, CANCEL, []);
+      if (calls.delete(id)) send(STREAM, id, CANCEL, []);
       settle();
     },
     close(error = clientError(UNAVAILABLE, "not needed any more"), closeCode = 1000) {
