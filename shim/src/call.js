@@ -76,21 +76,23 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
   /** @type {(status: Status) => void} */
   let setStatus;
 
-  // Sending. Messages before `next` are on the wire already, and kept while the call is fresh: the proxy may still say
-  // that it has not looked at it. Then all of it is sent again on another session.
+  // Sending. What is on the wire is kept while the proxy may still say that it has not looked at the call: then all of it
+  // is sent again on another session.
   /** @type {InnerCall["queue"]} */
   const queue = [];
-  let next = 0;
+  /** @type {InnerCall["queue"] | undefined} */
+  let kept = [];
   let offset = 0;
   let spent = 0;
   let granted = 0;
-  let fresh = true;
   let halfClosed = false;
   let finished = false;
 
-  // Receiving. Of the messages that were not read, the last may be incomplete.
-  /** @type {{ pieces: Uint8Array[], missing: number, cost: number }[]} */
+  // Receiving.
+  /** @type {[piece: Uint8Array, remaining: number][]} */
   let incoming = [];
+  /** What is still to come of the last message. */
+  let missing = 0;
   let allowance = 0;
   let consumed = 0;
   /** @type {(() => void) | undefined} */
@@ -101,38 +103,35 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
     status?.code ? new BidiwayError(status, method) : clientError(FAILED_PRECONDITION, "the call has ended");
 
   const messages = (async function* () {
-    for (;;) {
-      const message = incoming[0];
-      if (message) {
-        // Somebody waits for it: what has come of it counts as consumed, even when it is not complete.
-        consumed += message.cost;
-        message.cost = 0;
+    for (let pieces = []; ; ) {
+      const next = incoming.shift();
+      if (next) {
+        // Somebody waits for the message: its pieces count as consumed, even when it is not complete.
+        const [piece, remaining] = next;
+        consumed += piece.length + FRAME_OVERHEAD;
         // Credit goes back to the sender in halves of the window.
         if (session && consumed * 2 >= session.window) {
           allowance += consumed;
           session.send(STREAM, id, CREDIT, consumed);
           consumed = 0;
         }
-        if (!message.missing) {
-          incoming.shift();
-          yield message.pieces[1] ? join(message.pieces) : message.pieces[0];
-          continue;
-        }
+        pieces.push(piece);
+        if (remaining) continue;
+        yield pieces[1] ? join(pieces) : piece;
+        pieces = [];
       } else if (status) {
         if (status.code) throw over();
         return;
+      } else {
+        await new Promise((resolve) => (wakeReader = /** @type {() => void} */ (resolve)));
       }
-      await new Promise((resolve) => (wakeReader = /** @type {() => void} */ (resolve)));
     }
   })();
 
   /** @param {Status} how */
   const end = (how) => {
     if (status) return;
-    if (incoming.at(-1)?.missing) {
-      incoming.pop();
-      if (!how.code) how = clientStatus(INTERNAL, "OK in the middle of a message", { maybeProcessed: true });
-    }
+    if (missing && !how.code) how = clientStatus(INTERNAL, "OK in the middle of a message", { maybeProcessed: true });
     status = { maybeProcessed: !!session, ...how };
     expiry();
     signal?.removeEventListener("abort", abort);
@@ -160,13 +159,6 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
   const cancel = async (/** @type {unknown} */ reason) => {
     giveUp(CANCELLED, "the call was cancelled", reason);
     return { value: undefined, done: true };
-  };
-
-  /** Lets go of messages that will not be sent again. */
-  const forget = () => {
-    fresh = false;
-    queue.splice(0, next);
-    next = 0;
   };
 
   /** @type {Call} */
@@ -215,7 +207,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
     attach(to, number) {
       session = to;
       id = number;
-      next = offset = spent = granted = consumed = 0;
+      offset = spent = granted = consumed = 0;
       finished = false;
       allowance = session.window;
       session.wake(inner);
@@ -227,11 +219,13 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
       ];
     },
     rewind() {
-      if (fresh) session = undefined;
-      return fresh;
+      if (!kept) return false;
+      queue.unshift(...kept.splice(0));
+      session = undefined;
+      return true;
     },
     push({ credit, send }) {
-      const message = queue[next];
+      const message = queue[0];
       if (!message) {
         if (halfClosed && !finished) send(STREAM, id, HALF_CLOSE, []);
         finished = halfClosed;
@@ -245,29 +239,26 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
       spent += size + FRAME_OVERHEAD;
       if (size === rest) {
         offset = 0;
-        next++;
-        finished = halfClosed && !queue[next];
-        if (!fresh || spent > INITIAL_CREDIT) forget();
+        queue.shift();
+        kept?.push(message);
+        if (spent > INITIAL_CREDIT) kept = undefined;
+        finished = halfClosed && !queue[0];
         resolve();
       }
       send(STREAM, id, REMAINING, rest - size, LAST, +finished, DATA, data);
       return true;
     },
     handle({ [REMAINING]: remaining, [DATA]: data, [HEADERS]: headers, [TRAILERS]: trailers, [CREDIT]: credit }) {
-      forget();
+      kept = undefined;
       if (data) {
-        const cost = data.length + FRAME_OVERHEAD;
-        const left = number(remaining);
-        let message = incoming.at(-1);
         // Headers come before data, or not at all.
         setHeaders([]);
-        allowance -= cost;
+        allowance -= data.length + FRAME_OVERHEAD;
         if (allowance < 0) throw new RangeError("data_beyond_credit");
-        if (!message?.missing) incoming.push((message = { pieces: [], missing: data.length + left, cost: 0 }));
-        if (message.missing !== data.length + left) throw new RangeError("wrong_remaining");
-        message.pieces.push(data);
-        message.missing = left;
-        message.cost += cost;
+        const left = number(remaining);
+        if (missing && missing !== data.length + left) throw new RangeError("wrong_remaining");
+        missing = left;
+        incoming.push([data, left]);
         wakeReader?.();
       } else if (credit) {
         granted += number(credit);
@@ -278,6 +269,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
         const { 0x08: code, 0x12: message, 0x1a: details = new Uint8Array() } = read(trailers);
         const metadata = readMetadata(trailers, 0x22);
         const { "bidiway-origin": proxy, "bidiway-unprocessed": refused } = Object.fromEntries(metadata);
+        session?.calls.delete(id);
         end({
           code: number(code),
           message: text(message),

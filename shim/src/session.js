@@ -3,7 +3,7 @@
 import { join, metadataFields, number, read, text, write } from "./frame.js";
 import { timer } from "./promise.js";
 import {
-  ACK, ACK_BYTES, ACK_FRAMES, CANCEL, CLOSE_CODES, DRAIN_POLL_MS, FRAME, GO_AWAY, HEALTHY_MS, HELLO, INITIAL_CREDIT, INITIAL_STREAMS, INTERNAL, INVALID_ARGUMENT, MAX_BUFFERED, OPEN, PACKET_TARGET, PING, PONG, PROBE_MS, STREAM, TRAILERS, UNAUTHENTICATED, UNAVAILABLE, UNKNOWN, VERSION, WELCOME,
+  ACK, ACK_BYTES, ACK_FRAMES, CANCEL, CLOSE_CODES, DRAIN_POLL_MS, FRAME, GO_AWAY, HEALTHY_MS, HELLO, INITIAL_CREDIT, INITIAL_STREAMS, INTERNAL, INVALID_ARGUMENT, MAX_BUFFERED, OPEN, PACKET_TARGET, PING, PONG, PROBE_MS, STREAM, UNAUTHENTICATED, UNAVAILABLE, UNKNOWN, VERSION, WELCOME,
 } from "./protocol.js";
 import { clientError, clientStatus } from "./status.js";
 
@@ -173,11 +173,8 @@ export function createSession(window, freed, left) {
     if (id) {
       received++;
       if (id > lastId) throw new RangeError("stream_unknown");
-      const call = calls.get(id);
       // Frames for a stream that has just been given up are normal.
-      if (!call) return;
-      if (frame[TRAILERS]) calls.delete(id);
-      call.handle(frame);
+      calls.get(id)?.handle(frame);
     } else if (welcome) {
       const { 0x08: version, 0x1a: token, 0x32: limits, 0x38: interval } = read(welcome);
       const { 0x10: max, 0x18: credit } = read(limits);
