@@ -7,7 +7,7 @@ import {
   CANCELLED, CREDIT, DATA, DEADLINE_EXCEEDED, FAILED_PRECONDITION, FRAME_OVERHEAD, HALF_CLOSE, HEADERS, INITIAL_CREDIT,
   INTERNAL, INVALID_ARGUMENT, LAST, MAX_PIECE, MIN_PIECE, REMAINING, RESOURCE_EXHAUSTED, STREAM, TRAILERS,
 } from "./protocol.js";
-import { BidiwayError, clientError, clientStatus } from "./status.js";
+import { BidiwayError, clientError } from "./status.js";
 
 /** @typedef {import("./channel.js").CallOptions} CallOptions */
 /** @typedef {import("./frame.js").Fields} Fields */
@@ -47,7 +47,7 @@ import { BidiwayError, clientError, clientStatus } from "./status.js";
  * @property {{ bytes: Uint8Array, resolve: (value: void) => void, reject: (reason: unknown) => void }[]} queue
  *   messages that were not sent, or may have to be sent again
  * @property {() => void} start
- * @property {(status: Status) => void} end ends the call, once; later ends are ignored
+ * @property {(error: { status: Status }) => void} end ends the call, once; later ends are ignored
  * @property {(session: Session, id: number) => Fields} attach
  *   makes it a stream of the session; the fields of its Open frame
  * @property {() => boolean} rewind makes it ready for another session, if nothing that was sent has been forgotten
@@ -128,10 +128,10 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
     }
   })();
 
-  /** @param {Status} how */
-  const end = (how) => {
+  /** @type {InnerCall["end"]} */
+  const end = ({ status: how }) => {
     if (status) return;
-    if (missing && !how.code) how = clientStatus(INTERNAL, "OK in the middle of a message", { maybeProcessed: true });
+    if (missing && !how.code) ({ status: how } = clientError(INTERNAL, "OK in the middle of a message", { maybeProcessed: true }));
     status = { maybeProcessed: !!session, ...how };
     expiry();
     signal?.removeEventListener("abort", abort);
@@ -152,7 +152,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
    */
   const giveUp = (code, message, cause) => {
     if (!status) incoming = [];
-    end(clientStatus(code, message, { cause }));
+    end(clientError(code, message, { cause }));
   };
   const abort = () => giveUp(CANCELLED, "the call was aborted", signal?.reason);
   const expire = () => giveUp(DEADLINE_EXCEEDED, `the deadline of ${timeoutMs} ms has passed`);
@@ -170,7 +170,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
         new Promise((resolve, reject) => {
           if (!(bytes instanceof Uint8Array)) throw new TypeError("send() takes a Uint8Array");
           if (halfClosed) throw clientError(FAILED_PRECONDITION, "send() after halfClose()");
-          if (!session && overflows(bytes.length)) end(clientStatus(RESOURCE_EXHAUSTED, "too many bytes wait for a connection"));
+          if (!session && overflows(bytes.length)) end(clientError(RESOURCE_EXHAUSTED, "too many bytes wait for a connection"));
           if (status) throw over();
           queue.push({ bytes, resolve, reject });
           session?.wake(inner);
@@ -198,7 +198,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
         if (!/^\/[^/]+\/[^/]+$/.test(method)) throw new TypeError(`method ${method}: must look like "/package.Service/Method"`);
         entries = toMetadata(metadata);
       } catch (cause) {
-        end(clientStatus(INVALID_ARGUMENT, /** @type {Error} */ (cause).message, { cause }));
+        end(clientError(INVALID_ARGUMENT, /** @type {Error} */ (cause).message, { cause }));
       }
       if (signal?.aborted) abort();
       if (!(timeoutMs > 0)) expire();
@@ -271,12 +271,14 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
         const { "bidiway-origin": proxy, "bidiway-unprocessed": refused } = Object.fromEntries(metadata);
         session?.calls.delete(id);
         end({
-          code: number(code),
-          message: text(message),
-          details,
-          metadata,
-          origin: proxy ? "proxy" : "upstream",
-          maybeProcessed: refused ? false : undefined,
+          status: {
+            code: number(code),
+            message: text(message),
+            details,
+            metadata,
+            origin: proxy ? "proxy" : "upstream",
+            maybeProcessed: refused ? false : undefined,
+          },
         });
       } else {
         throw new RangeError("malformed");

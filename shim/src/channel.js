@@ -8,13 +8,12 @@ import {
   RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED,
 } from "./protocol.js";
 import { createSession } from "./session.js";
-import { BidiwayError, clientError, clientStatus } from "./status.js";
+import { BidiwayError, clientError } from "./status.js";
 import { openWebSocket } from "./websocket.js";
 
 /** @typedef {import("./call.js").Call} Call */
 /** @typedef {import("./call.js").InnerCall} InnerCall */
 /** @typedef {import("./metadata.js").MetadataInit} MetadataInit */
-/** @typedef {import("./status.js").Status} Status */
 /** @typedef {"idle" | "connecting" | "ready" | "reconnecting" | "draining" | "closed" | "failed"} ChannelState */
 /** @typedef {{ queue: [], resolve: (value: void) => void, end: InnerCall["end"] }} Waiter a pending `connect()` */
 /** @typedef {(state: ChannelState, reason?: BidiwayError) => void} StateListener */
@@ -128,11 +127,11 @@ export function createChannel({
 
   /**
    * Ends what waits for a connection.
-   * @param {Status} status
+   * @param {BidiwayError} error
    * @param {number} [since] only what waits since then or longer
    */
-  const abandon = (status, since = Infinity) => {
-    for (const [waiter, start] of waiting) if (start <= since) waiter.end(status);
+  const abandon = (error, since = Infinity) => {
+    for (const [waiter, start] of waiting) if (start <= since) waiter.end(error);
   };
 
   /** Connects, when it is time. */
@@ -215,13 +214,13 @@ export function createChannel({
     lastError = error;
     const refresh = error.code === UNAUTHENTICATED && typeof metadata === "function" && !refreshed;
     if (FATAL.includes(error.code) && !refresh) {
-      abandon(error.status);
+      abandon(error);
       setState("failed", error);
       return;
     }
     refreshed ||= refresh;
     const now = Date.now();
-    abandon(error.status, now - connectTimeoutMs);
+    abandon(error, now - connectTimeoutMs);
     // The first attempt follows at once, unless the proxy has said to stay away.
     if (!refresh && (attempts || (error.closeCode ?? 0) >= 1012)) {
       // A call that comes later keeps the distance, too.
@@ -247,7 +246,7 @@ export function createChannel({
     session = undefined;
     lastError = clientError(CANCELLED, "the channel was closed");
     for (const session of sessions) session.close(lastError);
-    abandon(lastError.status);
+    abandon(lastError);
   };
 
   /** @param {"addEventListener" | "removeEventListener"} verb */
@@ -277,9 +276,9 @@ export function createChannel({
       );
       waiting.set(call, Date.now());
       call.start();
-      if (lastError && (state === "closed" || state === "failed")) call.end(lastError.status);
+      if (lastError && (state === "closed" || state === "failed")) call.end(lastError);
       admit();
-      if (waiting.size > maxQueuedCalls) call.end(clientStatus(RESOURCE_EXHAUSTED, "too many calls wait for a connection"));
+      if (waiting.size > maxQueuedCalls) call.end(clientError(RESOURCE_EXHAUSTED, "too many calls wait for a connection"));
       return call.call;
     },
     connect: () =>
@@ -290,9 +289,9 @@ export function createChannel({
           const waiter = {
             queue: [],
             resolve,
-            end(status) {
+            end(error) {
               waiting.delete(waiter);
-              reject(new BidiwayError(status));
+              reject(error);
             },
           };
           waiting.set(waiter, Date.now());

@@ -5,13 +5,12 @@ import { timer } from "./promise.js";
 import {
   ACK, ACK_BYTES, ACK_FRAMES, CANCEL, CLOSE_CODES, DRAIN_POLL_MS, FRAME, GO_AWAY, HEALTHY_MS, HELLO, INITIAL_CREDIT, INITIAL_STREAMS, INTERNAL, INVALID_ARGUMENT, MAX_BUFFERED, OPEN, PACKET_TARGET, PING, PONG, PROBE_MS, STREAM, UNAUTHENTICATED, UNAVAILABLE, UNKNOWN, VERSION, WELCOME,
 } from "./protocol.js";
-import { clientError, clientStatus } from "./status.js";
+import { clientError } from "./status.js";
 
 /** @typedef {import("./call.js").InnerCall} InnerCall */
 /** @typedef {import("./frame.js").Fields} Fields */
 /** @typedef {import("./metadata.js").Metadata} Metadata */
 /** @typedef {import("./status.js").BidiwayError} BidiwayError */
-/** @typedef {import("./status.js").Status} Status */
 /** @typedef {import("./websocket.js").Carrier} Carrier */
 
 const AGENT = "bidiway-js/0.1.0";
@@ -116,10 +115,10 @@ export function createSession(window, freed, left) {
   /**
    * Ends the calls that the session will not: those above `last`, which were not processed, and all when it is closed.
    * @param {number} last
-   * @param {Status} status
+   * @param {BidiwayError} error
    * @returns {InnerCall[]} calls that can be made again on another session
    */
-  const drop = (last, status) => {
+  const drop = (last, { status }) => {
     const again = [];
     maxStreams = 0;
     for (const [id, call] of calls) {
@@ -127,7 +126,7 @@ export function createSession(window, freed, left) {
       calls.delete(id);
       ready.delete(call);
       if (id > last && call.rewind()) again.push(call);
-      else call.end({ ...status, maybeProcessed: id <= last });
+      else call.end({ status: { ...status, maybeProcessed: id <= last } });
     }
     return again;
   };
@@ -140,7 +139,7 @@ export function createSession(window, freed, left) {
     if (closed) return;
     closed = true;
     silence();
-    left(0, error, calls.size, drop(last, error.status));
+    left(0, error, calls.size, drop(last, error));
   };
 
   // Receiving.
@@ -192,8 +191,8 @@ export function createSession(window, freed, left) {
       ack();
     } else if (goAway) {
       const { 0x08: last, 0x10: code, 0x1a: message, 0x20: delayMs } = read(goAway);
-      const status = clientStatus(number(code) || UNAVAILABLE, text(message) || "the proxy is going away", { origin: "proxy" });
-      const again = drop(number(last), status);
+      const error = clientError(number(code) || UNAVAILABLE, text(message) || "the proxy is going away", { origin: "proxy" });
+      const again = drop(number(last), error);
       draining = true;
       left(number(delayMs), undefined, 0, again);
       settle();

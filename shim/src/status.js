@@ -37,22 +37,6 @@ export const codeName = (code) => NAMES[code] ?? `CODE_${code}`;
  */
 
 /**
- * A status made by this client.
- * @param {number} code
- * @param {string} message
- * @param {Partial<Status>} [more]
- * @returns {Status}
- */
-export const clientStatus = (code, message, more) => ({
-  code,
-  message,
-  details: new Uint8Array(),
-  metadata: [],
-  origin: "client",
-  ...more,
-});
-
-/**
  * What an error says besides its message, which names the code and, for a call, the method.
  * @typedef {object} ErrorFields
  * @property {Status} status the whole status; its other fields stand in the error, too
@@ -81,9 +65,10 @@ export const BidiwayError = /** @type {new (status: Status, method?: string) => 
 );
 
 /**
- * A failure made by this client, as an error.
+ * A failure made by this client.
  * @param {number} code
  * @param {string} message
  * @param {Partial<Status>} [more]
  */
-export const clientError = (code, message, more) => new BidiwayError(clientStatus(code, message, more));
+export const clientError = (code, message, more) =>
+  new BidiwayError({ code, message, details: new Uint8Array(), metadata: [], origin: "client", ...more });
