@@ -5,12 +5,11 @@ import { toMetadata } from "./metadata.js";
 import { quiet, timer } from "./promise.js";
 import {
   CANCELLED, CREDIT, DATA, DEADLINE_EXCEEDED, FAILED_PRECONDITION, FRAME_OVERHEAD, HALF_CLOSE, HEADERS, INITIAL_CREDIT,
-  INTERNAL, INVALID_ARGUMENT, LAST, MAX_PIECE, MIN_PIECE, REMAINING, RESOURCE_EXHAUSTED, STREAM, TRAILERS,
+  INTERNAL, INVALID_ARGUMENT, LAST, MAX_PIECE, MIN_PIECE, OPEN, REMAINING, RESOURCE_EXHAUSTED, STREAM, TRAILERS,
 } from "./protocol.js";
 import { BidiwayError, clientError } from "./status.js";
 
 /** @typedef {import("./channel.js").CallOptions} CallOptions */
-/** @typedef {import("./frame.js").Fields} Fields */
 /** @typedef {import("./metadata.js").Metadata} Metadata */
 /** @typedef {import("./session.js").Session} Session */
 /** @typedef {import("./status.js").Status} Status */
@@ -44,13 +43,12 @@ import { BidiwayError, clientError } from "./status.js";
  * A call as the channel and its sessions see it.
  * @typedef {object} InnerCall
  * @property {Call} call
- * @property {{ bytes: Uint8Array, resolve: (value: void) => void, reject: (reason: unknown) => void }[]} queue
+ * @property {[bytes: Uint8Array, resolve: (value: void) => void, reject: (reason: unknown) => void][]} queue
  *   messages that were not sent, or may have to be sent again
  * @property {() => void} start
  * @property {(error: { status: Status }) => void} end ends the call, once; later ends are ignored
- * @property {(session: Session, id: number) => Fields} attach
- *   makes it a stream of the session; the fields of its Open frame
- * @property {() => boolean} rewind makes it ready for another session, if nothing that was sent has been forgotten
+ * @property {(session: Session) => unknown} enter makes it a stream of the session, if there is room
+ * @property {() => boolean | void} rewind makes it ready for another session, if nothing that was sent has been forgotten
  * @property {(session: Session) => boolean | void} push sends the next frame, if there is one and credit allows it
  * @property {(frame: ReturnType<typeof read>) => void} handle a frame of its stream
  */
@@ -137,7 +135,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
     signal?.removeEventListener("abort", abort);
     session?.release(inner, id);
     session = undefined;
-    for (const { reject } of queue.splice(0)) reject(over());
+    for (const [, , reject] of queue.splice(0)) reject(over());
     setHeaders([]);
     setStatus(status);
     wakeReader?.();
@@ -172,7 +170,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
           if (halfClosed) throw clientError(FAILED_PRECONDITION, "send() after halfClose()");
           if (!session && overflows(bytes.length)) end(clientError(RESOURCE_EXHAUSTED, "too many bytes wait for a connection"));
           if (status) throw over();
-          queue.push({ bytes, resolve, reject });
+          queue.push([bytes, resolve, reject]);
           session?.wake(inner);
         }),
       ),
@@ -204,25 +202,29 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
       if (!(timeoutMs > 0)) expire();
     },
     end,
-    attach(to, number) {
+    enter(to) {
+      const number = to.open(inner);
+      if (!number) return;
       session = to;
       id = number;
       offset = spent = granted = consumed = 0;
       finished = false;
-      allowance = session.window;
-      session.wake(inner);
-      return [
+      allowance = to.window;
+      to.send(STREAM, id, OPEN, [
         0x0a, method,
         ...metadataFields(0x12, entries),
         0x18, deadline < 2 ** 53 ? Math.max(1, Math.ceil(deadline - Date.now())) : 0,
         0x20, +(codec === "json"),
-      ];
+      ]);
+      to.wake(inner);
+      return true;
     },
     rewind() {
-      if (!kept) return false;
-      queue.unshift(...kept.splice(0));
-      session = undefined;
-      return true;
+      if (kept) {
+        queue.unshift(...kept.splice(0));
+        session = undefined;
+        return true;
+      }
     },
     push({ credit, send }) {
       const message = queue[0];
@@ -231,7 +233,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
         finished = halfClosed;
         return;
       }
-      const { bytes, resolve } = message;
+      const [bytes, resolve] = message;
       const rest = bytes.length - offset;
       const size = Math.min(rest, MAX_PIECE, credit + granted - spent - FRAME_OVERHEAD);
       if (size < Math.min(rest, MIN_PIECE)) return;

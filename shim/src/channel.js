@@ -15,7 +15,7 @@ import { openWebSocket } from "./websocket.js";
 /** @typedef {import("./call.js").InnerCall} InnerCall */
 /** @typedef {import("./metadata.js").MetadataInit} MetadataInit */
 /** @typedef {"idle" | "connecting" | "ready" | "reconnecting" | "draining" | "closed" | "failed"} ChannelState */
-/** @typedef {{ queue: [], resolve: (value: void) => void, end: InnerCall["end"] }} Waiter a pending `connect()` */
+/** @typedef {Pick<InnerCall, "queue" | "enter"> & { end: (error: BidiwayError) => void }} Waiter a call or a pending `connect()` */
 /** @typedef {(state: ChannelState, reason?: BidiwayError) => void} StateListener */
 
 /**
@@ -61,9 +61,6 @@ import { openWebSocket } from "./websocket.js";
  * @property {() => Promise<void>} close ends the open calls with CANCELLED, and the channel with them
  */
 
-/** Codes that do not go away by trying again. */
-const FATAL = [INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION, UNIMPLEMENTED, UNAUTHENTICATED];
-
 /**
  * A channel to a Bidiway proxy. It connects when the first call needs it.
  * @param {ChannelOptions} [options]
@@ -76,16 +73,16 @@ export function createChannel({
   connectTimeoutMs = 10_000,
   idleTimeoutMs = 60_000,
   maxQueuedCalls = 1000,
-  maxQueuedBytes = 16 * 1024 * 1024,
+  maxQueuedBytes = 2 ** 24,
   backoff: { baseMs = 250, maxMs = 20_000 } = {},
-  streamCredit = 256 * 1024,
+  streamCredit = 2 ** 18,
 } = {}) {
   const { document } = globalThis;
   /** @type {ChannelState} */
   let state = "idle";
   /** @type {Set<StateListener>} */
   const listeners = new Set();
-  /** @type {Map<any, number>} calls without a session and pending `connect()` calls, in order, and since when */
+  /** @type {Map<Waiter, number>} calls without a session and pending `connect()` calls, in order, and since when */
   let waiting = new Map();
   /** @type {Set<import("./session.js").Session>} those that live: one takes new calls, the others run out */
   const sessions = new Set();
@@ -93,7 +90,7 @@ export function createChannel({
   let session;
   /** For what comes next: an attempt to connect, its timeout, or the end of an idle connection. */
   const next = timer();
-  /** Whether an attempt to connect is put off. */
+  /** Whether an attempt to connect is put off; for good when the channel is closed. */
   let delayed = false;
   /** Failed attempts since the last healthy session. */
   let attempts = 0;
@@ -108,7 +105,7 @@ export function createChannel({
    * @param {BidiwayError} [reason]
    */
   const setState = (to, reason) => {
-    if (to === state || state === "closed") return;
+    if (to === state) return;
     state = to;
     // A listener that throws must not harm what runs here.
     for (const listener of listeners) queueMicrotask(() => listener(to, reason));
@@ -116,27 +113,22 @@ export function createChannel({
 
   /** Gives waiting calls to the session, or gets one. */
   const admit = () => {
-    for (const waiter of waiting.keys()) {
-      if (session && (waiter.resolve ? session.healthyAt : session.open(waiter))) {
-        waiting.delete(waiter);
-        waiter.resolve?.();
-      }
-    }
+    for (const waiter of waiting.keys()) if (session && waiter.enter(session)) waiting.delete(waiter);
     if (waiting.size) dial();
   };
 
   /**
    * Ends what waits for a connection.
    * @param {BidiwayError} error
-   * @param {number} [since] only what waits since then or longer
+   * @param {number} since only what waits since then or longer
    */
-  const abandon = (error, since = Infinity) => {
+  const abandon = (error, since) => {
     for (const [waiter, start] of waiting) if (start <= since) waiter.end(error);
   };
 
   /** Connects, when it is time. */
   const dial = () => {
-    if (session || delayed || state === "closed") return;
+    if (session || delayed) return;
     setState(attempts ? "reconnecting" : "connecting", lastError);
     const delayMs = notBefore - Date.now();
     delayed = delayMs > 0;
@@ -180,13 +172,12 @@ export function createChannel({
       mine.close(clientError(UNAVAILABLE, `no connection within ${connectTimeoutMs} ms`), CLOSE_CODES + DEADLINE_EXCEEDED),
     );
     try {
-      const target = await ask(url);
-      const entries = await ask(metadata, lastError);
+      const target = await (typeof url === "function" ? url() : url);
+      const entries = await (typeof metadata === "function" ? metadata(lastError) : metadata);
       if (mine !== session) return;
       code = INVALID_ARGUMENT;
       if (!WebSocket) throw new TypeError("no WebSocket here: hand one in with createChannel({ WebSocket })");
-      const defaults = toMetadata(entries);
-      mine.start(openWebSocket(target, WebSocket), defaults);
+      mine.start(toMetadata(entries), openWebSocket(target, WebSocket));
     } catch (cause) {
       mine.close(cause instanceof BidiwayError ? cause : clientError(code, `${cause}`, { cause }));
     }
@@ -213,16 +204,15 @@ export function createChannel({
   const lost = (error, carried) => {
     lastError = error;
     const refresh = error.code === UNAUTHENTICATED && typeof metadata === "function" && !refreshed;
-    if (FATAL.includes(error.code) && !refresh) {
-      abandon(error);
-      setState("failed", error);
-      return;
-    }
     refreshed ||= refresh;
+    // Codes that do not go away by trying again.
+    const fatal =
+      [INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION, UNIMPLEMENTED, UNAUTHENTICATED].includes(error.code) && !refresh;
     const now = Date.now();
-    abandon(error, now - connectTimeoutMs);
+    abandon(error, fatal ? now : now - connectTimeoutMs);
+    if (fatal) return setState("failed", error);
     // The first attempt follows at once, unless the proxy has said to stay away.
-    if (!refresh && (attempts || (error.closeCode ?? 0) >= 1012)) {
+    if (!refresh && (attempts || /** @type {number} */ (error.closeCode) >= 1012)) {
       // A call that comes later keeps the distance, too.
       notBefore = Math.max(notBefore, now + Math.random() * Math.min(maxMs, baseMs * 2 ** (attempts && attempts - 1)));
     }
@@ -243,10 +233,11 @@ export function createChannel({
     setState("closed");
     listen("removeEventListener");
     next();
+    delayed = true;
     session = undefined;
     lastError = clientError(CANCELLED, "the channel was closed");
     for (const session of sessions) session.close(lastError);
-    abandon(lastError);
+    abandon(lastError, Infinity);
   };
 
   /** @param {"addEventListener" | "removeEventListener"} verb */
@@ -269,14 +260,14 @@ export function createChannel({
       const call = createCall(
         options,
         (bytes) => {
-          for (const { queue } of waiting.keys()) for (const message of queue) bytes += message.bytes.length;
+          for (const { queue } of waiting.keys()) for (const message of queue) bytes += message[0].length;
           return bytes > maxQueuedBytes;
         },
         (call) => waiting.delete(call),
       );
       waiting.set(call, Date.now());
       call.start();
-      if (lastError && (state === "closed" || state === "failed")) call.end(lastError);
+      if (state === "closed" || state === "failed") call.end(/** @type {BidiwayError} */ (lastError));
       admit();
       if (waiting.size > maxQueuedCalls) call.end(clientError(RESOURCE_EXHAUSTED, "too many calls wait for a connection"));
       return call.call;
@@ -288,7 +279,7 @@ export function createChannel({
           /** @type {Waiter} */
           const waiter = {
             queue: [],
-            resolve,
+            enter: ({ healthyAt }) => healthyAt && !(/** @type {any} */ (resolve)()),
             end(error) {
               waiting.delete(waiter);
               reject(error);
@@ -302,12 +293,3 @@ export function createChannel({
     [Symbol.asyncDispose]: close,
   };
 }
-
-/**
- * @template T
- * @param {T | ((lastError?: BidiwayError) => T | Promise<T>)} source
- * @param {BidiwayError} [lastError]
- * @returns {T | Promise<T>}
- */
-const ask = (source, lastError) =>
-  typeof source === "function" ? /** @type {Function} */ (source)(lastError) : source;

@@ -69,29 +69,26 @@ export const metadataFields = (tag, metadata) =>
   metadata.flatMap(([name, value]) => [tag, [0x0a, name, typeof value === "string" ? 0x12 : 0x1a, value]]);
 
 /**
+ * @param {number} value
+ * @returns {number[]}
+ */
+const varint = (value) => (value > 127 ? [(value % 128) | 128, ...varint(Math.floor(value / 128))] : [value]);
+
+/**
  * @param {Fields} fields those that are `undefined` or 0 are left out
  * @returns {Uint8Array}
  */
-export function write(fields) {
-  /** @type {ArrayLike<number>[]} */
-  const parts = [];
-  const varint = (/** @type {number} */ value) => {
-    const bytes = [];
-    for (; value > 127; value = Math.floor(value / 128)) bytes.push((value % 128) | 128);
-    parts.push([...bytes, value]);
-  };
-  fields.forEach((value, i) => {
-    const tag = /** @type {number} */ (fields[i - 1]);
-    if (!(i % 2) || (!value && value !== "")) return;
-    varint(tag);
-    if (typeof value === "number") return varint(value);
-    const bytes = typeof value === "string" ? textEncoder.encode(value) : Array.isArray(value) ? write(value) : value;
-    // Without a length it is a varint as it stands on the wire.
-    if (tag % 8) varint(bytes.length);
-    parts.push(bytes);
-  });
-  return join(parts);
-}
+export const write = (fields) =>
+  join(
+    fields.flatMap((value, i) => {
+      const tag = /** @type {number} */ (fields[i - 1]);
+      if (!(i % 2) || (!value && value !== "")) return [];
+      if (typeof value === "number") return [varint(tag), varint(value)];
+      const bytes = typeof value === "string" ? textEncoder.encode(value) : Array.isArray(value) ? write(value) : value;
+      // Without a length it is a varint as it stands on the wire.
+      return [varint(tag), tag % 8 ? varint(bytes.length) : [], bytes];
+    }),
+  );
 
 /** @param {ArrayLike<number>[]} parts */
 export function join(parts) {

@@ -25,7 +25,7 @@ export function toMetadata(init) {
   /** @type {Metadata} */
   const entries = [];
   const pairs = /** @type {Iterable<[string, any]>} */ (
-    init && Symbol.iterator in init ? init : Object.entries(init ?? {})
+    Symbol.iterator in (init ??= {}) ? init : Object.entries(init)
   );
   for (const [key, values] of pairs) {
     const name = key.toLowerCase();

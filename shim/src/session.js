@@ -3,7 +3,7 @@
 import { join, metadataFields, number, read, text, write } from "./frame.js";
 import { timer } from "./promise.js";
 import {
-  ACK, ACK_BYTES, ACK_FRAMES, CANCEL, CLOSE_CODES, DRAIN_POLL_MS, FRAME, GO_AWAY, HEALTHY_MS, HELLO, INITIAL_CREDIT, INITIAL_STREAMS, INTERNAL, INVALID_ARGUMENT, MAX_BUFFERED, OPEN, PACKET_TARGET, PING, PONG, PROBE_MS, STREAM, UNAUTHENTICATED, UNAVAILABLE, UNKNOWN, VERSION, WELCOME,
+  ACK, ACK_BYTES, ACK_FRAMES, CANCEL, CLOSE_CODES, DRAIN_POLL_MS, FRAME, GO_AWAY, HEALTHY_MS, HELLO, INITIAL_CREDIT, INITIAL_STREAMS, INTERNAL, INVALID_ARGUMENT, MAX_BUFFERED, PACKET_TARGET, PING, PONG, PROBE_MS, STREAM, UNAUTHENTICATED, UNAVAILABLE, UNKNOWN, VERSION, WELCOME,
 } from "./protocol.js";
 import { clientError } from "./status.js";
 
@@ -21,8 +21,8 @@ const AGENT = "bidiway-js/0.1.0";
  * @property {number} healthyAt when the failures before it are forgiven; NaN before Welcome
  * @property {number} credit what each stream may send to the proxy
  * @property {number} window what the proxy may send on each stream
- * @property {(carrier: Carrier, metadata: Metadata) => void} start
- * @property {(call: InnerCall) => boolean} open makes a stream of a call, if there is room
+ * @property {(metadata: Metadata, carrier: Carrier) => void} start with the default metadata of its calls
+ * @property {(call: InnerCall) => number | false} open the number of a new stream, if there is room
  * @property {(...frame: Fields) => void} send a frame that waits for nothing
  * @property {(call: InnerCall) => void} wake the call may have something to send
  * @property {(call: InnerCall, id: number) => void} release the call has ended
@@ -52,7 +52,7 @@ export function createSession(window, freed, left) {
   let draining = false;
   /** None before there is a carrier. */
   let maxStreams = 0;
-  let pingIntervalMs = 0;
+  let pingIntervalMs = Infinity;
   let resumable = false;
   let lastId = 0;
   /** The last stream whose Open was handed to the carrier. */
@@ -151,7 +151,7 @@ export function createSession(window, freed, left) {
   };
 
   const probe = () => {
-    if (!pingIntervalMs || Date.now() - heardAt < pingIntervalMs) return;
+    if (Date.now() - heardAt < pingIntervalMs) return;
     send(PING, 1);
     silence(PROBE_MS, () => session.close(clientError(UNAVAILABLE, "nothing was heard of the proxy"), CLOSE_CODES + UNAVAILABLE));
   };
@@ -168,7 +168,7 @@ export function createSession(window, freed, left) {
     const frame = read(bytes);
     const { [STREAM]: stream, [PING]: ping, [WELCOME]: welcome, [GO_AWAY]: goAway } = frame;
     const id = number(stream);
-    if (!session.healthyAt !== !!welcome) throw new RangeError(welcome ? "welcome_twice" : "first_not_welcome");
+    if (!session.healthyAt !== !!welcome) throw new RangeError("first_not_welcome");
     if (id) {
       received++;
       if (id > lastId) throw new RangeError("stream_unknown");
@@ -182,8 +182,8 @@ export function createSession(window, freed, left) {
       maxStreams = number(max) || Infinity;
       session.credit = Math.max(INITIAL_CREDIT, number(credit));
       resumable = !!token?.length;
-      pingIntervalMs = number(interval);
-      for (const call of calls.values()) session.wake(call);
+      pingIntervalMs = number(interval) || Infinity;
+      calls.forEach(session.wake);
       listen();
       freed();
     } else if (ping) {
@@ -207,7 +207,7 @@ export function createSession(window, freed, left) {
     healthyAt: NaN,
     credit: INITIAL_CREDIT,
     window,
-    start(socket, metadata) {
+    start(metadata, socket) {
       carrier = socket;
       carrier.onopen = () => {
         maxStreams = INITIAL_STREAMS;
@@ -234,7 +234,7 @@ export function createSession(window, freed, left) {
         const code = closeCode - CLOSE_CODES;
         end(
           clientError(
-            code < 0 ? UNAVAILABLE : code > 0 && code <= UNAUTHENTICATED ? code : UNKNOWN,
+            code < 0 ? UNAVAILABLE : code > UNAUTHENTICATED ? UNKNOWN : code || UNKNOWN,
             reason || "the connection was lost",
             { origin: code < 0 ? "client" : "proxy", closeCode },
           ),
@@ -244,10 +244,7 @@ export function createSession(window, freed, left) {
       };
     },
     open(call) {
-      if (calls.size >= maxStreams) return false;
-      calls.set(++lastId, call);
-      send(STREAM, lastId, OPEN, call.attach(session, lastId));
-      return true;
+      return calls.size < maxStreams && calls.set(++lastId, call) && lastId;
     },
     send,
     wake(call) {
