@@ -4,8 +4,8 @@ import { join, metadataFields, number, read, readMetadata, text } from "./frame.
 import { toMetadata } from "./metadata.js";
 import { quiet, timer } from "./promise.js";
 import {
-  CANCELLED, CREDIT, DATA, DEADLINE_EXCEEDED, FAILED_PRECONDITION, FRAME_OVERHEAD, HALF_CLOSE, HEADERS, INITIAL_CREDIT,
-  INTERNAL, INVALID_ARGUMENT, LAST, MAX_PIECE, MIN_PIECE, OPEN, REMAINING, RESOURCE_EXHAUSTED, STREAM, TRAILERS,
+  CANCELLED, CREDIT, DATA, DEADLINE_EXCEEDED, FAILED_PRECONDITION, FRAME_OVERHEAD, HALF_CLOSE, INITIAL_CREDIT,
+  INTERNAL, INVALID_ARGUMENT, LAST, MAX_PIECE, MIN_PIECE, OPEN, REMAINING, RESOURCE_EXHAUSTED, STREAM,
 } from "./protocol.js";
 import { BidiwayError, clientError } from "./status.js";
 
@@ -96,9 +96,9 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
   /** @type {(() => void) | undefined} */
   let wakeReader;
 
-  /** The error for what came too late. */
+  /** The error for what comes too late. */
   const over = () =>
-    status?.code ? new BidiwayError(status, method) : clientError(FAILED_PRECONDITION, "the call has ended");
+    status?.code ? new BidiwayError(status, method) : clientError(FAILED_PRECONDITION, "send() after halfClose() or the end");
 
   const messages = (async function* () {
     for (let pieces = []; ; ) {
@@ -129,7 +129,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
   /** @type {InnerCall["end"]} */
   const end = ({ status: how }) => {
     if (status) return;
-    if (missing && !how.code) ({ status: how } = clientError(INTERNAL, "OK in the middle of a message", { maybeProcessed: true }));
+    if (missing && !how.code) ({ status: how } = clientError(INTERNAL, "OK in the middle of a message"));
     status = { maybeProcessed: !!session, ...how };
     expiry();
     signal?.removeEventListener("abort", abort);
@@ -152,12 +152,12 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
     if (!status) incoming = [];
     end(clientError(code, message, { cause }));
   };
-  const abort = () => giveUp(CANCELLED, "the call was aborted", signal?.reason);
   const expire = () => giveUp(DEADLINE_EXCEEDED, `the deadline of ${timeoutMs} ms has passed`);
   const cancel = async (/** @type {unknown} */ reason) => {
     giveUp(CANCELLED, "the call was cancelled", reason);
     return { value: undefined, done: true };
   };
+  const abort = () => void cancel(signal?.reason);
 
   /** @type {Call} */
   const call = {
@@ -167,9 +167,8 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
       quiet(
         new Promise((resolve, reject) => {
           if (!(bytes instanceof Uint8Array)) throw new TypeError("send() takes a Uint8Array");
-          if (halfClosed) throw clientError(FAILED_PRECONDITION, "send() after halfClose()");
-          if (!session && overflows(bytes.length)) end(clientError(RESOURCE_EXHAUSTED, "too many bytes wait for a connection"));
-          if (status) throw over();
+          if (!session && !halfClosed && overflows(bytes.length)) end(clientError(RESOURCE_EXHAUSTED, "too much waits for a connection"));
+          if (status || halfClosed) throw over();
           queue.push([bytes, resolve, reject]);
           session?.wake(inner);
         }),
@@ -250,7 +249,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
       send(STREAM, id, REMAINING, rest - size, LAST, +finished, DATA, data);
       return true;
     },
-    handle({ [REMAINING]: remaining, [DATA]: data, [HEADERS]: headers, [TRAILERS]: trailers, [CREDIT]: credit }) {
+    handle({ 0x10: remaining, 0x22: data, 0x3a: headers, 0x42: trailers, 0x50: credit }) {
       kept = undefined;
       if (data) {
         // Headers come before data, or not at all.

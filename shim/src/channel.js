@@ -269,7 +269,7 @@ export function createChannel({
       call.start();
       if (state === "closed" || state === "failed") call.end(/** @type {BidiwayError} */ (lastError));
       admit();
-      if (waiting.size > maxQueuedCalls) call.end(clientError(RESOURCE_EXHAUSTED, "too many calls wait for a connection"));
+      if (waiting.size > maxQueuedCalls) call.end(clientError(RESOURCE_EXHAUSTED, "too much waits for a connection"));
       return call.call;
     },
     connect: () =>

@@ -25,11 +25,7 @@ export function read(bytes = new Uint8Array(), repeated) {
   /** @type {ReturnType<typeof read>} */
   const fields = { list: [] };
   let at = 0;
-  const take = (/** @type {number} */ length) => {
-    const value = bytes.subarray(at, (at += length));
-    if (at > bytes.length) throw new RangeError("malformed");
-    return value;
-  };
+  const take = (/** @type {number} */ length) => bytes.subarray(at, (at += length));
   const varint = () => {
     let length = 0;
     while (bytes[at + length++] & 128);
@@ -46,6 +42,7 @@ export function read(bytes = new Uint8Array(), repeated) {
     if (tag === repeated) fields.list.push(value);
     else fields[tag] = value;
   }
+  if (at > bytes.length) throw new RangeError("malformed");
   return fields;
 }
 
@@ -83,9 +80,12 @@ export const write = (fields) =>
     fields.flatMap((value, i) => {
       const tag = /** @type {number} */ (fields[i - 1]);
       if (!(i % 2) || (!value && value !== "")) return [];
-      if (typeof value === "number") return [varint(tag), varint(value)];
-      const bytes = typeof value === "string" ? textEncoder.encode(value) : Array.isArray(value) ? write(value) : value;
-      // Without a length it is a varint as it stands on the wire.
+      const bytes =
+        typeof value === "number" ? varint(value)
+        : typeof value === "string" ? textEncoder.encode(value)
+        : Array.isArray(value) ? write(value)
+        : value;
+      // Without a length it is a varint; bytes are one as it stands on the wire.
       return [varint(tag), tag % 8 ? varint(bytes.length) : [], bytes];
     }),
   );

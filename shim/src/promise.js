@@ -19,8 +19,8 @@ export function quiet(promise) {
 export function timer() {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let id;
-  return (delayMs = 0, run) => {
+  return (/** @type {any} */ delayMs, run) => {
     clearTimeout(id);
-    if (run && delayMs > 0 && delayMs < 2 ** 31) id = setTimeout(run, delayMs);
+    if (delayMs > 0 && delayMs < 2 ** 31) id = setTimeout(/** @type {() => void} */ (run), delayMs);
   };
 }

@@ -3,7 +3,7 @@
 import { join, metadataFields, number, read, text, write } from "./frame.js";
 import { timer } from "./promise.js";
 import {
-  ACK, ACK_BYTES, ACK_FRAMES, CANCEL, CLOSE_CODES, DRAIN_POLL_MS, FRAME, GO_AWAY, HEALTHY_MS, HELLO, INITIAL_CREDIT, INITIAL_STREAMS, INTERNAL, INVALID_ARGUMENT, MAX_BUFFERED, PACKET_TARGET, PING, PONG, PROBE_MS, STREAM, UNAUTHENTICATED, UNAVAILABLE, UNKNOWN, VERSION, WELCOME,
+  ACK, ACK_BYTES, ACK_FRAMES, CANCEL, CLOSE_CODES, DRAIN_POLL_MS, FRAME, HEALTHY_MS, HELLO, INITIAL_CREDIT, INITIAL_STREAMS, INTERNAL, INVALID_ARGUMENT, MAX_BUFFERED, PACKET_TARGET, PING, PONG, PROBE_MS, STREAM, UNAUTHENTICATED, UNAVAILABLE, UNKNOWN, VERSION,
 } from "./protocol.js";
 import { clientError } from "./status.js";
 
@@ -166,7 +166,7 @@ export function createSession(window, freed, left) {
   /** @param {Uint8Array} bytes */
   const handle = (bytes) => {
     const frame = read(bytes);
-    const { [STREAM]: stream, [PING]: ping, [WELCOME]: welcome, [GO_AWAY]: goAway } = frame;
+    const { 0x08: stream, 0x60: ping, 0x7a: welcome, 0x82: goAway } = frame;
     const id = number(stream);
     if (!session.healthyAt !== !!welcome) throw new RangeError("first_not_welcome");
     if (id) {
@@ -191,7 +191,7 @@ export function createSession(window, freed, left) {
       ack();
     } else if (goAway) {
       const { 0x08: last, 0x10: code, 0x1a: message, 0x20: delayMs } = read(goAway);
-      const error = clientError(number(code) || UNAVAILABLE, text(message) || "the proxy is going away", { origin: "proxy" });
+      const error = clientError(number(code) || UNAVAILABLE, text(message), { origin: "proxy" });
       const again = drop(number(last), error);
       draining = true;
       left(number(delayMs), undefined, 0, again);
@@ -235,7 +235,7 @@ export function createSession(window, freed, left) {
         end(
           clientError(
             code < 0 ? UNAVAILABLE : code > UNAUTHENTICATED ? UNKNOWN : code || UNKNOWN,
-            reason || "the connection was lost",
+            reason,
             { origin: code < 0 ? "client" : "proxy", closeCode },
           ),
           // Without a Welcome, but with a code that only a proxy which has read Hello gives: it took no stream.
@@ -256,7 +256,7 @@ export function createSession(window, freed, left) {
       if (calls.delete(id)) send(STREAM, id, CANCEL, []);
       settle();
     },
-    close(error = clientError(UNAVAILABLE, "not needed any more"), closeCode = 1000) {
+    close(error = clientError(UNAVAILABLE, "idle"), closeCode = 1000) {
       if (closed) return;
       // A close reason has at most 123 bytes; ours are ASCII.
       carrier?.close(closeCode, error.status.message.slice(0, 123));

@@ -65,10 +65,10 @@ export const BidiwayError = /** @type {new (status: Status, method?: string) => 
 );
 
 /**
- * A failure made by this client.
+ * A failure made by this client, or told by the end of a connection.
  * @param {number} code
  * @param {string} message
  * @param {Partial<Status>} [more]
  */
 export const clientError = (code, message, more) =>
-  new BidiwayError({ code, message, details: new Uint8Array(), metadata: [], origin: "client", ...more });
+  new BidiwayError({ code, message: message || "the connection was lost", details: new Uint8Array(), metadata: [], origin: "client", ...more });
