@@ -81,8 +81,8 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
   /** @type {InnerCall["queue"] | undefined} */
   let kept = [];
   let offset = 0;
+  /** Credit used, less what the proxy gave back. */
   let spent = 0;
-  let granted = 0;
   let halfClosed = false;
   let finished = false;
 
@@ -91,7 +91,8 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
   let incoming = [];
   /** What is still to come of the last message. */
   let missing = 0;
-  let allowance = 0;
+  /** Bytes for which the proxy got no credit again, and how many of them the application has consumed. */
+  let held = 0;
   let consumed = 0;
   /** @type {(() => void) | undefined} */
   let wakeReader;
@@ -109,7 +110,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
         consumed += piece.length + FRAME_OVERHEAD;
         // Credit goes back to the sender in halves of the window.
         if (session && consumed * 2 >= session.window) {
-          allowance += consumed;
+          held -= consumed;
           session.send(STREAM, id, CREDIT, consumed);
           consumed = 0;
         }
@@ -206,9 +207,8 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
       if (!number) return;
       session = to;
       id = number;
-      offset = spent = granted = consumed = 0;
+      offset = spent = held = consumed = 0;
       finished = false;
-      allowance = to.window;
       to.send(STREAM, id, OPEN, [
         0x0a, method,
         ...metadataFields(0x12, entries),
@@ -234,7 +234,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
       }
       const [bytes, resolve] = message;
       const rest = bytes.length - offset;
-      const size = Math.min(rest, MAX_PIECE, credit + granted - spent - FRAME_OVERHEAD);
+      const size = Math.min(rest, MAX_PIECE, credit - spent - FRAME_OVERHEAD);
       if (size < Math.min(rest, MIN_PIECE)) return;
       const data = bytes.subarray(offset, (offset += size));
       spent += size + FRAME_OVERHEAD;
@@ -254,15 +254,15 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
       if (data) {
         // Headers come before data, or not at all.
         setHeaders([]);
-        allowance -= data.length + FRAME_OVERHEAD;
-        if (allowance < 0) throw new RangeError("data_beyond_credit");
+        held += data.length + FRAME_OVERHEAD;
+        if (held > /** @type {Session} */ (session).window) throw new RangeError("data_beyond_credit");
         const left = number(remaining);
         if (missing && missing !== data.length + left) throw new RangeError("wrong_remaining");
         missing = left;
         incoming.push([data, left]);
         wakeReader?.();
       } else if (credit) {
-        granted += number(credit);
+        spent -= number(credit);
         session?.wake(inner);
       } else if (headers) {
         setHeaders(readMetadata(headers, 0x0a));

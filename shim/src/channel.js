@@ -254,7 +254,7 @@ export function createChannel({
     on(event, listener) {
       if (event !== "state") throw new TypeError(`there is no event ${event}, only "state"`);
       listeners.add(listener);
-      return () => void listeners.delete(listener);
+      return () => listeners.delete(listener);
     },
     open(options) {
       const call = createCall(

@@ -92,7 +92,6 @@ export function createSession(window, freed, left) {
 
   const flush = () => {
     drain();
-    if (closed) return;
     // A set yields what is added to it on the way: the streams take turns, one piece each.
     for (const call of ready) {
       if (carrier.bufferedAmount > MAX_BUFFERED) {
@@ -257,7 +256,6 @@ export function createSession(window, freed, left) {
       settle();
     },
     close(error = clientError(UNAVAILABLE, "idle"), closeCode = 1000) {
-      if (closed) return;
       // A close reason has at most 123 bytes; ours are ASCII.
       carrier?.close(closeCode, error.status.message.slice(0, 123));
       end(error);

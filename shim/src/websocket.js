@@ -2,7 +2,8 @@
 
 /**
  * What carries a session's packets, in the shape of a WebSocket. The session sets the three handlers. `onclose` comes
- * at most once, and nothing after it; what comes after the session's own `close` is ignored.
+ * at most once, and nothing after it; after the session's own `close`, what comes is ignored,
+ * and what is sent, too.
  * @typedef {object} Carrier
  * @property {(packet: Uint8Array<ArrayBuffer>) => void} send
  * @property {(code: number, reason: string) => void} close with a WebSocket close code
