@@ -193,7 +193,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
       signal?.addEventListener("abort", abort);
       expiry(timeoutMs, expire);
       try {
-        if (!/^\/[^/]+\/[^/]+$/.test(method)) throw new TypeError(`method ${method}: must look like "/package.Service/Method"`);
+        if (!/^\/[^/]+\/[^/]+$/.test(method)) throw new TypeError(`method ${method}: not "/package.Service/Method"`);
         entries = toMetadata(metadata);
       } catch (cause) {
         end(clientError(INVALID_ARGUMENT, /** @type {Error} */ (cause).message, { cause }));

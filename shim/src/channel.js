@@ -176,7 +176,7 @@ export function createChannel({
       const entries = await (typeof metadata === "function" ? metadata(lastError) : metadata);
       if (mine !== session) return;
       code = INVALID_ARGUMENT;
-      if (!WebSocket) throw new TypeError("no WebSocket here: hand one in with createChannel({ WebSocket })");
+      if (!WebSocket) throw new TypeError("no WebSocket: hand one in, createChannel({ WebSocket })");
       mine.start(toMetadata(entries), openWebSocket(target, WebSocket));
     } catch (cause) {
       mine.close(cause instanceof BidiwayError ? cause : clientError(code, `${cause}`, { cause }));
@@ -252,7 +252,7 @@ export function createChannel({
       return state;
     },
     on(event, listener) {
-      if (event !== "state") throw new TypeError(`there is no event ${event}, only "state"`);
+      if (event !== "state") throw new TypeError(`no event ${event}, only "state"`);
       listeners.add(listener);
       return () => listeners.delete(listener);
     },

@@ -5,7 +5,7 @@
 /** @typedef {(number | string | Uint8Array | Fields | undefined)[]} Fields tag, value, tag, value, … */
 
 const textEncoder = new TextEncoder();
-const textDecoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const textDecoder = new TextDecoder();
 
 /** @param {Uint8Array} [varint] 0 when it is absent */
 export const number = (varint) => varint?.reduceRight((sum, byte) => sum * 128 + (byte & 127), 0) ?? 0;

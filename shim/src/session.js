@@ -13,8 +13,6 @@ import { clientError } from "./status.js";
 /** @typedef {import("./status.js").BidiwayError} BidiwayError */
 /** @typedef {import("./websocket.js").Carrier} Carrier */
 
-const AGENT = "bidiway-js/0.1.0";
-
 /**
  * @typedef {object} Session
  * @property {Map<number, InnerCall>} calls those that are open, by their streams' numbers
@@ -210,7 +208,7 @@ export function createSession(window, freed, left) {
       carrier = socket;
       carrier.onopen = () => {
         maxStreams = INITIAL_STREAMS;
-        send(HELLO, [0x0a, new Uint8Array([VERSION]), ...metadataFields(0x22, metadata), 0x28, window, 0x32, AGENT]);
+        send(HELLO, [0x0a, new Uint8Array([VERSION]), ...metadataFields(0x22, metadata), 0x28, window, 0x32, "bidiway-js/0.1.0"]);
         freed();
       };
       carrier.onmessage = ({ data }) => {
