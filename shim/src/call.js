@@ -130,7 +130,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
   /** @type {InnerCall["end"]} */
   const end = ({ status: how }) => {
     if (status) return;
-    if (missing && !how.code) ({ status: how } = clientError(INTERNAL, "OK in the middle of a message"));
+    if (missing && !how.code) ({ status: how } = clientError(INTERNAL, "OK inside a message"));
     status = { maybeProcessed: !!session, ...how };
     expiry();
     signal?.removeEventListener("abort", abort);

@@ -35,7 +35,7 @@ export function toMetadata(init) {
     if (!/^[-\w.]+$/.test(name)) refuse("not a gRPC name");
     for (const value of [values].flat()) {
       if (value === undefined) continue;
-      if (!name.endsWith("-bin")) {
+      if (!/-bin$/.test(name)) {
         if (!/^[ -~]*$/.test(value)) refuse('not printable ASCII; bytes need a "-bin" name');
         entries.push([name, `${value}`]);
       } else if (value instanceof Uint8Array) {

@@ -217,7 +217,7 @@ export function createSession(window, freed, left) {
           if (!(data instanceof ArrayBuffer)) throw new RangeError("text");
           listen();
           unackedBytes += data.byteLength;
-          for (const frame of read(new Uint8Array(data), FRAME).list) if (!closed) handle(frame);
+          read(new Uint8Array(data), FRAME).list.forEach((frame) => closed || handle(frame));
           if (received - acked >= ACK_FRAMES || unackedBytes >= ACK_BYTES) ack();
         } catch (cause) {
           session.close(
