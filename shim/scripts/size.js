@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const BUDGETS = [
+  // docs/decisions/0004 tells where they go.
   { entry: "index.js", bytes: 5 * 1024, external: [] },
   // What an adapter adds to the core.
   { entry: "connect.js", bytes: 1.6 * 1024, external: ["@connectrpc/*", "@bufbuild/*"] },

@@ -288,6 +288,42 @@ test("cancel() sends Cancel, ends the call with CANCELLED and drops what was not
   assert.equal((await call.status).code, Code.CANCELLED);
 });
 
+test("after the end nothing is sent: no half-close, and no credit for what is read late", async () => {
+  const { channel, peer } = await connected({ streamCredit: 16 * KIB });
+  const call = channel.open({ method: METHOD });
+  await settle();
+  peer.data(1, bytes(15 * KIB));
+  peer.trailers(1, 0);
+  call.halfClose();
+  assert.equal((await call.next()).value.length, 15 * KIB);
+  assert.equal((await call.next()).done, true);
+  await settle();
+  assert.deepEqual(peer.frames.filter(({ kind }) => kind === "halfClose" || kind === "credit"), []);
+});
+
+test("what the client itself ends says whether the service may have seen it", async () => {
+  const { channel, peer } = await connected({}, { limits: { maxStreams: 1 } });
+  const [open, waiting] = [channel.open({ method: METHOD }), channel.open({ method: METHOD })];
+  await settle();
+  assert.equal(peer.take("open").length, 1);
+  for (const call of [waiting, open]) call.cancel();
+  assert.equal((await waiting.status).maybeProcessed, false);
+  assert.equal((await open.status).maybeProcessed, true);
+});
+
+test("many Opens with much metadata go in packets below the limit", async () => {
+  const { channel, proxy } = pair();
+  const sizes = [];
+  for (let i = 0; i < 32; i++) channel.open({ method: METHOD, metadata: { x: "y".repeat(10_000) } });
+  await settle();
+  const { receive } = proxy.last;
+  proxy.last.receive = function (data) { sizes.push(data.length); receive.call(this, data); };
+  proxy.last.accept();
+  await settle();
+  assert.equal(proxy.last.take("open").length, 32);
+  assert.ok(Math.max(...sizes) < 80 * KIB, `${sizes}`);
+});
+
 test("leaving a for await loop cancels", async () => {
   const { channel, peer } = await connected();
   const call = channel.open({ method: METHOD });
