@@ -72,3 +72,9 @@ export const BidiwayError = /** @type {new (status: Status, method?: string) => 
  */
 export const clientError = (code, message, more) =>
   new BidiwayError({ code, message: message || "the connection was lost", details: new Uint8Array(), metadata: [], origin: "client", ...more });
+
+/**
+ * The same as a status, for adapters.
+ * @param {Parameters<typeof clientError>} failure
+ */
+export const clientStatus = (...failure) => clientError(...failure).status;
