@@ -293,10 +293,14 @@ async fn a_stalled_service_holds_up_the_other_calls_for_a_moment_and_then_loses_
 #[tokio::test]
 async fn a_service_that_is_merely_slower_than_its_client_gets_everything() {
     let upstream = Scripted::start(|mut exchange| async move {
-        let mut all = 0;
+        let (mut all, mut since) = (0, 0);
         while let Some(bytes) = exchange.read().await {
             all += bytes.len() as u64;
-            tokio::time::sleep(Duration::from_micros(500)).await;
+            since += bytes.len();
+            if since >= 64 * 1024 {
+                since = 0;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
         let mut stream = exchange.headers();
         send(&mut stream, message(&all.to_be_bytes())).await;
