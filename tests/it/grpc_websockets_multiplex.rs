@@ -373,6 +373,28 @@ async fn a_deadline_is_kept_while_the_client_does_not_read() {
 }
 
 #[tokio::test]
+async fn a_socket_beyond_the_address_s_limit_is_refused_with_its_first_call() {
+    let mut settings = settings();
+    settings.limits.sockets_per_address = 1;
+    let upstream = Scripted::start(echo).await;
+    let edge = edge_with(&upstream.url, settings).await;
+    for carrier in CARRIERS {
+        within(10, async {
+            let mut first = Multiplex::connect(carrier, &edge).await;
+            while first.unary(1, TALK, b"x").await.code() != 0 {
+                // The one before is not quite gone.
+                first = Multiplex::connect(carrier, &edge).await;
+            }
+            let mut second = Multiplex::connect(carrier, &edge).await;
+            second.open(1, TALK).await;
+            second.end(1).await.assert_refused(8, "1 open sockets");
+            assert_eq!(second.close_code().await, 1000, "{carrier:?}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_lost_socket_cancels_every_call_on_it() {
     let mut upstream = Waiting::start(true).await;
     let edge = edge(&upstream.server.url).await;
