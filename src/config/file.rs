@@ -198,7 +198,7 @@ section! { "limits"
         max_message: Option<At<Size>>,
         /// The largest metadata of a call. Default: 16KiB.
         max_metadata: Option<At<Size>>,
-        /// Open session sockets for each client address. Default: 100.
+        /// Open WebSockets for each client address. Default: 100.
         sockets_per_address: Option<u32>,
         /// How long a TLS handshake may take. Default: 10s.
         handshake_timeout: Option<At<Duration>>,
