@@ -22,7 +22,7 @@ export const KINDS = /** @type {const} */ (["unary", "serverStream", "clientStre
 export const sendsMany = (/** @type {Kind} */ kind) => kind === "clientStream" || kind === "bidi";
 export const receivesMany = (/** @type {Kind} */ kind) => kind === "serverStream" || kind === "bidi";
 
-export const TIMEOUT_MS = 400;
+export const TIMEOUT_MS = 1000;
 
 const MEGABYTE = 1024 * 1024;
 const bytes = (...values) => Uint8Array.of(...values);

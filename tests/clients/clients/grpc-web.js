@@ -97,7 +97,7 @@ async function streams(url, kind, { metadata, timeoutMs, signal, asks, onAnswer 
 export const GOOGLE = [
   google("google grpc-web, binary", (url) => new BinaryClient(url, null, null), {
     ...OWN,
-    hides: { ...OWN.hides, "cancel, answers": AT_END, "deadline, answers": AT_END },
+    hides: { ...OWN.hides, "cancel, answers": AT_END },
   }),
   google("google grpc-web, text", (url) => new TextClient(url, null, null), {
     ...OWN,
