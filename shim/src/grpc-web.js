@@ -31,7 +31,12 @@ import { Code, codeName, createChannel } from "./index.js";
 
 /**
  * @template REQ, RESP
- * @typedef {{ getRequestMessage(): REQ, getMethodDescriptor(): MethodDescriptor<REQ, RESP>, getMetadata(): Metadata }} Request
+ * @typedef {{
+ *   getRequestMessage(): REQ;
+ *   getMethodDescriptor(): MethodDescriptor<REQ, RESP>;
+ *   getMetadata(): Metadata;
+ *   getCallOptions(): CallOptions;
+ * }} Request
  */
 
 /**
@@ -76,8 +81,11 @@ import { Code, codeName, createChannel } from "./index.js";
  */
 
 /** @typedef {number} StatusCode */
-/** The gRPC status codes. */
-export const StatusCode = Code;
+/**
+ * The gRPC status codes. Its type is that of google's, an enum of which the numbers have names; there, too, they have
+ * none when the program runs.
+ */
+export const StatusCode = /** @type {typeof Code & { readonly [code: number]: string }} */ (Code);
 
 export const MethodType = { UNARY: "unary", SERVER_STREAMING: "server_streaming", BIDI_STREAMING: "bidi_streaming" };
 
@@ -102,6 +110,15 @@ export class RpcError extends Error {
   }
 }
 
+/** Options that an interceptor may find with a request; there are none. */
+export class CallOptions {
+  /** @param {{ [name: string]: any }} [options] */
+  constructor(options = {}) {
+    /** @param {string} name @returns {any} */
+    this.get = (name) => options[name];
+  }
+}
+
 /**
  * A method, as generated code describes it.
  * @template REQ, RESP
@@ -116,7 +133,7 @@ export class MethodDescriptor {
    * @param {any} responseDeserializeFn
    */
   constructor(name, methodType, requestType, responseType, requestSerializeFn, responseDeserializeFn) {
-    // The order matters to `deserializer`.
+    // In this order, and the functions last: see `Stream`.
     Object.assign(this, { name, methodType, requestType, responseType, requestSerializeFn, responseDeserializeFn });
   }
 
@@ -126,9 +143,9 @@ export class MethodDescriptor {
   }
 }
 
-/** What a client was made for, and by: one channel for all clients of a hostname. @type {Map<string, Channel>} */
+/** @type {Map<string, Channel>} of hostnames that have one of their own */
 const channels = new Map();
-/** @type {Map<string, Channel>} those that nobody has set */
+/** @type {Map<string, Channel>} of hostnames for which nobody has set one */
 const defaults = new Map();
 /** @type {Channel | undefined} */
 let shared;
@@ -259,7 +276,10 @@ export { GrpcWebClientBase as AbstractClientBase, MethodDescriptor as MethodInfo
  * `new EchoClient(hostname, null, createInterceptors(channel))`. Other interceptors come after these in the lists. The
  * `signal` of a promise's call does not reach interceptors: such a call cannot be aborted.
  * @param {Channel} channel
- * @returns {{ unaryInterceptors: UnaryInterceptor<any, any>[], streamInterceptors: StreamInterceptor<any, any>[] }}
+ * @returns {{
+ *   unaryInterceptors: { intercept(request: any, invoker?: any): Promise<UnaryResponse<any, any>> }[],
+ *   streamInterceptors: { intercept(request: any, invoker?: any): ClientReadableStream<any> }[],
+ * }} such as every version of the runtime takes
  */
 export const createInterceptors = (channel) => ({
   unaryInterceptors: [{ intercept: (request) => unary(channel, request) }],
@@ -267,7 +287,7 @@ export const createInterceptors = (channel) => ({
 });
 
 /**
- * @typedef {object} CallOptions
+ * @typedef {object} StreamingOptions
  * @property {Metadata} [metadata]
  * @property {AbortSignal} [signal]
  */
@@ -295,7 +315,7 @@ export const createInterceptors = (channel) => ({
  * @param {string} method `"/package.Service/Method"`
  * @param {new (...args: any[]) => REQ} _requestType for the type's sake
  * @param {{ deserializeBinary(bytes: Uint8Array): RESP }} responseType
- * @param {CallOptions} [options]
+ * @param {StreamingOptions} [options]
  * @returns {BidiCall<REQ, RESP>}
  */
 export function bidi(channel, method, _requestType, responseType, { metadata, signal } = {}) {
@@ -321,7 +341,7 @@ export function bidi(channel, method, _requestType, responseType, { metadata, si
  * @param {string} method `"/package.Service/Method"`
  * @param {new (...args: any[]) => REQ} requestType for the type's sake
  * @param {{ deserializeBinary(bytes: Uint8Array): RESP }} responseType
- * @param {CallOptions} [options]
+ * @param {StreamingOptions} [options]
  * @returns {Omit<BidiCall<REQ, RESP>, "halfClose" | typeof Symbol.asyncIterator> & { finish(): Promise<RESP> }}
  */
 export function clientStream(channel, method, requestType, responseType, options) {
@@ -417,10 +437,17 @@ const incomplete = () => new RpcError(Code.UNKNOWN, "Incomplete response");
 // Calls as the generated clients make them.
 
 /**
+ * The name of a method; google's 1.2 keeps `getName` to itself.
+ * @param {any} descriptor
+ * @returns {string}
+ */
+const nameOf = (descriptor) => descriptor.getName?.() ?? descriptor.name;
+
+/**
  * @param {string} method
  * @param {MethodDescriptor<any, any>} descriptor
  */
-const hostnameOf = (method, descriptor) => method.slice(0, method.length - descriptor.getName().length);
+const hostnameOf = (method, descriptor) => method.slice(0, method.length - nameOf(descriptor).length);
 
 /**
  * @param {any} message
@@ -432,6 +459,7 @@ const toRequest = (message, metadata, descriptor) => ({
   getRequestMessage: () => message,
   getMethodDescriptor: () => descriptor,
   getMetadata: () => metadata,
+  getCallOptions: () => new CallOptions(),
 });
 
 /**
@@ -463,7 +491,7 @@ class Stream {
     // google's runtime shortens the names of these fields, but keeps them in order.
     const [serialize, deserialize] = Object.values(descriptor).filter((value) => typeof value === "function").slice(-2);
     const bytes = serialize(request.getRequestMessage());
-    const call = (this.#call = open(channel, descriptor.getName(), request.getMetadata()));
+    const call = (this.#call = open(channel, nameOf(descriptor), request.getMetadata()));
     call.send(bytes).catch((error) => call.cancel(error));
     call.halfClose();
     this.#run(deserialize, maxBytes);

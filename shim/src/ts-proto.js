@@ -90,7 +90,7 @@ import { pump } from "./pump.js";
 export function createRpc(channel, { Observable, maxQueuedBytes = 16 * 1024 * 1024, ...defaults } = {}) {
   /**
    * @param {any[]} args as the generated code hands them in
-   * @returns {[call: Call, method: string]}
+   * @returns {[messages: AsyncIterableIterator<Uint8Array>, method: string]}
    */
   const start = (args) => {
     const [service, name, data, ...more] = typeof args[0] === "string" ? args : args.slice(1);
@@ -104,25 +104,25 @@ export function createRpc(channel, { Observable, maxQueuedBytes = 16 * 1024 * 10
     } = Object.assign({}, ...more.map(toOptions));
     const call = channel.open({ method, metadata, timeoutMs, signal });
     if (onHeaders) call.headers.then((headers) => onHeaders(headers, method));
-    if (onTrailers) call.status.then((status) => onTrailers(status.metadata, method));
 
     if (data.subscribe) {
       follow(data, call, maxQueuedBytes);
     } else if (data[Symbol.asyncIterator]) {
       pump(data, call, (message) => call.send(message));
     } else {
-      call.send(data);
+      // What is no message ends the call, rather than being left out.
+      call.send(data).catch((error) => call.cancel(error));
       call.halfClose();
     }
-    return [call, method];
+    return [receive(call, (trailers) => onTrailers?.(trailers, method)), method];
   };
 
   /** @param {any[]} args */
   const one = async (...args) => {
-    const [call, method] = start(args);
+    const [messages, method] = start(args);
     /** @type {Uint8Array | undefined} */
     let answer;
-    for await (const message of receive(call)) {
+    for await (const message of messages) {
       if (answer) throw violation("more than one message", method);
       answer = message;
     }
@@ -137,16 +137,16 @@ export function createRpc(channel, { Observable, maxQueuedBytes = 16 * 1024 * 10
   const many = (...args) =>
     Observable
       ? new Observable((subscriber) => {
-          const [call] = start(args);
+          const [messages] = start(args);
           (async () => {
-            for await (const message of receive(call)) subscriber.next(message);
+            for await (const message of messages) subscriber.next(message);
           })().then(
             () => subscriber.complete(),
             (error) => subscriber.error(error),
           );
-          return () => call.cancel();
+          return () => void messages.return?.();
         })
-      : { [Symbol.asyncIterator]: () => receive(start(args)[0]) };
+      : { [Symbol.asyncIterator]: () => start(args)[0] };
 
   return { request: one, clientStreamingRequest: one, serverStreamingRequest: many, bidirectionalStreamingRequest: many };
 }
@@ -166,15 +166,16 @@ function toOptions(value) {
 /**
  * The messages of a call, and behind them its trailers. No generator: its `return` must reach a read that waits.
  * @param {Call} call
+ * @param {(trailers: Metadata) => void} onTrailers
  * @returns {AsyncIterableIterator<Uint8Array>}
  */
-const receive = (call) => ({
+const receive = (call, onTrailers) => ({
   async next() {
     let result;
     try {
       return (result = await call.next());
     } finally {
-      if (!result || result.done) await call.status;
+      if (!result || result.done) onTrailers((await call.status).metadata);
     }
   },
   return: () => call.return(),
@@ -207,7 +208,7 @@ function follow(input, call, maxQueuedBytes) {
       if (queued > maxQueuedBytes) call.cancel(new RangeError(`the requests are more than ${maxQueuedBytes} bytes ahead of flow control`));
       call.send(message).then(
         () => (queued -= message.length),
-        () => {},
+        (error) => call.cancel(error),
       );
     },
     error: (error) => call.cancel(error),

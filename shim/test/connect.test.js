@@ -1,6 +1,7 @@
 // The Connect-ES transport, over a scripted proxy: what needs a real service is tested in tests/browser.
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { test } from "node:test";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Int32ValueSchema, StringValueSchema, file_google_protobuf_wrappers } from "@bufbuild/protobuf/wkt";
@@ -359,6 +360,28 @@ test("aborting after the end does nothing", async (t) => {
   assert.equal((await output.next()).done, true);
   await settle();
   assert.deepEqual(peer.take("cancel"), []);
+});
+
+test("the end lets go of the timer, of the caller's signal, and of requests that come too late", async (t) => {
+  watchRejections(t);
+  const { peer, call } = await client();
+  const { signal } = new AbortController();
+  const timers = () => process.getActiveResourcesInfo().filter((name) => name === "Timeout").length;
+  const before = timers();
+  const input = source();
+  const next = call.talk(input, { signal, timeoutMs: 60_000 })[Symbol.asyncIterator]().next();
+  await settle();
+  assert.ok(getEventListeners(signal, "abort").length > 0);
+  assert.ok(timers() > before);
+  peer.trailers(1, 0);
+  assert.equal((await next).done, true);
+  await settle();
+  assert.equal(getEventListeners(signal, "abort").length, 0);
+  assert.equal(timers(), before);
+  peer.frames.length = 0;
+  input.push({ done: true });
+  await settle();
+  assert.deepEqual(peer.frames, []);
 });
 
 test("an interceptor may call again, read every message, and change what comes out", async (t) => {

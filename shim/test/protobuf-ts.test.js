@@ -381,8 +381,9 @@ test("an interceptor that listens takes nothing from who iterates, even behind t
     }],
   });
   const call = lab.serverStream(request);
+  const theirHeaders = async () => await call.headers;
   const texts = (async () => {
-    await call.headers;
+    await theirHeaders();
     const texts = [];
     for await (const { text } of call.responses) texts.push(text);
     return texts;
@@ -393,6 +394,27 @@ test("an interceptor that listens takes nothing from who iterates, even behind t
   peer.trailers(1, 0);
   assert.deepEqual(await texts, ["a", "b", "c"]);
   assert.deepEqual(seen, ["a", "b", "c", "complete"]);
+});
+
+test("who begins to iterate while callbacks wait for the first message gets it, too", async (t) => {
+  watchRejections(t);
+  const { peer, lab } = await client();
+  const call = lab.serverStream(request);
+  const seen = [];
+  call.responses.onMessage(({ text }) => seen.push(text));
+  await settle();
+  peer.headers(1);
+  await settle();
+  const texts = (async () => {
+    const texts = [];
+    for await (const { text } of call.responses) texts.push(text);
+    return texts;
+  })();
+  await settle();
+  for (const text of ["a", "b"]) peer.data(1, encode(text));
+  peer.trailers(1, 0);
+  assert.deepEqual(await texts, ["a", "b"]);
+  assert.deepEqual(seen, ["a", "b"]);
 });
 
 test("an interceptor may put a stream of its own in the place of ours", async (t) => {
@@ -431,6 +453,9 @@ test("a stream that has ended is empty, or throws its error, for whoever iterate
   watchRejections(t);
   const { peer, lab } = await client();
   const [good, bad] = [lab.serverStream(request), lab.serverStream(request)];
+  const ends = [];
+  good.responses.onComplete(() => ends.push("complete"));
+  bad.responses.onError(({ code }) => ends.push(code));
   await settle();
   peer.trailers(1, 0);
   peer.trailers(2, 5);
@@ -439,6 +464,7 @@ test("a stream that has ended is empty, or throws its error, for whoever iterate
     for await (const message of good.responses) assert.fail(message);
     await assert.rejects(async () => { for await (const message of bad.responses) assert.fail(message); }, { code: "NOT_FOUND" });
   }
+  assert.deepEqual(ends, ["complete", "NOT_FOUND"], "callbacks hear of the end once");
 });
 
 test("duplex: both directions at once, and headers come when they come", async (t) => {

@@ -9,9 +9,17 @@ use std::{
     time::Duration as Time,
 };
 
+use http::{
+    HeaderName,
+    header::{AUTHORIZATION, COOKIE},
+};
+
 use super::{
     Config, Duration, LogSettings, Size,
-    file::{File, Keepalive, Limits, Listener, ListenerTls, Route, Session, Upstream, UpstreamTls},
+    file::{
+        Defaults, File, Json, Keepalive, Limits, Listener, ListenerTls, Route, SchemaFiles, SchemaReflection,
+        SchemaSource, Session, UnknownFields, Upstream, UpstreamTls,
+    },
     node::Position,
     pattern,
     problem::{Problems, did_you_mean},
@@ -19,7 +27,7 @@ use super::{
 };
 use crate::{
     downstream::{self, InvalidOrigin, Origins, RouteSettings, ServicePattern, SessionSettings},
-    schema::JsonOptions,
+    schema::{self, Descriptors, JsonOptions, Source},
     server::{
         self, ListenerSettings,
         tls::{self, Certificate, ClientAuth, TlsError},
@@ -27,6 +35,7 @@ use crate::{
     session::INITIAL_CREDIT,
     telemetry::log::check_filter,
     upstream::{self, ClientPem, ClientTls, Endpoint},
+    wire::metadata,
 };
 
 /// How long calls may go on after the signal to stop.
@@ -41,6 +50,9 @@ const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 /// Credit beyond this is no flow control any more.
 const LARGEST_CREDIT: u64 = 16 << 20;
 
+/// What browsers add to requests by themselves, whatever page makes them.
+const AMBIENT: [HeaderName; 2] = [COOKIE, AUTHORIZATION];
+
 /// HTTP/2 windows and header lists.
 const LARGEST_WINDOW: u64 = (1 << 31) - 1;
 
@@ -49,9 +61,12 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     let mut b = Builder { base, problems };
     let listeners = b.listeners(&file.listeners.0);
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
+    let upgrade_headers =
+        b.upgrade_headers(file.upgrade_headers.as_deref().unwrap_or_default(), file.origins.as_deref());
     let limits = b.limits(file.limits.as_ref());
     let session = b.session(file.session.as_ref());
     let upstreams = b.upstreams(&file.upstreams);
+    let schemas = b.schemas(&file.upstreams);
     let routes =
         b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &file.upstreams, limits.max_message);
     if let Some(level) = file.log.as_ref().and_then(|log| log.level.as_ref())
@@ -66,8 +81,15 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     {
         b.problems.add(admin.at, format!("{} is a listener's address already; choose another", admin.value));
     }
-    let downstream =
-        downstream::Settings { origins: origins?, limits, session, routes: routes?, ..Default::default() };
+    let downstream = downstream::Settings {
+        origins: origins?,
+        upgrade_headers,
+        limits,
+        session,
+        routes: routes?,
+        schema_endpoint: file.schema_endpoint.unwrap_or_default(),
+        ..Default::default()
+    };
     let max_connections = file.limits.as_ref().and_then(|limits| limits.max_connections);
     let log = file.log;
     Some(Config {
@@ -79,7 +101,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
             max_connections: max_connections.unwrap_or(MAX_CONNECTIONS) as usize,
             downstream: Arc::new(downstream),
             upstreams: upstreams?,
-            schemas: HashMap::new(),
+            schemas: schemas?,
         },
         log: LogSettings {
             format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),
@@ -178,6 +200,36 @@ impl Builder<'_> {
         }
     }
 
+    fn upgrade_headers(&mut self, names: &[At<String>], origins: Option<&[At<String>]>) -> Vec<HeaderName> {
+        let any_origin = origins.is_some_and(|origins| origins.iter().any(|origin| origin.value == "*"));
+        let mut built: Vec<HeaderName> = Vec::new();
+        for At { at, value } in names {
+            let lower = value.to_ascii_lowercase();
+            let Some(name) = HeaderName::try_from(&lower).ok().filter(metadata::may_be_passed) else {
+                let text = match lower.as_str() {
+                    "user-agent" => "user-agent is the proxy's own towards services".to_owned(),
+                    _ => format!(
+                        "{value:?} is no header that can be passed on: it belongs to HTTP, WebSockets or gRPC itself"
+                    ),
+                };
+                self.problems.add(*at, text);
+                continue;
+            };
+            if built.contains(&name) {
+                self.problems.add(*at, format!("{name} is there twice"));
+            }
+            if any_origin && AMBIENT.contains(&name) {
+                let text = format!(
+                    "{name} with the origin \"*\" would let every page on the web call with what its visitor is \
+                     logged in to; name the origins"
+                );
+                self.problems.add(*at, text);
+            }
+            built.push(name);
+        }
+        built
+    }
+
     fn limits(&mut self, given: Option<&Limits>) -> downstream::Limits {
         let mut limits = downstream::Limits::default();
         let Some(given) = given else { return limits };
@@ -252,6 +304,83 @@ impl Builder<'_> {
         }
         self.time(&mut settings.keepalive_timeout, given.keepalive_timeout.as_ref());
         Some(Arc::new(settings))
+    }
+
+    /// The schemas by their upstream, files read.
+    fn schemas(&mut self, upstreams: &At<Named<Upstream>>) -> Option<HashMap<String, schema::Settings>> {
+        let Named(entries) = &upstreams.value;
+        let mut schemas = HashMap::new();
+        let mut complete = true;
+        for (name, upstream) in entries {
+            let source = upstream.as_ref().and_then(|upstream| upstream.schema.as_ref());
+            match source.map(|source| &source.value) {
+                Some(SchemaSource::Off) => {}
+                None | Some(SchemaSource::Reflection) => {
+                    let source = Source::Reflection { fallback: None };
+                    schemas.insert(name.value.clone(), schema::Settings::new(source));
+                }
+                Some(SchemaSource::Files(files)) => {
+                    let at = source.map(|source| source.at).unwrap_or_default();
+                    match self.schema(files, at) {
+                        Some(settings) => drop(schemas.insert(name.value.clone(), settings)),
+                        None => complete = false,
+                    }
+                }
+            }
+        }
+        complete.then_some(schemas)
+    }
+
+    fn schema(&mut self, given: &SchemaFiles, at: Position) -> Option<schema::Settings> {
+        let SchemaFiles { reflection, descriptor_set, protos, includes } = given;
+        if let (Some(includes), None) = (includes, protos) {
+            self.problems.add(includes.at, "`includes` is for `protos`, and there are none");
+        }
+        match (reflection, descriptor_set, protos) {
+            (Some(reflection), None, None) => self.reflection(&reflection.value),
+            (None, Some(file), None) => {
+                let read = Descriptors::read_set(&self.path(file));
+                let read = read.map_err(|error| self.problems.add(file.at, error.to_string())).ok()?;
+                Some(schema::Settings::new(Source::Files(Arc::new(read))))
+            }
+            (None, None, Some(protos)) => {
+                let files: Vec<_> = protos.value.0.iter().map(|file| self.path(file)).collect();
+                let includes = includes.as_ref().map(|includes| &includes.value[..]).unwrap_or_default();
+                let includes: Vec<_> = includes.iter().map(|include| self.path(include)).collect();
+                if files.is_empty() {
+                    return None;
+                }
+                let compiled = Descriptors::compile(&files, &includes);
+                let compiled =
+                    compiled.map_err(|error| self.problems.add(protos.at, error.to_string())).ok()?;
+                Some(schema::Settings::new(Source::Files(Arc::new(compiled))))
+            }
+            (None, None, None) => {
+                self.problems.add(at, "the schema needs one of reflection, descriptor_set, protos");
+                None
+            }
+            _ => {
+                let text = "the schema comes from one of reflection, descriptor_set, protos, not from several; a file \
+                            beside reflection is its `fallback`";
+                self.problems.add(at, text);
+                None
+            }
+        }
+    }
+
+    fn reflection(&mut self, given: &SchemaReflection) -> Option<schema::Settings> {
+        let mut settings = schema::Settings::new(Source::Reflection { fallback: None });
+        self.time(&mut settings.refresh, given.refresh.as_ref());
+        self.time(&mut settings.timeout, given.timeout.as_ref());
+        if let Some(file) = &given.fallback {
+            let path = self.path(file);
+            let is_proto = path.extension().is_some_and(|extension| extension == "proto");
+            let read =
+                if is_proto { Descriptors::compile(&[path], &[]) } else { Descriptors::read_set(&path) };
+            let read = read.map_err(|error| self.problems.add(file.at, error.to_string())).ok()?;
+            settings.source = Source::Reflection { fallback: Some(Arc::new(read)) };
+        }
+        Some(settings)
     }
 
     fn client_tls(&mut self, given: Option<&At<UpstreamTls>>, endpoints: Position) -> Option<ClientTls> {
@@ -333,7 +462,7 @@ impl Builder<'_> {
                     upstream: upstream.value.clone(),
                     timeout: route.timeout.is_some().then_some(timeout),
                     max_message: max,
-                    json: JsonOptions::default(),
+                    json: route.json.as_ref().map(json).unwrap_or_default(),
                 })
             })
             .collect();
@@ -380,6 +509,15 @@ impl Builder<'_> {
         let full = self.path(path);
         std::fs::read(&full)
             .map_err(|error| self.problems.add(path.at, format!("cannot read {}: {error}", full.display())))
+    }
+}
+
+/// How a route speaks JSON.
+fn json(given: &Json) -> JsonOptions {
+    JsonOptions {
+        ignore_unknown: given.unknown_fields.is_some_and(|UnknownFields(ignore)| ignore),
+        defaults: given.defaults.is_some_and(|Defaults(write)| write),
+        field_names: given.field_names.unwrap_or_default(),
     }
 }
 

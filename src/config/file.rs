@@ -9,11 +9,12 @@ use schemars::{
 
 use super::{
     Duration, Size,
-    node::Node,
+    node::{Node, Value},
     problem::Problems,
     read::{At, AtLeastOne, Named, Read, Section, section, word},
 };
 use crate::{
+    schema::FieldNames,
     server::tls::{ClientAuth, MinVersion},
     telemetry::log::Format,
 };
@@ -28,6 +29,9 @@ section! { "the file"
         /// The origins whose pages may call, besides pages of the proxy's own origin: `https://app.example.com`,
         /// `https://*.example.com` for subdomains, or `*` for any. One list for CORS and WebSockets. Default: none.
         origins: Option<Vec<At<String>>>,
+        /// Headers of the request that opens a WebSocket which reach services as metadata of its calls, and `cookie`
+        /// of any request. `cookie` and `authorization` demand that `origins` has no `*`. Default: none.
+        upgrade_headers: Option<Vec<At<String>>>,
         /// The gRPC services, by a name of your choice. At least one.
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
@@ -42,6 +46,9 @@ section! { "the file"
         drain: Option<Duration>,
         /// The log, on standard error.
         log: Option<Log>,
+        /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for
+        /// pages without generated code. Default: false.
+        schema_endpoint: Option<bool>,
     }
 }
 
@@ -108,6 +115,35 @@ section! { "an upstream"
         keepalive: Option<At<Keepalive>>,
         /// How long to wait for the answer to a ping. Default: 20s.
         keepalive_timeout: Option<At<Duration>>,
+        /// Where the types of the service's messages come from, which JSON needs: "reflection" (the service's own), a
+        /// file, or "off". Binary calls never need it. Default: reflection, when the first call speaks JSON.
+        schema: Option<At<SchemaSource>>,
+    }
+}
+
+section! { "an upstream's schema"
+    /// Where the types of a service's messages come from: one of `reflection`, `descriptor_set` and `protos`.
+    struct SchemaFiles {
+        /// The service's own reflection.
+        reflection: Option<At<SchemaReflection>>,
+        /// A descriptor set, as `protoc --include_imports --descriptor_set_out=FILE` and `buf build -o FILE` write it.
+        descriptor_set: Option<At<PathBuf>>,
+        /// .proto files with the services. At least one.
+        protos: Option<At<AtLeastOne<At<PathBuf>>>>,
+        /// Directories where `protos` and their imports are looked for. Default: the directories of `protos`.
+        includes: Option<At<Vec<At<PathBuf>>>>,
+    }
+}
+
+section! { "an upstream's reflection"
+    /// How a service's reflection is used.
+    struct SchemaReflection {
+        /// A descriptor set or .proto file that stands in while reflection does not work.
+        fallback: Option<At<PathBuf>>,
+        /// How often what is known is asked for again. Default: 5m.
+        refresh: Option<At<Duration>>,
+        /// How long one load may take. Default: 10s.
+        timeout: Option<At<Duration>>,
     }
 }
 
@@ -136,6 +172,20 @@ section! { "a route"
         timeout: Option<At<Duration>>,
         /// The largest message, either way. Default: limits.max_message.
         max_message: Option<At<Size>>,
+        /// How JSON is read and written, where a client speaks JSON.
+        json: Option<Json>,
+    }
+}
+
+section! { "a route's json"
+    /// How JSON is read and written.
+    struct Json {
+        /// What becomes of fields and enum values that the schema does not have: "reject" or "ignore". Default: reject.
+        unknown_fields: Option<UnknownFields>,
+        /// Whether fields with their default value are written: "omit" or "write". Default: omit.
+        defaults: Option<Defaults>,
+        /// The names that are written: "camel" (fieldName) or "original" (field_name). Both are read. Default: camel.
+        field_names: Option<FieldNames>,
     }
 }
 
@@ -193,9 +243,85 @@ pub(super) struct Keepalive(pub(super) Option<Duration>);
 impl Read for Keepalive {
     fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
         match &node.value {
-            super::node::Value::Text(text) if text == "off" => Some(Self(None)),
+            Value::Text(text) if text == "off" => Some(Self(None)),
             _ => Duration::read(node, problems).map(|interval| Self(Some(interval))),
         }
+    }
+}
+
+/// Where a schema comes from.
+#[derive(Clone, Debug)]
+pub(super) enum SchemaSource {
+    Off,
+    Reflection,
+    Files(Box<SchemaFiles>),
+}
+
+impl Read for SchemaSource {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => SchemaFiles::read(node, problems).map(|files| Self::Files(Box::new(files))),
+            Value::Text(_) => {
+                word(node, problems, &SCHEMA).map(|off| if off { Self::Off } else { Self::Reflection })
+            }
+            other => {
+                let text = format!(
+                    "expected \"reflection\", \"off\", or a mapping with one of the keys reflection, descriptor_set, \
+                     protos; found {}",
+                    other.describe()
+                );
+                problems.add(node.at, text);
+                None
+            }
+        }
+    }
+}
+
+impl JsonSchema for SchemaSource {
+    fn schema_name() -> Cow<'static, str> {
+        "SchemaSource".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let files = generator.subschema_for::<SchemaFiles>();
+        json_schema!({ "anyOf": [{ "enum": SCHEMA.map(|(word, _)| word) }, files] })
+    }
+}
+
+/// What becomes of unknown fields; true: they are ignored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UnknownFields(pub(super) bool);
+
+/// Whether defaults are written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defaults(pub(super) bool);
+
+const SCHEMA: [(&str, bool); 2] = [("reflection", false), ("off", true)];
+const UNKNOWN_FIELDS: [(&str, UnknownFields); 2] =
+    [("reject", UnknownFields(false)), ("ignore", UnknownFields(true))];
+const DEFAULTS: [(&str, Defaults); 2] = [("omit", Defaults(false)), ("write", Defaults(true))];
+const FIELD_NAMES: [(&str, FieldNames); 2] =
+    [("camel", FieldNames::Camel), ("original", FieldNames::Original)];
+
+impl Read for UnknownFields {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &UNKNOWN_FIELDS)
+    }
+}
+
+impl Read for Defaults {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &DEFAULTS)
+    }
+}
+
+impl Read for FieldNames {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &FIELD_NAMES)
     }
 }
 
@@ -289,6 +415,9 @@ value_schema!(
     "Keepalive",
     json_schema!({ "type": "string", "pattern": r"^(off|([0-9]+(ms|s|m|h))+)$", "examples": ["310s", "off"] })
 );
+value_schema!(UnknownFields, "UnknownFields", json_schema!({ "enum": UNKNOWN_FIELDS.map(|(word, _)| word) }));
+value_schema!(Defaults, "Defaults", json_schema!({ "enum": DEFAULTS.map(|(word, _)| word) }));
+value_schema!(FieldNames, "FieldNames", json_schema!({ "enum": FIELD_NAMES.map(|(word, _)| word) }));
 value_schema!(ClientAuth, "ClientAuth", json_schema!({ "enum": CLIENT_AUTH.map(|(word, _)| word) }));
 value_schema!(MinVersion, "MinVersion", json_schema!({ "enum": MIN_VERSION.map(|(word, _)| word) }));
 value_schema!(Format, "Format", json_schema!({ "enum": FORMAT.map(|(word, _)| word) }));

@@ -84,11 +84,13 @@ impl Config {
             max_headers: None,
             keepalive: None,
             keepalive_timeout: None,
+            schema: None,
         };
         let file = File {
             listeners: AtLeastOne(vec![Listener { address: given(listen), tls: None }]),
             admin: admin.map(|address| Admin { address: given(address) }),
             origins: Some(origins.iter().cloned().map(given).collect()),
+            upgrade_headers: None,
             upstreams: given(Named(vec![(given("upstream".to_owned()), Some(upstream))])),
             routes: None,
             limits: None,
@@ -96,6 +98,7 @@ impl Config {
             workers: None,
             drain: None,
             log: None,
+            schema_endpoint: None,
         };
         let mut problems = Problems::default();
         let config = build::build(file, Path::new(""), &mut problems);

@@ -122,6 +122,15 @@ impl Read for PathBuf {
     }
 }
 
+impl Read for bool {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match node.value {
+            Value::Bool(value) => Some(value),
+            _ => wrong(node, problems, "true or false"),
+        }
+    }
+}
+
 impl Read for u32 {
     fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
         match node.value {

@@ -198,6 +198,7 @@ fn proxy_settings(
         session: downstream::SessionSettings::default(),
         upgrade_headers: Vec::new(),
         routes: vec![route],
+        schema_endpoint: true,
         pages: page::router(),
     };
     let (host, port) = (services.ip().to_string(), services.port());

@@ -20,6 +20,8 @@ pub struct Settings {
     pub upgrade_headers: Vec<http::HeaderName>,
     /// Where calls go.
     pub routes: Vec<RouteSettings>,
+    /// Whether `/bidiway/schema` serves the schemas of what routes serve.
+    pub schema_endpoint: bool,
     /// Pages besides the proxy's own (`/bidiway/…`, which it must not contain): the demo's. Requests that are no
     /// gRPC in any dialect end here, after the origin check. Its fallback is replaced.
     pub pages: axum::Router,

@@ -91,7 +91,7 @@ impl Replay {
         self.bytes.extend(new);
     }
 
-    /// The peer has received all frames up to this number, which is not beyond [`Replay::sent`].
+    /// The peer has received all frames up to this number, which is not beyond [`Replay::reached`].
     pub(super) fn forget(&mut self, acked: u64) {
         let frames = acked - self.before;
         if frames == 0 {
@@ -116,13 +116,14 @@ impl Replay {
         }
     }
 
-    /// The carrier is new: everything that is kept is to be sent again.
-    pub(super) fn rewind(&mut self) {
+    /// The carrier is new: what the peer has not received is to be sent again.
+    pub(super) fn rewind(&mut self, received: u64) {
+        self.again = None;
+        self.forget(received);
         self.again = (self.held > 0).then_some(Cursor::default());
     }
 
-    /// How many frames up to which the peer can have received, if fewer than were ever sent: the others have not been
-    /// sent on this carrier.
+    /// The number of the last frame that was sent again on this carrier, while more are to follow.
     pub(super) fn reached(&self) -> Option<u64> {
         self.again.map(|cursor| self.before + cursor.frames)
     }

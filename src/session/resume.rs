@@ -156,8 +156,6 @@ impl Session {
     pub fn attach(&mut self, hello: v1::Hello, token: Bytes, now: Instant) -> Result<(), Refusal> {
         debug_assert_eq!(self.side, Side::Proxy, "a client's `reattach` needs no Hello");
         debug_assert!(!token.is_empty(), "an empty token means none");
-        let reached = self.reached();
-        let acked = self.sequence.acked;
         if !self.is_resumable() {
             return Err(Refusal::Failure(ResumeFailure::StateLost));
         }
@@ -165,7 +163,7 @@ impl Session {
             return Err(Refusal::Failure(ResumeFailure::UnknownToken));
         }
         super::receive::check_versions(&hello.versions)?;
-        check_received(hello.received, acked, reached)?;
+        self.check_received(hello.received)?;
         // As Refresh: for the Opens that come from now on.
         self.on_defaults(hello.metadata)?;
 
@@ -210,7 +208,7 @@ impl Session {
 
     /// Client: Welcome on a carrier of `reattach`, and the session goes on.
     pub(super) fn on_resumed(&mut self, welcome: v1::Welcome, now: Instant) -> Result<(), Violation> {
-        check_received(welcome.received, self.sequence.acked, self.reached())?;
+        self.check_received(welcome.received)?;
         if welcome.resume_token.is_empty() {
             return Err(Violation::ResumedWithoutToken);
         }
@@ -248,8 +246,7 @@ impl Session {
         self.sequence.acked = received;
         let Some(resume) = self.resume.as_deref_mut() else { return };
         resume.expires = None;
-        resume.replay.forget(received);
-        resume.replay.rewind();
+        resume.replay.rewind(received);
         let (frames, bytes) = (self.sequence.sent - received, resume.replay.held());
         self.events.push_back(Event::Resumed { frames, bytes });
         let mut waiting: Vec<_> = self
@@ -261,8 +258,22 @@ impl Session {
         self.events.extend(waiting.into_iter().map(|stream| Event::Writable { stream }));
     }
 
-    /// How many sequenced frames the peer can have received: all that were sent, or, while they are being sent again,
-    /// those up to there.
+    /// What the peer says that it has received, before anything is sent on this carrier. It may be more than was sent on
+    /// the last one: a Hello that came late or twice can have led us to a carrier on which nobody listens, while the
+    /// peer received more on the one before.
+    fn check_received(&self, received: u64) -> Result<(), Violation> {
+        let Sequence { sent, acked, .. } = self.sequence;
+        if received < acked {
+            return Err(Violation::ReceivedBackwards { received, acked });
+        }
+        if received > sent {
+            return Err(Violation::ReceivedBeyondSent { received, sent });
+        }
+        Ok(())
+    }
+
+    /// How many sequenced frames the peer can acknowledge on this carrier: all that were sent, or, while they are being
+    /// sent again, those up to there.
     pub(super) fn reached(&self) -> u64 {
         self.resume.as_deref().and_then(|resume| resume.replay.reached()).unwrap_or(self.sequence.sent)
     }
@@ -277,8 +288,9 @@ impl Session {
         if self.sequence.acked == self.sequence.sent && self.streams.is_empty() {
             return true;
         }
+        let written = self.streams.is_empty() && self.reached() == self.sequence.sent;
         if let Some(resume) = self.resume.as_deref_mut()
-            && self.streams.is_empty()
+            && written // or the Ping would overtake it
             && self.phase == Phase::Open
             && std::mem::replace(&mut resume.asked, self.sequence.sent) != self.sequence.sent
         {
@@ -295,14 +307,4 @@ impl Session {
             self.events.push_back(Event::TokenRetired { token });
         }
     }
-}
-
-fn check_received(received: u64, acked: u64, sent: u64) -> Result<(), Violation> {
-    if received < acked {
-        return Err(Violation::ReceivedBackwards { received, acked });
-    }
-    if received > sent {
-        return Err(Violation::ReceivedBeyondSent { received, sent });
-    }
-    Ok(())
 }

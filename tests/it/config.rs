@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bidiway::config::{self, Config};
+use bidiway::{
+    config::{self, Config},
+    schema::{FieldNames, JsonOptions},
+};
 use serde_json::Value;
 
 fn yaml_files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -36,7 +39,7 @@ fn every_example_is_valid() {
 fn every_invalid_file_gets_exactly_the_errors_written_beside_it() {
     let mut files = Vec::new();
     yaml_files(Path::new("tests/config/invalid"), &mut files);
-    assert_eq!(files.len(), 10);
+    assert_eq!(files.len(), 11);
     for file in files {
         let expected = fs::read_to_string(file.with_extension("txt")).unwrap();
         let error = Config::load(&file).expect_err(&file.display().to_string());
@@ -61,10 +64,14 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!(settings.listeners[1].address.to_string(), "[::]:8443");
     assert_eq!(settings.admin.unwrap().port(), 9901);
     assert_eq!(settings.workers, 4);
+    assert_eq!(settings.downstream.upgrade_headers, ["cookie", "x-request-id"]);
     let routes = &settings.downstream.routes;
     assert_eq!(routes[0].timeout.unwrap().as_secs(), 3600);
-    assert_eq!(routes[2].timeout, None);
-    assert_eq!((routes[1].max_message, routes[2].max_message), (4 << 20, 64 << 20));
+    assert_eq!(routes[3].timeout, None);
+    assert_eq!((routes[2].max_message, routes[3].max_message), (4 << 20, 64 << 20));
+    let json = JsonOptions { ignore_unknown: true, defaults: true, field_names: FieldNames::Original };
+    assert_eq!((routes[0].json, routes[1].json), (JsonOptions::default(), json));
+    assert_eq!(settings.schemas.keys().collect::<Vec<_>>(), ["chat"]);
     let [chat, files] = &settings.upstreams[..] else { panic!() };
     assert_eq!(chat.keepalive.unwrap().as_secs(), 310);
     assert_eq!(files.keepalive, None);
@@ -93,6 +100,11 @@ fn keys(schema: &Value, node: &Value, path: &str, found: &mut BTreeSet<String>) 
             assert!(property.get("description").is_some(), "{path} has no description in the schema");
             found.insert(path.clone());
             keys(schema, property, &path, found);
+        }
+    }
+    if let Some(Value::Array(kinds)) = node.get("anyOf") {
+        for kind in kinds {
+            keys(schema, kind, path, found);
         }
     }
     if let Some(items) = node.get("items") {

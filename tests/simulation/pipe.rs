@@ -37,7 +37,7 @@ impl Pipe {
 }
 
 /// The length of the first frame of a packet: its tag, its length, itself.
-fn frame_len(packet: &[u8]) -> usize {
+pub(crate) fn frame_len(packet: &[u8]) -> usize {
     assert_eq!(packet[0], 0x0a, "a packet is a sequence of `frames`");
     let (mut len, mut shift, mut at) = (0, 0, 1);
     loop {

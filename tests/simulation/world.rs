@@ -21,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     Coverage,
     call::{Call, Flow, Life},
+    carriers::{Carriers, End, GRACE},
     pipe::Pipe,
     rng::Rng,
 };
@@ -30,62 +31,81 @@ pub(crate) const MAX_MESSAGE: usize = 400_000;
 
 /// Both sides, the way between them, and what is known of every call.
 pub(crate) struct World<'a> {
-    rng: &'a mut Rng,
+    pub(crate) rng: &'a mut Rng,
     coverage: &'a mut Coverage,
-    now: Instant,
-    client: Session,
-    proxy: Session,
-    up: Pipe,
-    down: Pipe,
+    pub(crate) now: Instant,
+    pub(crate) client: Session,
+    pub(crate) proxy: Session,
+    /// The proxy's, for its next session.
+    pub(crate) settings: Settings,
+    pub(crate) carriers: Carriers,
+    /// The sequenced frames of the client and of the proxy, and which comes next of each.
+    pub(crate) log: [Vec<Bytes>; 2],
+    pub(crate) next: [usize; 2],
+    /// The client has come back, and no Welcome yet.
+    pub(crate) resuming: bool,
+    /// The carrier is new, and GoAway has to be said on it.
+    pub(crate) expect_go_away: bool,
     calls: BTreeMap<StreamId, Call>,
     /// The largest credit of a stream: what the proxy gives, and what the client gives.
     windows: (u64, u64),
-    welcomed: bool,
-    going_away: bool,
-    proxy_closed: bool,
+    pub(crate) welcomed: bool,
+    pub(crate) going_away: bool,
+    pub(crate) proxy_closed: bool,
     pub(crate) client_closed: bool,
-    resumable: bool,
+    pub(crate) resumable: bool,
 }
 
 impl<'a> World<'a> {
     pub(crate) fn new(rng: &'a mut Rng, coverage: &'a mut Coverage, now: Instant) -> Self {
+        let resumable = !rng.one_in(3);
         let client = Settings {
             stream_credit: 16_384 + rng.below(100_000) as u32,
             metadata: vec![v1::Metadata { name: "default".into(), value: None }],
             resumable: true,
+            replay_limit: 0, // the least
+            hello_timeout: Duration::from_secs(if resumable { 2 } else { 10 }),
             ..Settings::default()
         };
         let proxy = Settings {
             stream_credit: 65_536 + rng.below(200_000) as u32,
             max_message: MAX_MESSAGE as u64,
             max_streams: 1 + rng.below(12) as u32,
-            ping_interval: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(if resumable { 1 } else { 5 }),
+            resume_grace: GRACE,
+            replay_limit: 0,
             ..Settings::default()
         };
         let windows = (u64::from(proxy.stream_credit), u64::from(client.stream_credit));
         let mut world = Self {
             now,
             client: Session::new(Side::Client, client, now),
-            proxy: Session::new(Side::Proxy, proxy, now),
-            up: Pipe::default(),
-            down: Pipe::default(),
+            proxy: Session::new(Side::Proxy, proxy.clone(), now),
+            settings: proxy,
+            carriers: Carriers::new(),
+            log: [Vec::new(), Vec::new()],
+            next: [0, 0],
+            resuming: false,
+            expect_go_away: false,
             calls: BTreeMap::new(),
             windows,
             welcomed: false,
             going_away: false,
             proxy_closed: false,
             client_closed: false,
-            resumable: rng.one_in(2),
+            resumable,
             rng,
             coverage,
         };
         if world.resumable {
-            world.proxy.announce_resume(Bytes::from_static(b"token"));
+            let token = world.carriers.token();
+            world.proxy.announce_resume(token.clone());
+            world.carriers.tokens.push(token);
         }
         world
     }
 
-    fn count(&mut self, what: &'static str) {
+    pub(crate) fn count(&mut self, what: &'static str) {
         *self.coverage.entry(what).or_default() += 1;
     }
 
@@ -93,6 +113,12 @@ impl<'a> World<'a> {
     pub(crate) fn step(&mut self) -> bool {
         self.now += Duration::from_millis(self.rng.below(20) as u64);
         self.tick();
+        if self.resumable {
+            self.step_carriers();
+        }
+        if self.client_closed {
+            return false;
+        }
         match self.rng.below(1000) {
             0..120 => self.poll(Side::Client),
             120..240 => self.poll(Side::Proxy),
@@ -109,13 +135,13 @@ impl<'a> World<'a> {
             980..990 => self.cancel(),
             990..995 => self.client.refresh(vec![v1::Metadata { name: "fresh".into(), value: None }]),
             995 => {
-                if self.rng.one_in(2) {
+                if !self.proxy_closed && self.rng.one_in(2) {
                     self.proxy.go_away(Code::UNAVAILABLE, "restarting", 100);
                     self.going_away = true;
                 }
             }
             996 => {
-                if self.rng.one_in(2) {
+                if !self.resumable && self.rng.one_in(2) {
                     self.cut();
                 }
             }
@@ -126,7 +152,7 @@ impl<'a> World<'a> {
         !self.client_closed
     }
 
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         self.client.check_invariants();
         self.proxy.check_invariants();
     }
@@ -144,23 +170,34 @@ impl<'a> World<'a> {
     /// Lets one side write a packet (or not: its carrier is blocked), and looks at what it wrote.
     fn poll(&mut self, side: Side) {
         let target = [1, 1000, 16 * 1024, 64 * 1024][self.rng.below(4)];
-        let (session, pipe) = match side {
-            Side::Client => (&mut self.client, &mut self.up),
-            Side::Proxy => (&mut self.proxy, &mut self.down),
+        let (session, on) = match side {
+            Side::Client => (&mut self.client, self.carriers.client_on),
+            Side::Proxy => (&mut self.proxy, self.carriers.proxy_on),
         };
         let mut packet = BytesMut::new();
         let wrote = session.poll_packet(&mut packet, target);
         assert_eq!(wrote, !packet.is_empty());
         assert!(packet.len() < target + MAX_PIECE + 1000, "a packet ends at its target or one piece later");
         let packet = packet.freeze();
-        pipe.put(packet.clone(), self.now, self.rng);
-        let mut reader = PacketReader::new(packet);
-        while let Some(frame) = reader.next().expect("a session writes valid packets") {
-            self.see(side, frame.stream, &frame.kind);
+        let Some(id) = on else {
+            assert!(!wrote || session.is_closed(), "there is no carrier");
+            return;
+        };
+        let carrier = self.carriers.all.get_mut(&id).expect("the session is on it");
+        match side {
+            Side::Client if matches!(carrier.proxy, End::Closed) => {} // nobody reads it
+            Side::Client => carrier.up.put(packet.clone(), self.now, self.rng),
+            Side::Proxy if self.carriers.client_on != on => {}
+            Side::Proxy => carrier.down.put(packet.clone(), self.now, self.rng),
+        }
+        self.written(side, &packet);
+        let session = if side == Side::Client { &self.client } else { &self.proxy };
+        if self.resumable && session.held_bytes() >= 128 * 1024 {
+            self.count("much is kept");
         }
     }
 
-    fn see(&mut self, from: Side, stream: StreamId, kind: &FrameKind) {
+    pub(crate) fn see(&mut self, from: Side, stream: StreamId, kind: &FrameKind) {
         let up = from == Side::Client;
         self.count(match kind {
             FrameKind::Ack(_) if up => "Ack up",
@@ -202,12 +239,34 @@ impl<'a> World<'a> {
 
     /// Lets one side receive what has arrived, or one packet of it.
     fn deliver(&mut self, to: Side) {
-        let pipe = if to == Side::Proxy { &mut self.up } else { &mut self.down };
-        if pipe.packets.front().is_none_or(|(at, _)| *at > self.now) {
-            return;
-        }
-        let (_, packet) = pipe.packets.pop_front().expect("looked at above");
+        let now = self.now;
+        let arrived = |pipe: &Pipe| pipe.packets.front().is_some_and(|(at, _)| *at <= now);
+        let ready: Vec<u32> = match to {
+            Side::Proxy => {
+                self.carriers.all.iter().filter(|(_, c)| arrived(&c.up)).map(|(id, _)| *id).collect()
+            }
+            Side::Client => self
+                .carriers
+                .client_on
+                .filter(|id| arrived(&self.carriers.all[id].down))
+                .into_iter()
+                .collect(),
+        };
+        let Some(id) = self.rng.pick(&ready) else { return };
+        let carrier = self.carriers.all.get_mut(&id).expect("picked");
+        let pipe = if to == Side::Proxy { &mut carrier.up } else { &mut carrier.down };
+        let (_, packet) = pipe.packets.pop_front().expect("something has arrived");
         let packet = packet.freeze();
+        if to == Side::Proxy {
+            self.arrive(id, packet);
+        } else {
+            self.note_credit(&packet, Side::Client);
+            self.client.handle_packet(packet, self.now);
+        }
+    }
+
+    /// What the model has to know of a packet that one side handles.
+    pub(crate) fn note_credit(&mut self, packet: &Bytes, to: Side) {
         let mut reader = PacketReader::new(packet.clone());
         while let Some(frame) = reader.next().expect("packets concatenate") {
             match frame.kind {
@@ -216,15 +275,19 @@ impl<'a> World<'a> {
                     let flow = if to == Side::Proxy { &mut call.down } else { &mut call.up };
                     flow.allowed += more;
                 }
-                FrameKind::Welcome(_) => self.welcomed = true,
+                FrameKind::Welcome(welcome) => {
+                    if welcome.resumed {
+                        self.next[0] = welcome.received as usize;
+                    }
+                    self.resuming = false;
+                    self.welcomed = true;
+                }
                 _ => {}
             }
         }
-        let session = if to == Side::Proxy { &mut self.proxy } else { &mut self.client };
-        session.handle_packet(packet, self.now);
     }
 
-    fn streams(&self, side: Side, may: impl Fn(&Call) -> bool) -> Vec<StreamId> {
+    pub(crate) fn streams(&self, side: Side, may: impl Fn(&Call) -> bool) -> Vec<StreamId> {
         let open = |call: &Call| match side {
             Side::Client => call.client == Life::Open,
             Side::Proxy => call.proxy == Life::Open,
@@ -374,7 +437,7 @@ impl<'a> World<'a> {
     }
 
     /// Drains both sides' events against the model.
-    fn events(&mut self) {
+    pub(crate) fn events(&mut self) {
         while let Some(event) = self.proxy.poll_event() {
             self.at_proxy(event);
         }
@@ -396,11 +459,12 @@ impl<'a> World<'a> {
                         assert!(call.oversized);
                         self.count("oversized");
                     }
-                    other => assert_eq!(other, "carrier_lost"),
+                    other => assert!(["carrier_lost", "lost", "resume_expired"].contains(&other), "{other}"),
                 }
             }
             Event::Closed(reason) => {
                 self.proxy_closed = true;
+                self.carriers.tokens.clear();
                 let open = self.streams(Side::Proxy, |_| true);
                 assert!(open.is_empty(), "everything has ended before Closed: {open:?}");
                 match reason.label {
@@ -409,8 +473,23 @@ impl<'a> World<'a> {
                         self.count("drained");
                         self.goodbye(reason);
                     }
-                    other => assert_eq!(other, "carrier_lost", "{reason:?}"),
+                    "resume_expired" => self.count("the proxy gave the session up"),
+                    other => assert!(["carrier_lost", "lost"].contains(&other), "{reason:?}"),
                 }
+                self.left_by_proxy();
+            }
+            Event::Detached(reason) => {
+                assert_eq!(reason.label, "silent");
+                self.count("silence for the proxy");
+                self.left_by_proxy();
+            }
+            Event::Resumed { frames, .. } => {
+                assert_eq!(frames as usize, self.log[1].len() - self.next[1]);
+            }
+            Event::TokenRetired { token } => {
+                let before = self.carriers.tokens.len();
+                self.carriers.tokens.retain(|known| *known != token);
+                assert_eq!(self.carriers.tokens.len(), before - 1, "a token is retired once");
             }
             Event::Data { stream, bytes, remaining, first, last } => {
                 let window = self.windows.0;
@@ -447,7 +526,11 @@ impl<'a> World<'a> {
         match event {
             Event::Closed(reason) => {
                 self.client_closed = true;
-                assert!(["carrier_lost", "drained"].contains(&reason.label), "{reason:?}");
+                let known = ["carrier_lost", "drained", "lost", "resume_expired", "silent"];
+                assert!(known.contains(&reason.label), "{reason:?}");
+                if reason.label == "resume_expired" {
+                    self.count("the client gave the session up");
+                }
                 let open = self.streams(Side::Client, |_| true);
                 assert!(open.is_empty(), "everything has ended before Closed: {open:?}");
             }
@@ -457,7 +540,32 @@ impl<'a> World<'a> {
                 call.down.receive(&bytes, remaining, first, last);
             }
             Event::Ended { stream, trailers } => self.ended(stream, &trailers),
-            Event::GoAway(_) | Event::Welcomed(_) => {}
+            Event::Detached(reason) => {
+                assert_eq!(reason.label, "silent");
+                self.count("silence for the client");
+                self.left_by_client();
+            }
+            Event::GoAway(_) => {}
+            Event::Resumed { frames, .. } => {
+                assert_eq!(frames as usize, self.log[0].len() - self.next[0]);
+                self.count("resumed");
+                if self.log[1].is_empty() {
+                    self.count("resumed when nothing had been received");
+                }
+            }
+            Event::Welcomed(welcome) => {
+                if welcome.resume_failure != 0 {
+                    if !self.calls.is_empty() {
+                        self.count("started over with open calls");
+                    }
+                    let open = self.streams(Side::Client, |_| true);
+                    assert!(open.is_empty(), "everything of the old session has ended: {open:?}");
+                    self.calls.clear();
+                    self.log[0].clear();
+                    self.next[0] = 0;
+                    self.count("started over");
+                }
+            }
             Event::Headers { stream, .. } => {
                 let call = &self.calls[&stream];
                 assert!(call.client == Life::Open && call.headers && call.down.got == 0);
@@ -475,7 +583,15 @@ impl<'a> World<'a> {
         assert_eq!(call.client, Life::Open, "one end only");
         call.client = Life::Over;
         if let Some(text) = trailers.message.strip_prefix("the session ended: ") {
-            assert!((trailers.code, text) == (14, "cut") || text == "drained", "{trailers:?}");
+            assert!(
+                self.resumable || (trailers.code, text) == (14, "cut") || text == "drained",
+                "{trailers:?}"
+            );
+            assert_eq!(trailers.code, 14);
+            if trailers.metadata.iter().any(|e| e.name == "bidiway-unprocessed") {
+                assert_eq!(call.proxy, Life::Unheard, "what was processed is not called unprocessed");
+                self.count("lost, and not processed");
+            }
             return;
         }
         match (call.ended, call.proxy) {
@@ -497,16 +613,26 @@ impl<'a> World<'a> {
 
     /// The proxy has closed in order: what it still has to say arrives, then the close.
     fn goodbye(&mut self, reason: CloseReason) {
-        self.drain_to_client();
+        if self.carriers.client_on.is_some() && self.carriers.client_on == self.carriers.proxy_on {
+            self.drain_to_client();
+        } else {
+            let unaware = self.streams(Side::Client, |call| call.proxy != Life::Unheard);
+            assert!(unaware.is_empty(), "the client has heard of every end: {unaware:?}");
+            self.count("drained while the client was away");
+        }
         self.client.close(reason);
     }
 
     fn drain_to_client(&mut self) {
         let mut packet = BytesMut::new();
         while self.proxy.poll_packet(&mut packet, usize::MAX) {}
-        let packets = self.down.packets.drain(..).map(|(_, packet)| packet).chain([packet]);
+        let id = self.carriers.proxy_on.expect("checked by the caller");
+        let down = &mut self.carriers.all.get_mut(&id).expect("the proxy is on it").down;
+        let packets = down.packets.drain(..).map(|(_, packet)| packet).chain([packet]);
         for packet in packets.collect::<Vec<_>>() {
-            self.client.handle_packet(packet.freeze(), self.now);
+            let packet = packet.freeze();
+            self.note_credit(&packet, Side::Client);
+            self.client.handle_packet(packet, self.now);
             self.client.check_invariants();
         }
     }
@@ -528,14 +654,13 @@ impl<'a> World<'a> {
                         moved = true;
                     }
                 }
-                let before = (self.up.packets.len(), self.down.packets.len());
+                let before = (self.carriers.on_their_way(), self.next);
                 self.poll(side);
-                moved |= before != (self.up.packets.len(), self.down.packets.len());
+                moved |= before != (self.carriers.on_their_way(), self.next);
                 self.check();
             }
-            let next =
-                self.up.packets.front().into_iter().chain(self.down.packets.front()).map(|(at, _)| *at);
-            if let Some(at) = next.min() {
+            moved |= self.heal();
+            if let Some(at) = self.carriers.next_arrival() {
                 self.now = self.now.max(at);
                 self.deliver(Side::Proxy);
                 self.events();
