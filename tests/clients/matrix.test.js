@@ -92,8 +92,9 @@ function* complaints(client, place, cell, outcome, seen) {
     yield* same("trailer", pick(outcome.trailer, trailers), trailers);
     yield* same("details", outcome.details, status.details.map(([type, value]) => [type, Buffer.from(value).toString("base64").replace(/=+$/, "")]));
     if (status.code === 0) {
-      yield* same("trailers among the headers", pick(outcome.header, flat(trailer)), {});
-      yield* same("headers among the trailers", pick(outcome.trailer, flat(header)), {});
+      const foreign = (from, names, own) => Object.keys(pick(from, flat(names))).filter((key) => !(key in flat(own)));
+      yield* same("trailers among the headers", foreign(outcome.header, trailer, header), []);
+      yield* same("headers among the trailers", foreign(outcome.trailer, header, trailer), []);
     }
   }
 

@@ -50,7 +50,10 @@ const text = (who) => [[`${who}-text`, "one"], [`${who}-text`, "two"], [`${who}-
 
 /** Of each scenario, what differs from a plain success with three messages each way. */
 const DIFFERENT = {
-  "success": () => ({}),
+  "success": () => ({
+    header: [...text("answer"), ["both-text", "in the headers"]],
+    trailer: [...text("end"), ["both-text", "in the trailers"]],
+  }),
   "rich error": (kind) => ({
     answers: receivesMany(kind) ? 2 : 0,
     status: {
