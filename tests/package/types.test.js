@@ -7,6 +7,7 @@ import { before, test } from "node:test";
 import { here, install, run } from "./rig.js";
 
 const DOM = { lib: ["ES2022", "DOM"], types: [] };
+const DISPOSABLE = { lib: ["ES2022", "DOM", "ESNext.Disposable"], types: [] };
 /** A program for Node: no DOM, but Node's own types. */
 const NODE = { lib: ["ES2022"], types: ["node"] };
 const BUNDLER = { module: "ESNext", moduleResolution: "Bundler" };
@@ -23,10 +24,12 @@ const CASES = [
   { libraries: "newest", compiler: "newest", name: "node16", options: { ...NODE16, ...DOM } },
   { libraries: "newest", compiler: "newest", name: "nodenext", options: { ...NODENEXT, ...DOM } },
   { libraries: "newest", compiler: "newest", name: "nodenext, in Node", options: { ...NODENEXT, ...NODE } },
+  { libraries: "newest", compiler: "newest", name: "bundler, with disposables", options: { ...BUNDLER, ...DISPOSABLE } },
 ];
 
 const project = (libraries) => join(PROJECTS[libraries], ".build/types");
-const consumers = readdirSync(join(here, "types")).filter((name) => name.endsWith(".ts"));
+const consumers = readdirSync(join(here, "types"));
+const files = ({ lib }) => consumers.filter((name) => name !== "using.ts" || lib.includes("ESNext.Disposable"));
 
 before(() => {
   for (const libraries of Object.keys(PROJECTS)) {
@@ -46,7 +49,7 @@ for (const { libraries, compiler, name, options } of CASES) {
     // Not skipping the check of declaration files: that of the package's own is the point. What is wrong in others'
     // is none of ours; applications skip it.
     const compilerOptions = { ...options, target: "ES2022", strict: true, noEmit: true, skipLibCheck: false, exactOptionalPropertyTypes: true };
-    writeFileSync(config, JSON.stringify({ compilerOptions, files: consumers.map((file) => join(folder, file)) }));
+    writeFileSync(config, JSON.stringify({ compilerOptions, files: files(options).map((file) => join(folder, file)) }));
     t.diagnostic((await run(process.execPath, [tsc, "--version"])).trim());
     const said = await run(process.execPath, [tsc, "--pretty", "false", "--project", config], { cwd: folder }).catch(({ message }) => message);
     const errors = said.split("\n").filter((line) => /error TS\d+/.test(line));
