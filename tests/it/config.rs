@@ -64,6 +64,7 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!(settings.listeners[1].address.to_string(), "[::]:8443");
     assert_eq!(settings.admin.unwrap().port(), 9901);
     assert_eq!(settings.workers, 4);
+    assert_eq!(settings.downstream.upgrade_headers, ["cookie", "x-request-id"]);
     let routes = &settings.downstream.routes;
     assert_eq!(routes[0].timeout.unwrap().as_secs(), 3600);
     assert_eq!(routes[3].timeout, None);
