@@ -5,6 +5,7 @@
 
 mod call;
 mod carriers;
+mod events;
 mod pipe;
 mod rng;
 mod world;
