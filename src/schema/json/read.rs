@@ -13,8 +13,9 @@ use std::{
 use bytes::Bytes;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor,
-    ReflectMessage as _, Syntax, Value, prost::Message as _,
+    ReflectMessage as _, Value, prost::Message as _,
 };
+use prost_types::field_descriptor_proto::Label;
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
     value::MapDeserializer,
@@ -375,10 +376,14 @@ impl<'r> Node<'r> {
             }
             member.set(out, value);
         }
-        if message.parent_file().syntax() == Syntax::Proto2
-            && let Some(field) = message.fields().find(|field| field.is_required() && !out.has_field(field))
-        {
-            return self.reader.fail(format!("the required field {:?} is missing", field.json_name()));
+        // Looked for where looking is cheap: nearly no message has one.
+        let required =
+            message.descriptor_proto().field.iter().filter(|field| field.label() == Label::Required);
+        for field in required {
+            if !message.get_field_by_name(field.name()).is_some_and(|field| out.has_field(&field)) {
+                let name = field.json_name.as_deref().unwrap_or(field.name());
+                return self.reader.fail(format!("the required field {name:?} is missing"));
+            }
         }
         Ok(())
     }
