@@ -5,7 +5,7 @@
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and fails by panicking")]
 
-use std::{hint::black_box, path::PathBuf, time::Instant};
+use std::{hint::black_box, path::PathBuf};
 
 use bidiway::{
     schema::{
@@ -15,6 +15,7 @@ use bidiway::{
     wire::envelope::{PREFIX_LEN, prefix},
 };
 use bytes::Bytes;
+use tokio::time::Instant;
 
 const ROUNDS: u32 = 200_000;
 

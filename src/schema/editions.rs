@@ -78,7 +78,7 @@ struct MessageView {
     #[prost(message, repeated, tag = "2")]
     field: Vec<FieldView>,
     #[prost(message, repeated, tag = "3")]
-    nested: Vec<MessageView>,
+    nested: Vec<Self>,
     #[prost(message, repeated, tag = "6")]
     extension: Vec<FieldView>,
     #[prost(message, optional, tag = "7")]

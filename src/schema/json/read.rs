@@ -378,7 +378,7 @@ impl<'r> Node<'r> {
             message.descriptor_proto().field.iter().filter(|field| field.label() == Label::Required);
         for field in required {
             if !message.get_field_by_name(field.name()).is_some_and(|field| out.has_field(&field)) {
-                let name = field.json_name.as_deref().unwrap_or(field.name());
+                let name = field.json_name.as_deref().unwrap_or_else(|| field.name());
                 return self.reader.fail(format!("the required field {name:?} is missing"));
             }
         }
