@@ -13,6 +13,7 @@ mod native;
 mod oracle;
 mod process;
 mod schema;
+mod schema_edge;
 mod server;
 mod server_tls;
 mod session;
