@@ -64,7 +64,7 @@ impl<'a> World<'a> {
             metadata: vec![v1::Metadata { name: "default".into(), value: None }],
             resumable: true,
             replay_limit: 0, // the least
-            hello_timeout: Duration::from_secs(2),
+            hello_timeout: Duration::from_secs(if resumable { 2 } else { 10 }),
             ..Settings::default()
         };
         let proxy = Settings {

@@ -2,7 +2,10 @@
 //! sides exchange.
 
 use super::*;
-use crate::wire::Code;
+use crate::{
+    session::Refusal,
+    wire::{Code, v1::ResumeFailure},
+};
 
 /// Who speaks (`>` the client, `<` the proxy) and one packet.
 type Line = (char, Vec<u8>);
@@ -31,6 +34,24 @@ impl Dialogue {
         dialogue.down();
         dialogue.lines.clear();
         dialogue
+    }
+
+    /// One whose session can be resumed.
+    fn resumable() -> Self {
+        let mut dialogue = Self::new();
+        let settings =
+            Settings { agent: "doc/1".into(), stream_credit: 65_536, resumable: true, ..Settings::default() };
+        dialogue.pair.client = Session::new(Side::Client, settings, dialogue.pair.now);
+        dialogue.pair.proxy.announce_resume(Bytes::from_static(b"t1"));
+        dialogue
+    }
+
+    /// A packet that does not arrive.
+    fn lost(&mut self, who: char) {
+        let session = if who == '>' { &mut self.pair.client } else { &mut self.pair.proxy };
+        let mut packet = BytesMut::new();
+        assert!(session.poll_packet(&mut packet, usize::MAX), "there is something to lose");
+        self.lines.push((who, packet.to_vec()));
     }
 
     /// What the client has to say goes to the proxy.
@@ -155,6 +176,60 @@ fn go_away() -> Vec<Line> {
     d.lines
 }
 
+fn resumed() -> Vec<Line> {
+    let mut d = Dialogue::resumable();
+    let stream = d.pair.client.open(open("/demo.v1.Chat/Talk")).expect("room");
+    d.pair.client.send(stream, Bytes::from_static(b"one"), 0, false);
+    d.up();
+    d.down();
+    d.pair.proxy.send_headers(stream, v1::Headers::default());
+    d.pair.proxy.send(stream, Bytes::from_static(b"ONE"), 0, false);
+    d.lost('<');
+    d.pair.client.send(stream, Bytes::from_static(b"two"), 0, false);
+    d.lost('>');
+    d.pair.cut();
+    let (_, hello) = d.pair.ask();
+    let mut packet = BytesMut::new();
+    frame::encode(&Frame { stream: 0, kind: FrameKind::Hello(Box::new(hello.clone())) }, &mut packet);
+    d.lines.push(('>', packet.to_vec()));
+    d.pair.proxy.attach(hello, Bytes::from_static(b"t2"), d.pair.now).expect("a good Hello");
+    d.down();
+    d.up();
+    d.lines
+}
+
+fn not_resumed() -> Vec<Line> {
+    let mut d = Dialogue::resumable();
+    d.up();
+    d.down();
+    d.lines.clear();
+    d.pair.cut();
+    let (_, hello) = d.pair.ask();
+    let settings = Settings { session_id: "s2".into(), ..Settings::default() };
+    d.pair.proxy = Session::new(Side::Proxy, settings, d.pair.now);
+    d.pair.proxy.announce_resume(Bytes::from_static(b"t3"));
+    let mut packet = BytesMut::new();
+    frame::encode(&Frame { stream: 0, kind: FrameKind::Hello(Box::new(hello)) }, &mut packet);
+    d.raw(packet.freeze());
+    d.pair.proxy.refuse_resume(Refusal::Failure(ResumeFailure::Expired), d.pair.now);
+    d.down();
+    d.lines
+}
+
+fn all() -> Vec<Vec<Line>> {
+    vec![
+        unary(),
+        bidi(),
+        pieces(),
+        cancel(),
+        credit_and_ping(),
+        refusal(),
+        go_away(),
+        resumed(),
+        not_resumed(),
+    ]
+}
+
 /// The packets in the document's `hex` blocks, one list for each block.
 fn documented(docs: &str) -> Vec<Vec<Line>> {
     let mut blocks = Vec::new();
@@ -215,7 +290,7 @@ fn block(lines: &[Line]) -> String {
 #[test]
 fn the_documents_dialogues_are_real() {
     let docs = documented(include_str!("../../../docs/protocol.md"));
-    let real = [unary(), bidi(), pieces(), cancel(), credit_and_ping(), refusal(), go_away()];
+    let real = all();
     for (n, lines) in real.iter().enumerate() {
         assert_eq!(docs.get(n), Some(lines), "dialogue {}; it should be\n{}", n + 1, block(lines));
     }
@@ -225,7 +300,7 @@ fn the_documents_dialogues_are_real() {
 #[test]
 #[ignore = "prints the blocks for the document"]
 fn print_the_dialogues() {
-    for lines in [unary(), bidi(), pieces(), cancel(), credit_and_ping(), refusal(), go_away()] {
+    for lines in all() {
         println!("{}", block(&lines));
     }
 }
