@@ -333,7 +333,8 @@ impl Builder<'_> {
         if let Some(file) = &given.fallback {
             let path = self.path(file);
             let is_proto = path.extension().is_some_and(|extension| extension == "proto");
-            let read = if is_proto { Descriptors::compile(&[path], &[]) } else { Descriptors::read_set(&path) };
+            let read =
+                if is_proto { Descriptors::compile(&[path], &[]) } else { Descriptors::read_set(&path) };
             let read = read.map_err(|error| self.problems.add(file.at, error.to_string())).ok()?;
             settings.source = Source::Reflection { fallback: Some(Arc::new(read)) };
         }

@@ -1,9 +1,12 @@
 //! Carriers: what brings a session's packets. One task owns the socket and its session, without locks.
 //!
-//! `upgrade` checks the handshake, `socket` is the WebSocket, `driver` is the task, `stream` joins one stream of the
-//! session to its call, `ready` tells the task which of its streams can go on.
+//! `upgrade` checks the handshake, `socket` is the WebSocket, `link` is what the driver sees of a carrier, `driver` is
+//! the task, `calls` has a session's calls, `stream` joins one stream of the session to its call, `ready` tells the
+//! task which of its streams can go on.
 
+mod calls;
 mod driver;
+mod link;
 pub(super) mod ready;
 pub(super) mod socket;
 mod stream;
@@ -27,6 +30,7 @@ use crate::{
     wire::Code,
 };
 use driver::Driver;
+use link::{Carrier, Link};
 use socket::{CarrierIo, Socket};
 
 /// Answers a WebSocket upgrade (HTTP/1.1 GET or RFC 8441 CONNECT), after the guard has passed it, and starts the
@@ -49,11 +53,12 @@ pub(crate) fn upgrade(
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
-                let admitted = admit(&edge, &conn);
-                let session =
+                let mut session =
                     Session::new(Side::Proxy, settings(&edge, &session_id), Instant::now().into_std());
+                let place = admit(&edge, &conn).map_err(|reason| session.close(reason)).ok();
+                let link = Link::new(Carrier::WebSocket(socket), place);
                 // Boxed: this future goes away when the session runs, and must not size its task.
-                Box::new(Driver::new(edge, conn, socket, session, session_id, picked, admitted)).await;
+                Box::new(Driver::new(edge, conn, link, session, session_id, picked)).await;
             });
         }
         Subprotocol::GrpcWebSockets | Subprotocol::GrpcWebSocketsMultiplex => {
