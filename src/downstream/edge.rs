@@ -8,7 +8,8 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{
-    AddressTable, Cors, Drain, Rejection, RequestKind, Routes, Settings, carrier,
+    AddressTable, Cors, Drain, Rejection, RequestKind, Routes, Settings,
+    carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
     guard, pages,
 };
@@ -46,6 +47,8 @@ pub struct Edge {
     pub drain: Drain,
     /// Shared by all workers.
     pub addresses: Arc<AddressTable>,
+    /// Shared by all workers.
+    pub sessions: Arc<SessionDirectory>,
     /// What is no call.
     pages: Router,
 }
@@ -60,10 +63,11 @@ impl Edge {
         metrics: Arc<Metrics>,
         drain: Drain,
         addresses: Arc<AddressTable>,
+        sessions: Arc<SessionDirectory>,
     ) -> Arc<Self> {
         let routes = Routes::new(&settings.routes, upstreams, schemas, &metrics);
         let pages = pages::router(settings.pages.clone());
-        Arc::new(Self { settings, routes, metrics, drain, addresses, pages })
+        Arc::new(Self { settings, routes, metrics, drain, addresses, sessions, pages })
     }
 
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.

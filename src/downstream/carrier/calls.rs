@@ -147,6 +147,11 @@ impl Calls {
         }
     }
 
+    /// Bytes on their way, in either direction. Costs a look at every call.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.streams.values().map(Stream::held_bytes).sum()
+    }
+
     /// Cancels every call that still runs: there is nobody to tell.
     pub(super) fn abandon(&mut self, text: &str) {
         let outcome = Outcome::cancelled(text);

@@ -1,4 +1,6 @@
-//! The task that owns a socket and its session.
+//! The task that owns a session, its calls and its carrier.
+
+mod resume;
 
 use std::{
     future::Future,
@@ -10,18 +12,23 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::HeaderMap;
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, Sleep},
+};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     calls::{Caller, Calls},
+    directory::Entry,
     link::{CLOSE_TIMEOUT, Carrier, Link},
+    mailbox::Answer,
+    parking::Place,
     ready::{KeyWaker, ReadyList},
     socket::{Broken, Incoming},
 };
 use crate::{
-    downstream::{ConnInfo, Edge},
+    downstream::{ConnInfo, Edge, Principal},
     session::{CloseReason, Event, Session, StreamId},
     wire::{Code, Outcome, websocket::WebSocketError},
 };
@@ -43,6 +50,9 @@ const SELF: u64 = 1 << 32;
 /// The key under which the carrier does when it has something to read.
 const CARRIER: u64 = 2 << 32;
 
+/// The key under which others do, when they have something for the session.
+const MAILBOX: u64 = 3 << 32;
+
 thread_local! {
     /// Where packets are written before they are framed: one for all sockets of a worker, so that an idle socket
     /// holds none.
@@ -53,11 +63,20 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Driver {
     edge: Arc<Edge>,
+    /// The carrier's connection, or the last one's.
     conn: ConnInfo,
+    /// Whom the session belongs to.
+    principal: Principal,
     session_id: Arc<str>,
-    upgrade_headers: HeaderMap,
+    /// `None`: the session is parked, over, or about to be another's.
     link: Option<Link>,
     session: Session,
+    /// The session can be found by its client's next carrier.
+    entry: Option<Entry>,
+    /// It is parked.
+    place: Option<Place>,
+    /// The client's Hello has come.
+    greeted: bool,
     calls: Calls,
     ready: Arc<ReadyList>,
     /// Taken from `ready` and not polled yet; kept for its capacity.
@@ -65,14 +84,19 @@ pub(super) struct Driver {
     own: KeyWaker,
     reader: KeyWaker,
     timer: Pin<Box<Sleep>>,
+    /// `None` when it has come.
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// `None` when it has come.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
+    /// The session goes on, with a carrier or without.
     Open,
+    /// The carrier's client asks for another session, whose task has the carrier now and will say what becomes of it.
+    Asking(oneshot::Receiver<Answer>),
     /// The session is over; the rest of its packets is flushed, then the close frame. Until the timer.
     Ending(CloseReason),
     Gone,
@@ -82,10 +106,10 @@ impl Driver {
     pub(super) fn new(
         edge: Arc<Edge>,
         conn: ConnInfo,
+        principal: Principal,
         link: Link,
         session: Session,
         session_id: Arc<str>,
-        upgrade_headers: HeaderMap,
     ) -> Self {
         let ready = Arc::new(ReadyList::default());
         let (own, reader) = (ready.waker(SELF), ready.waker(CARRIER));
@@ -99,10 +123,13 @@ impl Driver {
             calls: Calls::new(Arc::clone(&edge), Arc::clone(&session_id), Arc::clone(&ready)),
             edge,
             conn,
+            principal,
             session_id,
-            upgrade_headers,
             link: Some(link),
             session,
+            entry: None,
+            place: None,
+            greeted: false,
             ready,
             turn: Vec::new(),
             own,
@@ -116,9 +143,14 @@ impl Driver {
         self.ready.register(cx.waker());
         loop {
             let now = Instant::now();
-            match self.state {
+            match &mut self.state {
                 State::Gone => return Poll::Ready(()),
                 State::Open => self.wake(now, true),
+                State::Asking(answer) => {
+                    let answer = ready!(Pin::new(answer).poll(cx));
+                    self.answered(answer, now);
+                    continue;
+                }
                 State::Ending(_) => {}
             }
             if self.write(cx, now) == Poll::Ready(true) {
@@ -127,6 +159,7 @@ impl Driver {
             match self.state {
                 State::Open => {
                     self.arm_timer();
+                    self.update_place();
                     return Poll::Pending;
                 }
                 State::Ending(_) => {
@@ -134,7 +167,7 @@ impl Driver {
                     // A peer that takes nothing must not keep its socket: the close frame stays unsaid.
                     self.end_ended();
                 }
-                State::Gone => {}
+                State::Asking(_) | State::Gone => {}
             }
         }
     }
@@ -154,6 +187,7 @@ impl Driver {
             match StreamId::try_from(key) {
                 Ok(stream) => self.calls.poll(&mut self.session, stream),
                 Err(_) if key == SELF => self.poll_signals(now),
+                Err(_) if key == MAILBOX => self.open_mailbox(now),
                 // There is more to read: in the next turn, after others.
                 Err(_) => {
                     self.reader.arm();
@@ -183,14 +217,12 @@ impl Driver {
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
-                    return self.gone(
-                        cx,
-                        "client_closed",
-                        &format!("the client closed the socket with {code}"),
-                    );
+                    let text = format!("the client closed the socket with {code}");
+                    let ends = resume::ends_session(code);
+                    return self.lose(if ends { "client_closed" } else { "client_left" }, &text, ends);
                 }
                 Incoming::Broken(Broken::Lost) => {
-                    return self.gone(cx, "lost", "the client's connection was lost");
+                    return self.lose("lost", "the client's connection was lost", false);
                 }
                 Incoming::Broken(Broken::Protocol(WebSocketError::TooLarge(limit))) => {
                     let message = format!("a packet is larger than {limit} bytes");
@@ -202,11 +234,15 @@ impl Driver {
                 }
                 Incoming::Broken(Broken::Protocol(error)) => {
                     let message = format!("the WebSocket protocol was broken: {error}");
-                    self.session.close(CloseReason::carrier(message));
+                    let reason = CloseReason::carrier(message);
+                    if self.detach("carrier") {
+                        return self.drop_carrier(&reason);
+                    }
+                    self.session.close(reason);
                 }
             }
             self.drain_events();
-            if self.state != State::Open {
+            if !matches!(self.state, State::Open) {
                 return;
             }
         }
@@ -220,9 +256,10 @@ impl Driver {
         let cx = &mut Context::from_waker(&waker);
         if self.draining.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
             self.draining = None;
-            // Spread over a second, so that the clients of one instance do not all arrive at the next at once.
-            let delay = u32::from(self.conn.peer.port()) % 1000;
-            self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
+            // Who has not said Hello yet may be here to go on with a session.
+            if self.greeted || self.edge.settings.session.resume.is_zero() {
+                self.go_away();
+            }
         }
         if self.cut.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
             self.cut = None;
@@ -231,6 +268,10 @@ impl Driver {
                 "the proxy is shutting down and the call did not finish before the drain deadline",
             );
             self.calls.end_all(&mut self.session, &outcome);
+            if self.link.is_none() || !self.greeted {
+                let text = "the proxy has stopped";
+                self.session.close(CloseReason::new(Code::UNAVAILABLE, "draining", text));
+            }
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             self.session.handle_timeout(now.into_std());
@@ -239,6 +280,12 @@ impl Driver {
             let soonest = now + Duration::from_millis(1);
             self.timer.as_mut().reset(Instant::from_std(next).max(soonest));
         }
+    }
+
+    fn go_away(&mut self) {
+        // Spread over a second, so that the clients of one instance do not all arrive at the next at once.
+        let delay = u32::from(self.conn.peer.port()) % 1000;
+        self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
     }
 
     /// The timer fires at the earliest time that was ever asked for and then looks again: keepalive moves its time
@@ -264,23 +311,26 @@ impl Driver {
                 }
                 Event::HalfClosed { stream } => self.calls.half_closed(&mut self.session, stream),
                 Event::Opened { stream, open } => {
-                    let caller = Caller { conn: &self.conn, upgrade_headers: &self.upgrade_headers };
+                    let upgrade_headers = self.principal.upgrade_headers();
+                    let caller = Caller { conn: &self.conn, upgrade_headers };
                     self.calls.open(&mut self.session, caller, stream, &open);
                 }
                 Event::Cancelled { stream, code, reason } => self.calls.cancelled(stream, code, reason),
                 Event::Writable { stream } => self.calls.writable(stream),
-                Event::Greeted { agent } => {
-                    tracing::debug!(session = %self.session_id, peer = %self.conn.peer, agent, "session opened");
+                Event::Greeted { agent } => self.greeted(&agent),
+                Event::ResumeAsked(hello) => self.ask(*hello),
+                Event::Resumed { bytes, .. } => self.edge.metrics.session_resumed(bytes as u64),
+                Event::Detached(reason) => {
+                    self.drop_carrier(&reason);
+                    self.park(reason.label);
                 }
                 Event::Closed(reason) => {
+                    self.leave_directory(reason.label);
                     self.state = State::Ending(reason);
                     self.be_patient();
                 }
-                // No token is announced, so nothing can be resumed.
-                Event::Detached(_)
-                | Event::ResumeAsked(_)
-                | Event::Resumed { .. }
-                | Event::TokenRetired { .. } => {}
+                // The directory knows sessions, and each session its own tokens.
+                Event::TokenRetired { .. } => {}
                 // A proxy's session never says these.
                 Event::Ended { .. } | Event::GoAway(_) | Event::Headers { .. } | Event::Welcomed(_) => {}
             }
@@ -302,7 +352,7 @@ impl Driver {
                     }
                 }
                 Poll::Ready(Err(_)) => {
-                    self.gone(cx, "lost", "the client's connection was lost");
+                    self.lose("lost", "the client's connection was lost", false);
                     return Poll::Ready(true);
                 }
                 Poll::Pending => {
@@ -330,10 +380,8 @@ impl Driver {
             self.wake(now, false);
         }
         if let State::Ending(reason) = &self.state {
-            if let Some(link) = self.link.take() {
-                let farewell = link.farewell(cx, reason.close_code, &reason.message);
-                self.edge.drain.tasks.spawn(farewell);
-            }
+            let reason = reason.clone();
+            self.drop_carrier(&reason);
             self.end_ended();
             return Poll::Ready(true);
         }
@@ -353,12 +401,9 @@ impl Driver {
         }
     }
 
-    /// The carrier is of no more use, and the session ends with it.
-    fn gone(&mut self, cx: &mut Context<'_>, label: &'static str, text: &str) {
-        if let Some(mut link) = self.link.take() {
-            // The answer to the peer's close frame, if there is one, is worth one try.
-            let _ = link.carrier.poll_flush(cx);
-        }
+    /// The session ends with its carrier.
+    fn gone(&mut self, label: &'static str, text: &str) {
+        self.leave_directory(label);
         self.end_all(label, text);
         self.state = State::Gone;
     }
@@ -381,7 +426,7 @@ impl Future for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if matches!(self.state, State::Open | State::Ending(_)) {
+        if !matches!(self.state, State::Gone) {
             self.end_all("dropped", "the proxy is shutting down");
         }
     }

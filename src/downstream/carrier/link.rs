@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -91,8 +91,9 @@ impl Link {
     }
 
     /// Closes a carrier that the session has no more use for. The future ends when the peer has heard it.
-    pub(super) fn farewell(mut self, cx: &mut Context<'_>, code: u16, reason: &str) -> Farewell {
-        self.carrier.close(cx, code, reason);
+    pub(super) fn farewell(mut self, code: u16, reason: &str) -> Farewell {
+        // What cannot be written at once is when the future is polled.
+        self.carrier.close(&mut Context::from_waker(Waker::noop()), code, reason);
         Farewell { link: self, timer: Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)) }
     }
 }

@@ -5,13 +5,18 @@
 //! task which of its streams can go on.
 
 mod calls;
+mod directory;
 mod driver;
 mod link;
+mod mailbox;
+mod parking;
 pub(super) mod ready;
 pub(super) mod socket;
 mod stream;
+mod token;
 mod upgrade;
 
+pub use directory::SessionDirectory;
 pub use upgrade::SUBPROTOCOL;
 pub(crate) use upgrade::Subprotocol;
 
@@ -24,7 +29,7 @@ use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{AddressPermit, ConnInfo, ConnIo, Edge, Rejection, grpc_websockets, upgrade_headers};
+use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets};
 use crate::{
     session::{self, CloseReason, MAX_PACKET, Session, Side},
     wire::Code,
@@ -45,20 +50,25 @@ pub(crate) fn upgrade(
 ) -> Result<Response<Body>, Rejection> {
     let handshake = upgrade::check(&request)?;
     let upgraded = hyper::upgrade::on(&mut request);
-    let picked = upgrade_headers::pick(&edge.settings.upgrade_headers, request.headers());
+    let principal = Principal::of(&edge.settings.upgrade_headers, request.headers());
     let (edge_, conn) = (Arc::clone(edge), conn.clone());
     match handshake.subprotocol {
         Subprotocol::Session => {
             let session_id = session_id()?;
+            let resumes = !edge.settings.session.resume.is_zero();
+            let token = resumes.then(|| edge.sessions.new_token()).transpose().map_err(no_random_numbers)?;
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
                 let mut session =
                     Session::new(Side::Proxy, settings(&edge, &session_id), Instant::now().into_std());
+                if let Some(token) = token {
+                    session.announce_resume(token);
+                }
                 let place = admit(&edge, &conn).map_err(|reason| session.close(reason)).ok();
                 let link = Link::new(Carrier::WebSocket(socket), place);
                 // Boxed: this future goes away when the session runs, and must not size its task.
-                Box::new(Driver::new(edge, conn, link, session, session_id, picked)).await;
+                Box::new(Driver::new(edge, conn, principal, link, session, session_id)).await;
             });
         }
         Subprotocol::GrpcWebSockets | Subprotocol::GrpcWebSocketsMultiplex => {
@@ -67,7 +77,7 @@ pub(crate) fn upgrade(
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let socket = socket(upgraded, grpc_websockets::max_message(&edge_.settings));
-                grpc_websockets::serve(edge_, conn, socket, path, picked).await;
+                grpc_websockets::serve(edge_, conn, socket, path, principal.into_upgrade_headers()).await;
             });
         }
     }
@@ -93,10 +103,6 @@ fn socket(upgraded: Upgraded, max_message: usize) -> Socket {
 
 /// A place among the address's sockets, or why there is none.
 fn admit(edge: &Edge, conn: &ConnInfo) -> Result<AddressPermit, CloseReason> {
-    if edge.drain.draining.is_cancelled() {
-        let text = "this instance is shutting down; connect again";
-        return Err(CloseReason::new(Code::UNAVAILABLE, "draining", text));
-    }
     edge.addresses.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
         let limit = edge.settings.limits.sockets_per_address;
         edge.metrics.refused("sockets_per_address");
@@ -115,6 +121,8 @@ fn settings(edge: &Edge, session_id: &str) -> session::Settings {
         ping_interval: s.ping,
         hello_timeout: s.hello_timeout,
         session_id: session_id.to_owned(),
+        resume_grace: s.resume,
+        replay_limit: s.resume_buffer,
         ..session::Settings::default()
     }
 }
@@ -122,7 +130,10 @@ fn settings(edge: &Edge, session_id: &str) -> session::Settings {
 /// 64 random bits in hexadecimal: names a session in logs.
 fn session_id() -> Result<Arc<str>, Rejection> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Rejection::internal(format!("the system has no random numbers: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(no_random_numbers)?;
     Ok(format!("{:016x}", u64::from_ne_bytes(bytes)).into())
+}
+
+fn no_random_numbers(error: getrandom::Error) -> Rejection {
+    Rejection::internal(format!("the system has no random numbers: {error}"))
 }
