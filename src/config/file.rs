@@ -24,11 +24,14 @@ section! { "the file"
     struct File {
         /// The public ports. At least one.
         listeners: AtLeastOne<Listener>,
-        /// The operators' port: /healthz, /readyz and /metrics. Left out: none.
+        /// The operators' port: /healthz, /readyz, /metrics and /schema. Left out: none.
         admin: Option<Admin>,
         /// The origins whose pages may call, besides pages of the proxy's own origin: `https://app.example.com`,
         /// `https://*.example.com` for subdomains, or `*` for any. One list for CORS and WebSockets. Default: none.
         origins: Option<Vec<At<String>>>,
+        /// Headers of the request that opens a WebSocket which reach services as metadata of its calls, and `cookie`
+        /// of any request. `cookie` and `authorization` demand that `origins` has no `*`. Default: none.
+        upgrade_headers: Option<Vec<At<String>>>,
         /// The gRPC services, by a name of your choice. At least one.
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
@@ -195,7 +198,7 @@ section! { "limits"
         max_message: Option<At<Size>>,
         /// The largest metadata of a call. Default: 16KiB.
         max_metadata: Option<At<Size>>,
-        /// Open session sockets for each client address. Default: 100.
+        /// Open WebSockets for each client address. Default: 100.
         sockets_per_address: Option<u32>,
         /// How long a TLS handshake may take. Default: 10s.
         handshake_timeout: Option<At<Duration>>,
