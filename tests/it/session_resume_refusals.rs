@@ -9,7 +9,7 @@ use bidiway::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 
 use crate::{
     session_resume::{resumed, session, session_with, shows, websocket, websocket_with},
@@ -33,18 +33,8 @@ async fn refused(lost: Lost, edge: &Edge, headers: &[(&str, &str)]) -> (v1::Resu
 }
 
 /// The token of a session, as a thief finds it.
-async fn stolen(mut socket: Socket) -> (Bytes, Socket) {
-    let mut packet = BytesMut::new();
-    let (mut lost, ws) = {
-        socket.flush().await;
-        socket.part()
-    };
-    lost.session.reattach(std::time::Instant::now());
-    lost.session.poll_packet(&mut packet, 1);
-    let mut reader = frame::PacketReader::new(packet.freeze());
-    let frame::FrameKind::Hello(hello) = reader.next().unwrap().unwrap().kind else { panic!("no Hello") };
-    assert!(lost.session.detach(std::time::Instant::now()));
-    (hello.resume_token, lost.resume(ws).await)
+fn stolen(socket: &Socket) -> Bytes {
+    socket.session.resume_tokens().next().unwrap().clone()
 }
 
 fn hello(token: Bytes) -> Bytes {
@@ -73,8 +63,8 @@ async fn only_the_whole_token_opens_a_session_and_what_is_wrong_with_others_is_s
     let upstream = Scripted::start(echo).await;
     let edge = edge(&upstream.url).await;
     within(20, async {
-        let socket = session(Carrier::Http1, &edge).await;
-        let (token, _thief) = stolen(socket).await;
+        let mut socket = session(Carrier::Http1, &edge).await;
+        let token = stolen(&socket);
         assert!(token.len() <= 64);
         let changed = |at: usize| {
             let mut changed = token.to_vec();
@@ -87,14 +77,13 @@ async fn only_the_whole_token_opens_a_session_and_what_is_wrong_with_others_is_s
             let expected = if at < 8 { OtherInstance } else { UnknownToken };
             assert_eq!(failure(&edge, &changed(at)).await, expected, "byte {at}");
         }
+        assert_eq!(socket.unary(TALK, "undisturbed").await.code(), Code::OK);
         // One that has ended is remembered.
-        let mut gone = session(Carrier::Http1, &edge).await;
-        let stream = gone.open(TALK).await;
-        let (token, mut thief) = stolen(gone).await;
-        thief.cancel(stream).await;
-        thief.close().await;
+        let (lost, mut ws) = session(Carrier::Http1, &edge).await.part();
+        let token = lost.session.resume_tokens().next().unwrap();
+        ws.close(Some(CloseFrame { code: 1000.into(), reason: "".into() })).await.unwrap();
         shows(&edge, "bidiway_sessions_total{closed=\"client_closed\"} 1").await;
-        assert_eq!(failure(&edge, &token).await, StateLost);
+        assert_eq!(failure(&edge, token).await, StateLost);
     })
     .await;
 }
@@ -120,7 +109,7 @@ async fn a_stolen_token_is_worth_nothing_to_another_origin_or_with_other_credent
         let mut socket = session_with(Carrier::Http1, &edge, &own).await;
         socket.open(TALK).await;
         upstream.begun(1).await;
-        let (token, mut owner) = stolen(socket).await;
+        let token = stolen(&socket);
         for thief in thieves {
             let mut ws = websocket_with(Carrier::Http1, &edge, thief).await;
             ws.send(Message::Binary(hello(token.clone()))).await.unwrap();
@@ -133,8 +122,7 @@ async fn a_stolen_token_is_worth_nothing_to_another_origin_or_with_other_credent
             assert!(!welcome.resumed && welcome.resume_token != token);
         }
         // Its owner has noticed nothing, and comes back.
-        let _ = &mut owner;
-        let lost = owner.cut();
+        let lost = socket.cut();
         let mut socket = lost.resume(websocket_with(Carrier::Http1, &edge, &same).await).await;
         assert!(matches!(socket.next_own().await, Event::Resumed { .. }));
         assert!(upstream.over.try_recv().is_err(), "the call was not touched");
@@ -148,7 +136,7 @@ async fn a_token_that_was_used_is_void_once_the_next_one_is_known() {
     let edge = edge(&upstream.url).await;
     within(10, async {
         let socket = session(Carrier::Http1, &edge).await;
-        let (token, socket) = stolen(socket).await;
+        let token = stolen(&socket);
         let mut socket = resumed(socket.cut(), Carrier::Http1, &edge).await;
         // The client's Ack has come before the answer to this.
         assert_eq!(socket.unary(TALK, "x").await.code(), Code::OK);
@@ -164,7 +152,7 @@ async fn a_hello_that_contradicts_the_books_is_closed_and_the_session_goes_on() 
     let edge = edge(&upstream.url).await;
     within(10, async {
         let socket = session(Carrier::Http1, &edge).await;
-        let (token, socket) = stolen(socket).await;
+        let token = stolen(&socket);
         let hello = v1::Hello {
             versions: vec![1],
             resume_token: token,
