@@ -12,7 +12,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 
 use crate::{
-    session_resume::{resumed, session, session_with, shows, websocket, websocket_with},
+    session_resume::{resumable, resumed, session, session_with, shows, websocket, websocket_with},
     support::{
         carrier::Carrier,
         edge::{self, Edge, edge, edge_with},
@@ -209,6 +209,31 @@ async fn beyond_the_limit_the_session_that_waits_longest_goes() {
         })
         .await;
     }
+}
+
+/// The proxy notices late that a client's sockets are dead; they must not keep it out.
+#[tokio::test]
+async fn an_address_at_its_limit_of_sockets_may_still_go_on_with_its_sessions() {
+    let upstream = Scripted::start(echo).await;
+    let mut settings = edge::settings();
+    settings.limits.sockets_per_address = 2;
+    let edge = edge_with(&upstream.url, settings).await;
+    within(10, async {
+        let (first, second) = (session(Carrier::Http1, &edge).await, session(Carrier::Http1, &edge).await);
+        let (lost, _old) = first.part();
+        let mut first = resumed(lost, Carrier::Http1, &edge).await;
+        assert_eq!(first.unary(TALK, "x").await.code(), Code::OK);
+        // But not begin another one, whatever token it shows.
+        let mut socket = Socket::new(websocket(Carrier::Http1, &edge).await, resumable());
+        socket.flush().await;
+        assert_eq!(socket.close_frame().await.0, 4008);
+        let mut ws = websocket(Carrier::Http1, &edge).await;
+        ws.send(Message::Binary(hello(Bytes::from_static(b"nonsense")))).await.unwrap();
+        let Some(Ok(Message::Close(Some(frame)))) = ws.next().await else { panic!("no close frame") };
+        assert_eq!(u16::from(frame.code), 4008);
+        drop(second);
+    })
+    .await;
 }
 
 /// The value of a metric without labels.

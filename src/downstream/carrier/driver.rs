@@ -212,7 +212,10 @@ impl Driver {
             let Poll::Ready(incoming) = link.carrier.poll_read(cx) else { return };
             link.reads_while_blocked += u32::from(link.blocked.is_some());
             match incoming {
-                Incoming::Packet(packet) => self.session.handle_packet(packet, now.into_std()),
+                Incoming::Packet(packet) if self.greeted => {
+                    self.session.handle_packet(packet, now.into_std())
+                }
+                Incoming::Packet(packet) => self.first_packet(packet, now),
                 Incoming::Text => self.session.handle_text(now.into_std()),
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
@@ -258,7 +261,9 @@ impl Driver {
             self.draining = None;
             // Who has not said Hello yet may be here to go on with a session.
             if self.greeted || self.edge.settings.session.resume.is_zero() {
-                self.go_away();
+                // Spread over a second, so that the clients of one instance do not all arrive at the next at once.
+                let delay = u32::from(self.conn.peer.port()) % 1000;
+                self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
             }
         }
         if self.cut.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
@@ -280,12 +285,6 @@ impl Driver {
             let soonest = now + Duration::from_millis(1);
             self.timer.as_mut().reset(Instant::from_std(next).max(soonest));
         }
-    }
-
-    fn go_away(&mut self) {
-        // Spread over a second, so that the clients of one instance do not all arrive at the next at once.
-        let delay = u32::from(self.conn.peer.port()) % 1000;
-        self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
     }
 
     /// The timer fires at the earliest time that was ever asked for and then looks again: keepalive moves its time
