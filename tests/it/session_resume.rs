@@ -422,6 +422,10 @@ async fn a_drain_waits_for_clients_that_come_back_and_says_goaway_to_them() {
         let lost = socket.cut();
         shows(&edge, "bidiway_sessions_parked 1").await;
         edge.drain();
+        // The port is open for it, and for nobody else.
+        let mut new = Socket::new(websocket(Carrier::Http1, &edge).await, resumable());
+        new.flush().await;
+        assert_eq!(new.close_frame().await, (4014, "this instance is shutting down; connect again".into()));
         let mut socket = resumed(lost, Carrier::Http1, &edge).await;
         let Event::GoAway(goaway) = socket.next_own().await else { panic!("no GoAway") };
         assert_eq!((goaway.last_stream, Code(goaway.code)), (stream, Code::UNAVAILABLE));

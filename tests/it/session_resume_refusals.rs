@@ -247,7 +247,7 @@ fn metric(edge: &Edge, name: &str) -> u64 {
 async fn what_parked_sessions_keep_stays_within_its_bound() {
     let upstream = Flooding::start().await;
     let mut settings = edge::settings();
-    settings.limits.parked_bytes = 300_000;
+    settings.limits.parked_bytes = 1_000_000;
     settings.session.resume_buffer = 128 * 1024;
     let edge = edge_with(&upstream.server.url, settings).await;
     within(30, async {
@@ -260,12 +260,12 @@ async fn what_parked_sessions_keep_stays_within_its_bound() {
             socket.message(1).await;
             parked.push(socket.cut());
             shows(&edge, &format!("bidiway_carriers_lost_total{{reason=\"lost\"}} {n}")).await;
-            assert!(metric(&edge, "bidiway_parked_bytes") <= 300_000);
+            assert!(metric(&edge, "bidiway_parked_bytes") <= 1_000_000);
         }
-        let left = metric(&edge, "bidiway_sessions_parked");
-        assert!((2..20).contains(&left), "{left} are parked");
-        assert!(metric(&edge, "bidiway_parked_bytes") > 0);
-        upstream.ended(20 - usize::try_from(left).unwrap()).await;
+        // Each call has a window of 256 KiB, which the service fills sooner or later: three are left at the end.
+        upstream.ended(17).await;
+        shows(&edge, "bidiway_sessions_parked 3").await;
+        assert!(metric(&edge, "bidiway_parked_bytes") > 3 * 200_000);
     })
     .await;
 }

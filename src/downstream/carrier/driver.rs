@@ -158,8 +158,8 @@ impl Driver {
             }
             match self.state {
                 State::Open => {
-                    self.arm_timer();
                     self.update_place();
+                    self.arm_timer();
                     return Poll::Pending;
                 }
                 State::Ending(_) => {
@@ -290,14 +290,15 @@ impl Driver {
     /// The timer fires at the earliest time that was ever asked for and then looks again: keepalive moves its time
     /// with every message, and must not cost a timer operation each.
     fn arm_timer(&mut self) {
-        if let Some(next) = self.session.poll_timeout() {
-            let next = Instant::from_std(next);
-            if self.timer.is_elapsed() || next < self.timer.deadline() {
-                self.timer.as_mut().reset(next);
-                let waker = self.own.waker().clone();
-                if self.timer.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                    self.own.wake();
-                }
+        let session = self.session.poll_timeout().map(Instant::from_std);
+        let place = self.place.as_ref().map(Place::next_look);
+        if let Some(next) = session.into_iter().chain(place).min()
+            && (self.timer.is_elapsed() || next < self.timer.deadline())
+        {
+            self.timer.as_mut().reset(next);
+            let waker = self.own.waker().clone();
+            if self.timer.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                self.own.wake();
             }
         }
     }

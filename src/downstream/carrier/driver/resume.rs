@@ -190,16 +190,17 @@ impl Driver {
         tracing::debug!(%session, %peer, label, bytes, "session lost its carrier, and waits for another");
     }
 
-    /// A parked session's calls go on: what it keeps changes.
+    /// A parked session's calls go on: what it keeps changes. What comes into their windows wakes nobody, so it is
+    /// looked at from time to time.
     pub(super) fn update_place(&mut self) {
         if self.place.is_some() {
             let bytes = self.held_bytes();
-            self.place.iter_mut().for_each(|place| place.update(bytes));
+            self.place.iter_mut().for_each(|place| place.update(bytes, Instant::now()));
         }
     }
 
     /// What is kept for the client.
-    fn held_bytes(&self) -> u64 {
+    fn held_bytes(&mut self) -> u64 {
         (self.session.held_bytes() + self.calls.held_bytes()) as u64
     }
 
