@@ -35,7 +35,8 @@ export function createTransport(channel) {
       const status = await call.status;
       if (signal.aborted) throw new DOMException("The call was aborted", "AbortError");
       // A thrown error would become UNKNOWN, whatever it says; so would a code that the library does not know.
-      const { code, message } = failure ? { code: 13, message: `${failure}` } : status;
+      // What fails when the call has its end already does not hide that.
+      const { code, message } = failure && status.cause === failure ? { code: 13, message: `${failure}` } : status;
       yield { type: "trailer", trailer: toNice(toTrailers({ ...status, code: code > 16 ? 2 : code, message })) };
     } finally {
       call.cancel();
