@@ -114,7 +114,7 @@ export class MethodDescriptor {
   }
 }
 
-/** @type {Map<string, Channel>} of hostnames that have one of their own */
+/** @type {Map<string, Channel | undefined>} of hostnames that have one of their own */
 const channels = new Map();
 /** @type {Map<string, Channel>} of hostnames for which nobody has set one */
 const defaults = new Map();
@@ -133,8 +133,7 @@ const trim = (hostname) => hostname.replace(/\/+$/, "");
  */
 export function setChannel(channel, hostname) {
   if (hostname === undefined) shared = channel;
-  else if (channel) channels.set(trim(hostname), channel);
-  else channels.delete(trim(hostname));
+  else channels.set(trim(hostname), channel);
 }
 
 /** @param {string} hostname */
