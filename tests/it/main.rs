@@ -23,6 +23,8 @@ mod session_carriers;
 mod session_http2;
 mod session_middlebox;
 mod session_refusals;
+mod session_resume;
+mod session_resume_refusals;
 mod session_upstream_faults;
 mod support;
 mod upstream_calls;
