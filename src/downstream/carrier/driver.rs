@@ -207,7 +207,7 @@ impl Driver {
             self.reads_while_blocked += u32::from(self.blocked.is_some());
             match incoming {
                 Incoming::Packet(packet) => self.session.handle_packet(packet, now.into_std()),
-                Incoming::Text => self.session.handle_text(now.into_std()),
+                Incoming::Text(_) => self.session.handle_text(now.into_std()),
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
