@@ -154,7 +154,9 @@ impl JsonCall {
         }
         if self.half_closed {
             let expected = match self.method() {
-                Some(method) if !method.client_streaming() => method.name().to_owned() + " takes one request message",
+                Some(method) if !method.client_streaming() => {
+                    method.name().to_owned() + " takes one request message"
+                }
                 _ => "the client has half-closed".to_owned(),
             };
             return self.fail(invalid(format!("{expected}, and another one came")));
@@ -243,7 +245,9 @@ impl JsonCall {
                     (Ok(method), _) => self.method = Some(method),
                     // What the client can do something about is its message.
                     (Err(_), Some(error)) => return Err(Box::new(unreadable(error))),
-                    (Err(error), None) => return Err(Box::new(Outcome::proxy(error.code(), error.to_string()))),
+                    (Err(error), None) => {
+                        return Err(Box::new(Outcome::proxy(error.code(), error.to_string())));
+                    }
                 }
             }
             let Some(method) = self.method.clone() else { return Ok(()) };
@@ -288,8 +292,7 @@ impl JsonCall {
                     return Err(Box::new(unreadable(&error)));
                 };
                 let (schema, path, missing) = (schema.clone(), self.path.clone(), missing.to_owned());
-                self.lookup =
-                    Some(Box::pin(async move { schema.method_with_type(&path, &missing).await }));
+                self.lookup = Some(Box::pin(async move { schema.method_with_type(&path, &missing).await }));
                 self.lacking = Some(error);
                 self.inbox_size += json.len() + MESSAGE_COST;
                 self.inbox.push_front(json);
@@ -376,7 +379,8 @@ impl JsonCall {
             if let Some(message) = self.down.next().map_err(|error| invalid_response(&error))? {
                 self.messages_down += 1;
                 if self.messages_down > 1 && !method.server_streaming() {
-                    let text = format!("the service sent several messages for {}, which has one", method.name());
+                    let text =
+                        format!("the service sent several messages for {}, which has one", method.name());
                     return Err(Box::new(Outcome::proxy(Code::INTERNAL, text)));
                 }
                 let json = method.response_to_json(&message, &self.route.settings.json).map_err(|error| {
@@ -407,11 +411,14 @@ impl JsonCall {
                     return Ok(Poll::Ready(Event::Headers(headers)));
                 }
                 Poll::Ready(Received::Data(bytes)) => self.down.push(bytes),
-                Poll::Ready(Received::End(outcome)) if outcome.status.code != Code::OK => return Err(outcome),
+                Poll::Ready(Received::End(outcome)) if outcome.status.code != Code::OK => {
+                    return Err(outcome);
+                }
                 Poll::Ready(Received::End(outcome)) => {
                     self.down.finish().map_err(|error| invalid_response(&error))?;
                     if self.messages_down == 0 && !method.server_streaming() {
-                        let text = format!("the service ended {} with OK and without a message", method.name());
+                        let text =
+                            format!("the service ended {} with OK and without a message", method.name());
                         return Err(Box::new(Outcome::proxy(Code::INTERNAL, text)));
                     }
                     return Err(outcome);

@@ -183,7 +183,11 @@ fn status_code(code: Code) -> StatusCode {
     StatusCode::from_u16(code.to_http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn with_type(mut headers: HeaderMap, content_type: &'static str, body: axum::body::Body) -> Response<axum::body::Body> {
+fn with_type(
+    mut headers: HeaderMap,
+    content_type: &'static str,
+    body: axum::body::Body,
+) -> Response<axum::body::Body> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     // What a service says is data, whatever it looks like.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -450,10 +454,7 @@ impl Body for StreamBody {
     type Data = Bytes;
     type Error = GivenUp;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
         let this = self.get_mut();
         if this.ended {
             return Poll::Ready(None);

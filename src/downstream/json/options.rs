@@ -75,7 +75,9 @@ impl CallOptions {
                 Some("timeout") => options.timeout = Some(timeout(&value)?),
                 Some("status") => options.status = switch(&value)?,
                 Some(_) if with_metadata => return Err(InvalidOptions::Unknown(shown(&name))),
-                None if with_metadata && is_secret(&name) => return Err(InvalidOptions::Secret(shown(&name))),
+                None if with_metadata && is_secret(&name) => {
+                    return Err(InvalidOptions::Secret(shown(&name)));
+                }
                 None if with_metadata => entries.push(entry(name.into_owned(), &value)?),
                 Some(_) | None => {}
             }
@@ -114,7 +116,9 @@ impl CallOptions {
                 Json::String(text) => entries.push(entry(name, &text)?),
                 Json::Array(values) => {
                     for value in values {
-                        let Json::String(text) = value else { return Err(InvalidOptions::Value(shown(&name))) };
+                        let Json::String(text) = value else {
+                            return Err(InvalidOptions::Value(shown(&name)));
+                        };
                         entries.push(entry(name.clone(), &text)?);
                     }
                 }
@@ -173,8 +177,18 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 
 /// Names under which secrets go.
 fn is_secret(name: &str) -> bool {
-    const PARTS: [&str; 10] =
-        ["auth", "cookie", "token", "secret", "passw", "credential", "api-key", "apikey", "api_key", "session"];
+    const PARTS: [&str; 10] = [
+        "auth",
+        "cookie",
+        "token",
+        "secret",
+        "passw",
+        "credential",
+        "api-key",
+        "apikey",
+        "api_key",
+        "session",
+    ];
     let name = name.to_ascii_lowercase();
     PARTS.iter().any(|part| name.contains(part))
 }
@@ -274,12 +288,15 @@ mod tests {
 
     #[test]
     fn a_first_message_of_options_is_told_from_a_request() {
-        let options = message(r#" { "@metadata" : {"x-a":"1","x-b":["2","3"]},"@timeout":"5s","@status":true}"#);
+        let options =
+            message(r#" { "@metadata" : {"x-a":"1","x-b":["2","3"]},"@timeout":"5s","@status":true}"#);
         let options = options.unwrap().unwrap();
         assert_eq!(options.metadata["x-a"], "1");
         assert_eq!(options.metadata.get_all("x-b").iter().collect::<Vec<_>>(), ["2", "3"]);
         assert_eq!((options.timeout, options.status), (Some(Duration::from_secs(5)), true));
-        for request in ["{}", "", "[1]", r#"{"@type":"x"}"#, r#"{"a":{"@metadata":{}}}"#, r#"{"@metadata2":{}}"#] {
+        for request in
+            ["{}", "", "[1]", r#"{"@type":"x"}"#, r#"{"a":{"@metadata":{}}}"#, r#"{"@metadata2":{}}"#]
+        {
             assert!(message(request).unwrap().is_none(), "{request}");
         }
     }

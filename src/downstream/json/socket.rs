@@ -190,7 +190,9 @@ impl Driver {
                     Ok(_) => self.message(text),
                     Err(_) => self.breach(1007, "a text message is not UTF-8"),
                 },
-                Incoming::Packet(_) => self.breach(1003, "a binary message; JSON sockets have text messages only"),
+                Incoming::Packet(_) => {
+                    self.breach(1003, "a binary message; JSON sockets have text messages only")
+                }
                 Incoming::Alive => self.answers_while_blocked += usize::from(self.blocked.is_some()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
@@ -370,7 +372,8 @@ impl Driver {
             match event {
                 Event::Headers(headers) => {
                     if self.wants_status() {
-                        self.texts.push_back(json!({ "@metadata": metadata_to_json(&headers) }).to_string().into());
+                        self.texts
+                            .push_back(json!({ "@metadata": metadata_to_json(&headers) }).to_string().into());
                         return;
                     }
                 }
