@@ -158,9 +158,11 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
    */
   const detach = (error, polite) => {
     suspend(error);
-    const delayMs = attempts || polite ? Math.random() * Math.min(maxMs, baseMs * 2 ** (attempts && attempts - 1)) : 0;
-    attempts++;
-    if (delayMs) retry(delayMs, attempt);
+    // Some attempts have to fall into the grace that is left.
+    const most = Math.min(maxMs, baseMs * 2 ** (attempts && attempts - 1), (expires - Date.now()) / 3);
+    // Jitter, of which a quarter is certain: those that had wholly random delays, and are many, would come back twice as
+    // often in the first second after an outage as later.
+    if (attempts++ || polite) retry((0.25 + 0.75 * Math.random()) * most, attempt);
     else attempt();
   };
 
