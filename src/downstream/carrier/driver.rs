@@ -216,7 +216,7 @@ impl Driver {
                     self.session.handle_packet(packet, now.into_std())
                 }
                 Incoming::Packet(packet) => self.first_packet(packet, now),
-                Incoming::Text => self.session.handle_text(now.into_std()),
+                Incoming::Text(_) => self.session.handle_text(now.into_std()),
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given

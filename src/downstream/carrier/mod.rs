@@ -29,7 +29,7 @@ use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets};
+use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets, json};
 use crate::{
     session::{self, CloseReason, MAX_PACKET, Session, Side},
     wire::Code,
@@ -85,11 +85,21 @@ pub(crate) fn upgrade(
                 grpc_websockets::serve(edge_, conn, socket, path, principal.into_upgrade_headers()).await;
             });
         }
+        Subprotocol::Json => {
+            let uri = request.uri().clone();
+            edge.drain.tasks.spawn(async move {
+                let Ok(upgraded) = upgraded.await else { return };
+                let socket = socket(upgraded, json::max_message(&edge_, uri.path()));
+                json::serve(edge_, conn, socket, uri.path().into(), uri.query(), principal.into_upgrade_headers()).await;
+            });
+        }
     }
 
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, handshake.name);
+    if let Some(name) = handshake.name {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
     if let Some(accept) = handshake.accept {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
