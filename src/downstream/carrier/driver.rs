@@ -274,8 +274,7 @@ impl Driver {
             );
             self.calls.end_all(&mut self.session, &outcome);
             if self.link.is_none() || !self.greeted {
-                let text = "the proxy has stopped";
-                self.session.close(CloseReason::new(Code::UNAVAILABLE, "draining", text));
+                self.stop();
             }
         }
         while self.timer.as_mut().poll(cx).is_ready() {
@@ -323,6 +322,9 @@ impl Driver {
                 Event::Detached(reason) => {
                     self.drop_carrier(&reason);
                     self.park(reason.label);
+                    if self.cut.is_none() {
+                        self.stop();
+                    }
                 }
                 Event::Closed(reason) => {
                     self.leave_directory(reason.label);
