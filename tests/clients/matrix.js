@@ -1,5 +1,6 @@
 // The bundle: every client of the matrix, and how to run one case of one. The same in a page and in Node.
 
+import { closeChannel } from "./clients/channel.js";
 import { CLIENTS } from "./clients/index.js";
 import { scenario, summary } from "./scenarios.js";
 
@@ -15,8 +16,14 @@ export const clients = CLIENTS.map(({ open, ...rest }) => rest);
 
 /**
  * Makes a call, and tells how it went for the application.
- * @param {{ client: string, kind: import("./scenarios.js").Kind, scenario: string, id: string, url: string, timeoutMs: number, atEnd: boolean }} what `atEnd`: the
- *   client shows no answer before the call has ended
+ * @param {object} what
+ * @param {string} what.client
+ * @param {import("./scenarios.js").Kind} what.kind
+ * @param {string} what.scenario
+ * @param {string} what.id
+ * @param {string} what.url
+ * @param {number} what.timeoutMs
+ * @param {boolean} what.atEnd the client shows no answer before the call has ended
  */
 export async function run({ client: name, kind, scenario: scene, id, url, timeoutMs, atEnd }) {
   const { metadata, asks, answers: expected, hangs, pingPong } = scenario(scene, kind);
@@ -65,10 +72,5 @@ export async function run({ client: name, kind, scenario: scene, id, url, timeou
 /** Cancels a running call, as the application would. */
 export const cancel = (id) => running.get(id)?.();
 
-/** Lets go of what the clients share: channels. */
-export const close = async () => {
-  for (const [name, opened] of open) {
-    await (await opened).close?.();
-    open.delete(name);
-  }
-};
+/** Closes the channel that the clients on Bidiway share. */
+export const close = () => closeChannel();
