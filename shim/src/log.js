@@ -89,7 +89,9 @@ export function logCalls(channel, { decode, mask = CREDENTIALS, patienceMs = 100
      */
     const group = (title, lines) => {
       // A status message may have what the console takes for a format.
-      console.groupCollapsed(`%c${id} ${title.replace(/%/g, "%%")}`, colour);
+      const safe = `%c${id} ${title.replace(/%/g, "%%")}`;
+      if (!lines.length) return console.log(safe, colour);
+      console.groupCollapsed(safe, colour);
       lines.forEach(print);
       console.groupEnd();
     };
