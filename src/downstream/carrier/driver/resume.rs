@@ -1,6 +1,9 @@
 //! A session's task without its carrier, and on the next one.
 
-use std::task::{Context, Waker};
+use std::{
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use tokio::{sync::oneshot::error::RecvError, time::Instant};
 
@@ -22,6 +25,9 @@ pub(super) fn ends_session(close_code: u16) -> bool {
     matches!(close_code, 1000 | 1001 | 4000..=4999) && close_code != Code::UNAVAILABLE.to_close()
 }
 
+/// The least that a client waits which has come to an instance that is shutting down.
+const TOO_LATE: Duration = Duration::from_millis(250);
+
 impl Driver {
     /// The client has said Hello, and this session has begun.
     pub(super) fn greeted(&mut self, agent: &str) {
@@ -32,7 +38,8 @@ impl Driver {
             self.entry = self.edge.sessions.enter(token, mailbox);
         }
         if self.draining.is_none() {
-            self.go_away();
+            // Whoever sent it here has not noticed, and may do so again.
+            self.go_away(TOO_LATE + self.edge.drain.share());
         }
     }
 
