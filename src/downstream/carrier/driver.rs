@@ -161,8 +161,8 @@ impl Driver {
             }
             match self.state {
                 State::Open => {
-                    self.arm_timer();
                     self.update_place();
+                    self.arm_timer();
                     return Poll::Pending;
                 }
                 State::Ending(_) => {
@@ -215,8 +215,11 @@ impl Driver {
             let Poll::Ready(incoming) = link.carrier.poll_read(cx) else { return };
             link.reads_while_blocked += u32::from(link.blocked.is_some());
             match incoming {
-                Incoming::Packet(packet) => self.session.handle_packet(packet, now.into_std()),
-                Incoming::Text => self.session.handle_text(now.into_std()),
+                Incoming::Packet(packet) if self.greeted => {
+                    self.session.handle_packet(packet, now.into_std())
+                }
+                Incoming::Packet(packet) => self.first_packet(packet, now),
+                Incoming::Text(_) => self.session.handle_text(now.into_std()),
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
@@ -305,14 +308,15 @@ impl Driver {
     /// The timer fires at the earliest time that was ever asked for and then looks again: keepalive moves its time
     /// with every message, and must not cost a timer operation each.
     fn arm_timer(&mut self) {
-        if let Some(next) = self.session.poll_timeout() {
-            let next = Instant::from_std(next);
-            if self.timer.is_elapsed() || next < self.timer.deadline() {
-                self.timer.as_mut().reset(next);
-                let waker = self.own.waker().clone();
-                if self.timer.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                    self.own.wake();
-                }
+        let session = self.session.poll_timeout().map(Instant::from_std);
+        let place = self.place.as_ref().map(Place::next_look);
+        if let Some(next) = session.into_iter().chain(place).min()
+            && (self.timer.is_elapsed() || next < self.timer.deadline())
+        {
+            self.timer.as_mut().reset(next);
+            let waker = self.own.waker().clone();
+            if self.timer.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                self.own.wake();
             }
         }
     }

@@ -79,6 +79,8 @@ pub(super) struct Link {
     pub(super) carrier: Carrier,
     /// The client address's place among its sockets, given back at the end.
     _place: Option<AddressPermit>,
+    /// The address has as many sockets as it may without this one, which therefore can only go on with a session.
+    pub(super) crowded: bool,
     /// Since when the last flush has not finished: nothing more is written.
     pub(super) blocked: Option<Instant>,
     /// Messages read since then.
@@ -86,8 +88,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(carrier: Carrier, place: Option<AddressPermit>) -> Self {
-        Self { carrier, _place: place, blocked: None, reads_while_blocked: 0 }
+    pub(super) fn new(carrier: Carrier, place: Option<AddressPermit>, crowded: bool) -> Self {
+        Self { carrier, _place: place, crowded, blocked: None, reads_while_blocked: 0 }
     }
 
     /// Closes a carrier that the session has no more use for. The future ends when the peer has heard it.
