@@ -2,14 +2,20 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line talks to people")]
 
-use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use bidiway::{
     config::{self, Config},
     demo::{Demo, Options},
-    server::Server,
-    telemetry::log,
+    schema::Descriptors,
+    server::{self, Server},
+    telemetry::{Metrics, log},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,6 +32,7 @@ Examples:
   bidiway demo                                      a page to play with, services included
   bidiway serve --upstream http://localhost:50051   in front of a gRPC server, no file needed
   bidiway serve --config bidiway.yaml
+  bidiway describe --upstream http://localhost:50051   what a gRPC server offers
   bidiway check bidiway.yaml                        every problem at once, with line and column
 
 Exit status: 0 after a graceful stop, 64 for a command line or configuration that cannot be used, 1 for any other failure."
@@ -72,6 +79,15 @@ SIGTERM or SIGINT drains: open calls may finish until the drain deadline. A seco
     },
     /// Print the JSON Schema of the configuration file, for editors.
     Schema,
+    /// Show services, methods and messages of a running gRPC server or of a file.
+    #[command(after_help = "\
+Examples:
+  bidiway describe --upstream http://localhost:50051                       every service with its methods
+  bidiway describe --upstream http://localhost:50051 chat.v1.Chat/Talk     a method with its messages
+  bidiway describe --config bidiway.yaml --name chat chat.v1.ChatMessage   as the proxy sees it
+  bidiway describe --file chat.binpb
+  bidiway describe --file proto/chat.proto")]
+    Describe(DescribeArgs),
     /// Run gRPC services, the proxy before them, and a page to play with.
     Demo(DemoArgs),
 }
@@ -97,6 +113,24 @@ struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+struct DescribeArgs {
+    /// A service, method, message, enum or extension, by its full name. Left out: every service.
+    symbol: Option<String>,
+    /// A gRPC server with reflection. http://HOST:PORT, https://HOST:PORT or unix:/PATH.
+    #[arg(long, value_name = "URL", group = "from")]
+    upstream: Option<String>,
+    /// The upstreams of this configuration.
+    #[arg(long, short, value_name = "FILE", env = "BIDIWAY_CONFIG", group = "from")]
+    config: Option<PathBuf>,
+    /// A descriptor set, or a .proto file.
+    #[arg(long, short, value_name = "FILE", group = "from")]
+    file: Option<PathBuf>,
+    /// With --config: one upstream only.
+    #[arg(long, value_name = "UPSTREAM", requires = "config")]
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// The page and the proxy, cleartext. Port 0 takes a free one, here and below.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = config::listen_address)]
@@ -117,6 +151,8 @@ struct DemoArgs {
 enum Failure {
     /// The command line or the configuration cannot be used.
     Usage(String),
+    /// Something else, said in full.
+    Runtime(String),
     /// Anything else.
     Other(anyhow::Error),
 }
@@ -141,6 +177,10 @@ fn main() -> ExitCode {
         Err(Failure::Usage(text)) => {
             eprintln!("{text}");
             ExitCode::from(USAGE)
+        }
+        Err(Failure::Runtime(text)) => {
+            eprintln!("{text}");
+            ExitCode::FAILURE
         }
         Err(Failure::Other(error)) => {
             eprintln!("error: {error:#}");
@@ -167,11 +207,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Serve(args) => serve(args, &cli.log),
+        Command::Describe(args) => describe(args, &cli.log),
         Command::Demo(args) => demo(args, &cli.log),
     }
 }
 
-fn load(file: &std::path::Path) -> Result<Config, Failure> {
+fn load(file: &Path) -> Result<Config, Failure> {
     Config::load(file).map_err(|error| {
         let count = error.count();
         let problems = if count == 1 { "problem" } else { "problems" };
@@ -215,6 +256,93 @@ fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
             never = signals => never,
         }
     })
+}
+
+fn describe(args: DescribeArgs, log: &LogArgs) -> Result<(), Failure> {
+    start_log(log, log::Format::Text, "error")?;
+    let DescribeArgs { symbol, upstream, config, file, name } = args;
+    if let Some(file) = file {
+        let text = describe_file(&file, symbol.as_deref()).map_err(Failure::Usage)?;
+        print!("{text}");
+        return Ok(());
+    }
+    let settings = match (upstream, config) {
+        (Some(url), _) => Config::for_upstream(&url, SocketAddr::from(([127, 0, 0, 1], 0)), None, &[]),
+        (None, Some(config)) => Config::load(&config),
+        (None, None) => {
+            let text = "error: say what to describe: --upstream URL, --config FILE or --file FILE";
+            return Err(Failure::Usage(text.into()));
+        }
+    };
+    let settings = settings.map_err(|error| Failure::Usage(error.to_string()))?.settings;
+    runtime()?.block_on(async {
+        let all = server::schemas(&settings, &Metrics::new());
+        let mut schemas: Vec<_> = all.into_iter().collect();
+        if schemas.is_empty() {
+            return Err(Failure::Usage("error: no upstream of this configuration has a schema".into()));
+        }
+        schemas.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if let Some(name) = &name {
+            let names: Vec<_> = schemas.iter().map(|(name, _)| name.clone()).collect();
+            schemas.retain(|(candidate, _)| candidate == name);
+            if schemas.is_empty() {
+                let text = format!(
+                    "error: there is no upstream {name:?} with a schema; there are: {}",
+                    names.join(", ")
+                );
+                return Err(Failure::Usage(text));
+            }
+        }
+        let several = schemas.len() > 1;
+        let mut errors = Vec::new();
+        let mut shown = false;
+        for (name, schema) in schemas {
+            let text = match &symbol {
+                Some(symbol) => schema.describe(symbol).await,
+                None => schema.overview().await,
+            };
+            match text {
+                Ok(text) if several => {
+                    println!("{}// upstream {name}\n{text}", if shown { "\n" } else { "" });
+                    shown = true;
+                }
+                Ok(text) => {
+                    print!("{text}");
+                    shown = true;
+                }
+                Err(error) => errors.push(error),
+            }
+            // A name is the same wherever it is found.
+            if shown && symbol.is_some() {
+                return Ok(());
+            }
+        }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let errors: Vec<_> = errors.iter().map(|error| format!("error: {error}")).collect();
+        Err(Failure::Runtime(errors.join("\n")))
+    })
+}
+
+fn describe_file(file: &Path, symbol: Option<&str>) -> Result<String, String> {
+    let is_proto = file.extension().is_some_and(|extension| extension == "proto");
+    let read =
+        if is_proto { Descriptors::compile(&[file.to_path_buf()], &[]) } else { Descriptors::read_set(file) };
+    let descriptors = read.map_err(|error| format!("error: {}: {error}", file.display()))?;
+    match symbol {
+        Some(symbol) => descriptors
+            .describe(symbol)
+            .ok_or_else(|| format!("error: {} has nothing named {symbol:?}", file.display())),
+        None => {
+            let texts = descriptors
+                .services()
+                .iter()
+                .filter_map(|name| descriptors.describe(name))
+                .collect::<Vec<_>>();
+            Ok(texts.join("\n"))
+        }
+    }
 }
 
 fn demo(args: DemoArgs, log: &LogArgs) -> Result<(), Failure> {

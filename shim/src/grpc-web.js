@@ -31,7 +31,12 @@ import { Code, codeName, createChannel } from "./index.js";
 
 /**
  * @template REQ, RESP
- * @typedef {{ getRequestMessage(): REQ, getMethodDescriptor(): MethodDescriptor<REQ, RESP>, getMetadata(): Metadata }} Request
+ * @typedef {{
+ *   getRequestMessage(): REQ;
+ *   getMethodDescriptor(): MethodDescriptor<REQ, RESP>;
+ *   getMetadata(): Metadata;
+ *   getCallOptions(): CallOptions;
+ * }} Request
  */
 
 /**
@@ -76,8 +81,11 @@ import { Code, codeName, createChannel } from "./index.js";
  */
 
 /** @typedef {number} StatusCode */
-/** The gRPC status codes. */
-export const StatusCode = Code;
+/**
+ * The gRPC status codes. Its type is that of google's, an enum of which the numbers have names; there, too, they have
+ * none when the program runs.
+ */
+export const StatusCode = /** @type {typeof Code & { readonly [code: number]: string }} */ (Code);
 
 export const MethodType = { UNARY: "unary", SERVER_STREAMING: "server_streaming", BIDI_STREAMING: "bidi_streaming" };
 
@@ -99,6 +107,15 @@ export class RpcError extends Error {
 
   toString() {
     return `RpcError(${codeName(this.code)})` + (this.message && `: ${this.message}`);
+  }
+}
+
+/** Options that an interceptor may find with a request; there are none. */
+export class CallOptions {
+  /** @param {{ [name: string]: any }} [options] */
+  constructor(options = {}) {
+    /** @param {string} name @returns {any} */
+    this.get = (name) => options[name];
   }
 }
 
@@ -442,6 +459,7 @@ const toRequest = (message, metadata, descriptor) => ({
   getRequestMessage: () => message,
   getMethodDescriptor: () => descriptor,
   getMetadata: () => metadata,
+  getCallOptions: () => new CallOptions(),
 });
 
 /**

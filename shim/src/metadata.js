@@ -25,34 +25,31 @@ export function toMetadata(init) {
   /** @type {Metadata} */
   const entries = [];
   const pairs = /** @type {Iterable<[string, any]>} */ (
-    init && Symbol.iterator in init ? init : Object.entries(init ?? {})
+    Symbol.iterator in (init ??= {}) ? init : Object.entries(init)
   );
   for (const [key, values] of pairs) {
     const name = key.toLowerCase();
-    if (!/^[-\w.]+$/.test(name)) throw new TypeError(`metadata name ${JSON.stringify(key)}: not a gRPC name`);
-    for (const value of Array.isArray(values) ? values : [values]) {
+    const refuse = (/** @type {string} */ problem) => {
+      throw new TypeError(`metadata ${name}: ${problem}`);
+    };
+    if (!/^[-\w.]+$/.test(name)) refuse("not a gRPC name");
+    for (const value of [values].flat()) {
       if (value === undefined) continue;
-      if (!name.endsWith("-bin")) {
-        if (!/^[ -~]*$/.test(value)) throw new TypeError(`metadata ${name}: not printable ASCII; bytes need a "-bin" name`);
+      if (!/-bin$/.test(name)) {
+        if (!/^[ -~]*$/.test(value)) refuse('not printable ASCII; bytes need a "-bin" name');
         entries.push([name, `${value}`]);
       } else if (value instanceof Uint8Array) {
         entries.push([name, value]);
       } else {
-        for (const text of `${value}`.split(",")) entries.push([name, fromBase64(name, text)]);
+        try {
+          for (const text of `${value}`.split(",")) {
+            entries.push([name, Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (char) => char.charCodeAt(0))]);
+          }
+        } catch {
+          refuse("not base64; bytes need a Uint8Array");
+        }
       }
     }
   }
   return entries;
-}
-
-/**
- * @param {string} name
- * @param {string} text
- */
-function fromBase64(name, text) {
-  try {
-    return Uint8Array.from(atob(text.trim().replace(/-/g, "+").replace(/_/g, "/")), (char) => char.charCodeAt(0));
-  } catch {
-    throw new TypeError(`metadata ${name}: not base64; hand in a Uint8Array for raw bytes`);
-  }
 }

@@ -60,7 +60,8 @@ async function send(call, body) {
     const { done, value } = await messages.next();
     if (over) return;
     if (done) return call.halfClose();
-    await call.send(unframe(value));
+    // What is not sent is not sent because the call is over, and the call's status tells why.
+    await call.send(unframe(value)).catch(() => {});
   }
 }
 

@@ -1,29 +1,20 @@
 // gRPC status codes, the status that ends a call, and the error that carries one.
 
-/**
- * The gRPC status codes (gRPC `doc/statuscodes.md`).
- */
-export const Code = Object.freeze({
-  OK: 0,
-  CANCELLED: 1,
-  UNKNOWN: 2,
-  INVALID_ARGUMENT: 3,
-  DEADLINE_EXCEEDED: 4,
-  NOT_FOUND: 5,
-  ALREADY_EXISTS: 6,
-  PERMISSION_DENIED: 7,
-  RESOURCE_EXHAUSTED: 8,
-  FAILED_PRECONDITION: 9,
-  ABORTED: 10,
-  OUT_OF_RANGE: 11,
-  UNIMPLEMENTED: 12,
-  INTERNAL: 13,
-  UNAVAILABLE: 14,
-  DATA_LOSS: 15,
-  UNAUTHENTICATED: 16,
-});
+const NAMES = (
+  "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED RESOURCE_EXHAUSTED " +
+  "FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED"
+).split(" ");
 
-const NAMES = Object.keys(Code);
+/**
+ * @typedef {{ OK: 0, CANCELLED: 1, UNKNOWN: 2, INVALID_ARGUMENT: 3, DEADLINE_EXCEEDED: 4, NOT_FOUND: 5, ALREADY_EXISTS: 6,
+ *   PERMISSION_DENIED: 7, RESOURCE_EXHAUSTED: 8, FAILED_PRECONDITION: 9, ABORTED: 10, OUT_OF_RANGE: 11, UNIMPLEMENTED: 12,
+ *   INTERNAL: 13, UNAVAILABLE: 14, DATA_LOSS: 15, UNAUTHENTICATED: 16 }} Codes
+ */
+
+/** The gRPC status codes (gRPC `doc/statuscodes.md`). */
+export const Code = /** @type {Readonly<Codes>} */ (
+  Object.freeze(/** @type {unknown} */ (Object.fromEntries(NAMES.map((name, code) => [name, code]))))
+);
 
 /**
  * The name of a code in the gRPC documents, such as `"NOT_FOUND"`; `"CODE_99"` for an unknown one.
@@ -46,59 +37,44 @@ export const codeName = (code) => NAMES[code] ?? `CODE_${code}`;
  */
 
 /**
- * A status made by this client.
- * @param {number} code
- * @param {string} message
- * @param {Partial<Status>} [more]
- * @returns {Status}
+ * What an error says besides its message, which names the code and, for a call, the method.
+ * @typedef {object} ErrorFields
+ * @property {Status} status the whole status; its other fields stand in the error, too
+ * @property {string} [method] of the call that failed
  */
-export const clientStatus = (code, message, more) => ({
-  code,
-  message,
-  details: new Uint8Array(),
-  metadata: [],
-  origin: "client",
-  ...more,
-});
+
+/** @typedef {Error & Omit<Status, "message"> & ErrorFields} BidiwayError a call or a connection failed */
+
+export const BidiwayError = /** @type {new (status: Status, method?: string) => BidiwayError} */ (
+  /** @type {unknown} */ (
+    class extends Error {
+      /**
+       * @param {Status} status
+       * @param {string} [method] of the call that failed
+       */
+      constructor(status, method) {
+        const { message, cause, ...fields } = status;
+        super(
+          `${codeName(fields.code)}: ${message}` + (method ? ` [${method}]` : "") + (fields.closeCode ? ` [close code ${fields.closeCode}]` : ""),
+          { cause },
+        );
+        Object.assign(this, fields, { name: "BidiwayError", status, method });
+      }
+    }
+  )
+);
 
 /**
- * A call or a connection failed. `status` says how; `message` names the code and, for a call, the method.
- */
-export class BidiwayError extends Error {
-  /**
-   * @param {Status} status
-   * @param {string} [method] of the call that failed
-   */
-  constructor(status, method) {
-    const { code, message, cause, closeCode } = status;
-    super(
-      `${codeName(code)}: ${message}` + (method ? ` [${method}]` : "") + (closeCode ? ` [close code ${closeCode}]` : ""),
-      { cause },
-    );
-    this.name = "BidiwayError";
-    /** The whole status. */
-    this.status = status;
-    /** The gRPC status code. */
-    this.code = code;
-    /** The method of the call that failed. */
-    this.method = method;
-    /** The bytes of a `google.rpc.Status`; empty when there are none. */
-    this.details = status.details;
-    /** Trailing metadata. */
-    this.metadata = status.metadata;
-    /** Who made the status. */
-    this.origin = status.origin;
-    /** Whether the service may have seen the call, when it failed on this side; `undefined` when the service answered. */
-    this.maybeProcessed = status.maybeProcessed;
-    /** The WebSocket close code, when the connection was lost. */
-    this.closeCode = closeCode;
-  }
-}
-
-/**
- * A failure made by this client, as an error.
+ * A failure made by this client, or told by the end of a connection.
  * @param {number} code
  * @param {string} message
  * @param {Partial<Status>} [more]
  */
-export const clientError = (code, message, more) => new BidiwayError(clientStatus(code, message, more));
+export const clientError = (code, message, more) =>
+  new BidiwayError({ code, message: message || "the connection was lost", details: new Uint8Array(), metadata: [], origin: "client", ...more });
+
+/**
+ * The same as a status, for adapters.
+ * @param {Parameters<typeof clientError>} failure
+ */
+export const clientStatus = (...failure) => clientError(...failure).status;

@@ -1,15 +1,16 @@
 // The WebSocket carrier: one binary WebSocket message is one packet.
 
 /**
- * What carries a session's packets. The owner sets the three handlers; `onclose` comes exactly once, unless the
- * owner has called `close` itself.
+ * What carries a session's packets, in the shape of a WebSocket. The session sets the three handlers. `onclose` comes
+ * at most once, and nothing after it; after the session's own `close`, what comes is ignored,
+ * and what is sent, too.
  * @typedef {object} Carrier
- * @property {(packet: Uint8Array) => void} send
+ * @property {(packet: Uint8Array<ArrayBuffer>) => void} send
  * @property {(code: number, reason: string) => void} close with a WebSocket close code
  * @property {number} bufferedAmount bytes handed to `send` that have not left yet, as far as the platform tells
- * @property {() => void} onopen packets can be sent from now on
- * @property {(packet: Uint8Array | undefined) => void} onmessage a packet; `undefined` for something that is none
- * @property {(code: number, reason: string) => void} onclose
+ * @property {(() => void) | null} onopen packets can be sent from now on
+ * @property {((event: { data: unknown }) => void) | null} onmessage a packet as an `ArrayBuffer`
+ * @property {((event: { code: number, reason: string }) => void) | null} onclose
  */
 
 /**
@@ -29,8 +30,6 @@
  * @property {any} onerror
  */
 
-const SUBPROTOCOL = "bidiway.v1";
-
 /**
  * @param {string | URL} url ws, wss, http or https; relative to the page where there is one
  * @param {WebSocketClass} Socket
@@ -39,28 +38,9 @@ const SUBPROTOCOL = "bidiway.v1";
 export function openWebSocket(url, Socket) {
   const target = new URL(url, globalThis.location?.href);
   target.protocol = target.protocol.replace("http", "ws");
-  const socket = new Socket(target.href, [SUBPROTOCOL]);
+  const socket = new Socket(target.href, ["bidiway.v1"]);
   socket.binaryType = "arraybuffer";
-  const ignore = () => {};
-  /** @type {Carrier} */
-  const carrier = {
-    send: (packet) => socket.send(packet),
-    close(code, reason) {
-      carrier.onopen = carrier.onmessage = carrier.onclose = ignore;
-      // A close reason has at most 123 bytes; ours are ASCII.
-      socket.close(code, reason.slice(0, 123));
-    },
-    get bufferedAmount() {
-      return socket.bufferedAmount;
-    },
-    onopen: ignore,
-    onmessage: ignore,
-    onclose: ignore,
-  };
-  socket.onopen = () => carrier.onopen();
-  socket.onmessage = (/** @type {{ data: unknown }} */ { data }) => carrier.onmessage(data instanceof ArrayBuffer ? new Uint8Array(data) : undefined);
-  socket.onclose = (/** @type {{ code: number, reason: string }} */ { code, reason }) => carrier.onclose(code, reason);
   // Every error is followed by a close, which tells more; Node's `ws` throws when nobody listens.
-  socket.onerror = ignore;
-  return carrier;
+  socket.onerror = () => {};
+  return /** @type {any} */ (socket);
 }

@@ -2,8 +2,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BidiwayError, Code } from "../src/index.js";
-import { bytes, connected, pair, settle, watchRejections } from "./fake.js";
+import { watchFrames } from "../src/debug.js";
+import { BidiwayError, Code, createChannel } from "../src/index.js";
+import { bytes, connected, fakeProxy, pair, settle, watchRejections } from "./fake.js";
 
 const METHOD = "/demo.v1.Chat/Talk";
 const KIB = 1024;
@@ -287,6 +288,42 @@ test("cancel() sends Cancel, ends the call with CANCELLED and drops what was not
   assert.equal((await call.status).code, Code.CANCELLED);
 });
 
+test("after the end nothing is sent: no half-close, and no credit for what is read late", async () => {
+  const { channel, peer } = await connected({ streamCredit: 16 * KIB });
+  const call = channel.open({ method: METHOD });
+  await settle();
+  peer.data(1, bytes(15 * KIB));
+  peer.trailers(1, 0);
+  call.halfClose();
+  assert.equal((await call.next()).value.length, 15 * KIB);
+  assert.equal((await call.next()).done, true);
+  await settle();
+  assert.deepEqual(peer.frames.filter(({ kind }) => kind === "halfClose" || kind === "credit"), []);
+});
+
+test("what the client itself ends says whether the service may have seen it", async () => {
+  const { channel, peer } = await connected({}, { limits: { maxStreams: 1 } });
+  const [open, waiting] = [channel.open({ method: METHOD }), channel.open({ method: METHOD })];
+  await settle();
+  assert.equal(peer.take("open").length, 1);
+  for (const call of [waiting, open]) call.cancel();
+  assert.equal((await waiting.status).maybeProcessed, false);
+  assert.equal((await open.status).maybeProcessed, true);
+});
+
+test("many Opens with much metadata go in packets below the limit", async () => {
+  const { channel, proxy } = pair();
+  const sizes = [];
+  for (let i = 0; i < 32; i++) channel.open({ method: METHOD, metadata: { x: "y".repeat(10_000) } });
+  await settle();
+  const { receive } = proxy.last;
+  proxy.last.receive = function (data) { sizes.push(data.length); receive.call(this, data); };
+  proxy.last.accept();
+  await settle();
+  assert.equal(proxy.last.take("open").length, 32);
+  assert.ok(Math.max(...sizes) < 80 * KIB, `${sizes}`);
+});
+
 test("leaving a for await loop cancels", async () => {
   const { channel, peer } = await connected();
   const call = channel.open({ method: METHOD });
@@ -451,12 +488,28 @@ for (const [name, act] of Object.entries(VIOLATIONS)) {
   });
 }
 
-test("debug sees every frame, both ways", async () => {
+test("watchFrames() shows every frame, both ways, and disturbs nothing", async () => {
   const seen = [];
-  const { channel, peer } = await connected({ debug: ({ direction, frame }) => seen.push([direction, ...Object.keys(frame).filter((key) => frame[key] !== undefined && !["stream", "remaining", "last"].includes(key))].join(" ")) });
+  const { WebSocket, peers } = fakeProxy();
+  const watched = watchFrames(({ direction, frame }) => seen.push([direction, ...Object.keys(frame)].join(" ")), WebSocket);
+  const channel = createChannel({ url: "ws://proxy.test/", WebSocket: watched, idleTimeoutMs: 0 });
+  const connecting = channel.connect();
+  await settle();
+  peers[0].accept();
+  await settle();
+  peers[0].welcome();
+  await connecting;
   const call = channel.open({ method: METHOD });
   await call.send(bytes(1));
-  peer.trailers(1, 0);
-  await call.status;
-  assert.deepEqual(seen, ["out hello", "in welcome", "out open", "out data", "in trailers"]);
+  await settle();
+  peers[0].trailers(1, 0);
+  assert.equal((await call.status).code, Code.OK);
+  assert.deepEqual(seen, ["out hello", "in welcome", "out stream open", "out stream data", "in stream trailers"]);
+});
+
+test("the codec is named in Open", async () => {
+  const { channel, peer } = await connected();
+  for (const codec of [undefined, "proto", "json"]) channel.open({ method: METHOD, codec });
+  await settle();
+  assert.deepEqual(peer.take("open").map(({ open }) => open.codec), [0, 0, 1]);
 });

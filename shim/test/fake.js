@@ -46,6 +46,7 @@ class Peer {
 
   sendBytes(data) {
     const copy = new Uint8Array(data);
+    for (const listener of this.socket.listeners) listener({ data: copy.buffer });
     this.socket.onmessage?.({ data: copy.buffer });
   }
 
@@ -98,9 +99,13 @@ export function fakeProxy() {
     onmessage = null;
     onclose = null;
     onerror = null;
+    listeners = [];
     constructor(url, protocols) {
       this.peer = new Peer(this, url, protocols);
       peers.push(this.peer);
+    }
+    addEventListener(type, listener) {
+      if (type === "message") this.listeners.push(listener);
     }
     send(data) {
       if (this.readyState === 0) throw new Error("send() while connecting");

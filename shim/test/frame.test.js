@@ -1,7 +1,11 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { test } from "node:test";
-import { join, readPacket, writeFrame } from "../src/frame.js";
+import { readPacket } from "../src/debug.js";
+import { join, metadataFields, write } from "../src/frame.js";
+import {
+  ACK, CANCEL, CREDIT, DATA, FRAME, HALF_CLOSE, HELLO, LAST, OPEN, PING, PONG, REMAINING, STREAM,
+} from "../src/protocol.js";
 import { Packet } from "./fake.js";
 
 const metadata = [["a", "1"], ["a", ""], ["b-bin", new Uint8Array([0, 255])], ["c-bin", new Uint8Array()]];
@@ -9,37 +13,43 @@ const metadata = [["a", "1"], ["a", ""], ["b-bin", new Uint8Array([0, 255])], ["
 /** Metadata as the proto has it. */
 const wire = (entries) => entries.map(([name, value]) => ({ name, [typeof value === "string" ? "text" : "binary"]: value }));
 
+/** A packet with one frame. */
+const packet = (...fields) => write([FRAME, fields]);
+
 /** What this side sends, and the same in the words of the proto. */
 const SENT = {
-  "data": [{ stream: 1, data: new Uint8Array([1, 2, 3]), remaining: 0, last: false }, { stream: 1, data: new Uint8Array([1, 2, 3]) }],
-  "empty data": [{ stream: 3, data: new Uint8Array() }],
-  "a piece": [{ stream: 300, remaining: 70000, data: new Uint8Array(16384).fill(9) }],
-  "the last message": [{ stream: 2 ** 32 - 1, last: true, data: new Uint8Array([0]) }],
-  "half-close": [{ stream: 1, halfClose: true }, { stream: 1, halfClose: {} }],
-  "open": [
-    { stream: 1, open: { method: "/a.B/C", metadata, timeoutMs: 86_400_000 } },
-    { stream: 1, open: { method: "/a.B/C", metadata: wire(metadata), timeoutMs: 86_400_000 } },
+  "data": [[STREAM, 1, REMAINING, undefined, LAST, undefined, DATA, new Uint8Array([1, 2, 3])], { stream: 1, data: new Uint8Array([1, 2, 3]) }],
+  "empty data": [[STREAM, 3, DATA, new Uint8Array()], { stream: 3, data: new Uint8Array() }],
+  "a piece": [
+    [STREAM, 300, REMAINING, 70000, DATA, new Uint8Array(16384).fill(9)],
+    { stream: 300, remaining: 70000, data: new Uint8Array(16384).fill(9) },
   ],
-  "open with little": [{ stream: 1, open: { method: "/a.B/C", metadata: [] } }],
+  "the last message": [[STREAM, 2 ** 32 - 1, LAST, 1, DATA, new Uint8Array([0])], { stream: 2 ** 32 - 1, last: true, data: new Uint8Array([0]) }],
+  "half-close": [[STREAM, 1, HALF_CLOSE, []], { stream: 1, halfClose: {} }],
+  "open": [
+    [STREAM, 1, OPEN, [0x0a, "/a.B/C", ...metadataFields(0x12, metadata), 0x18, 86_400_000, 0x20, 1]],
+    { stream: 1, open: { method: "/a.B/C", metadata: wire(metadata), timeoutMs: 86_400_000, codec: 1 } },
+  ],
+  "open with little": [[STREAM, 1, OPEN, [0x0a, "/a.B/C", 0x18, undefined]], { stream: 1, open: { method: "/a.B/C", metadata: [] } }],
   "long metadata": [
-    { stream: 1, open: { method: "/a.B/C", metadata: [["x", "y".repeat(40_000)]] } },
+    [STREAM, 1, OPEN, [0x0a, "/a.B/C", ...metadataFields(0x12, [["x", "y".repeat(40_000)]])]],
     { stream: 1, open: { method: "/a.B/C", metadata: [{ name: "x", text: "y".repeat(40_000) }] } },
   ],
-  "cancel": [{ stream: 1, cancel: true }, { stream: 1, cancel: {} }],
-  "credit": [{ stream: 1, credit: 2 ** 40 }],
-  "ack": [{ ack: 0 }],
-  "ping": [{ ping: new Uint8Array([1]) }, { ping: 1 }],
-  "pong": [{ stream: 0, pong: new Uint8Array([0xac, 2]) }, { pong: 300 }],
+  "cancel": [[STREAM, 1, CANCEL, []], { stream: 1, cancel: {} }],
+  "credit": [[STREAM, 1, CREDIT, 2 ** 40], { stream: 1, credit: 2 ** 40 }],
+  "ack": [[ACK, 300], { ack: 300 }],
+  "ping": [[PING, 1], { ping: 1 }],
+  "pong": [[PONG, new Uint8Array([0xac, 2])], { pong: 300 }],
   "hello": [
-    { hello: { metadata, streamCredit: 262144, agent: "x" } },
+    [HELLO, [0x0a, new Uint8Array([1]), ...metadataFields(0x22, metadata), 0x28, 262144, 0x32, "x"]],
     { hello: { versions: [1], metadata: wire(metadata), streamCredit: 262144, agent: "x" } },
   ],
 };
 
-for (const [name, [frame, same = frame]] of Object.entries(SENT)) {
+for (const [name, [fields, same]] of Object.entries(SENT)) {
   test(`${name}: written as another protobuf library writes it`, () => {
     const theirs = Packet.encode(Packet.fromObject({ frames: [same] })).finish();
-    assert.deepEqual(Buffer.from(writeFrame(frame)), Buffer.from(theirs));
+    assert.deepEqual(Buffer.from(packet(...fields)), Buffer.from(theirs));
   });
 }
 
@@ -53,38 +63,31 @@ const RECEIVED = {
     { stream: 1, trailers: { code: 5, message: "nö 😀", details: new Uint8Array([8, 5]), metadata: wire(metadata) } },
     { stream: 1, trailers: { code: 5, message: "nö 😀", details: new Uint8Array([8, 5]), metadata } },
   ],
-  "OK": [{ stream: 1, trailers: {} }, { stream: 1, trailers: { code: 0, message: "", details: new Uint8Array(), metadata: [] } }],
+  "OK": [{ stream: 1, trailers: {} }, { stream: 1, trailers: { metadata: [] } }],
   "credit": [{ stream: 2 ** 32 - 1, credit: 2 ** 40 }],
   "ack": [{ ack: 0 }],
-  "ping": [{ ping: 300 }, { ping: new Uint8Array([0xac, 2]) }],
-  "pong": [{ pong: 0 }, { pong: new Uint8Array([0]) }],
+  "ping": [{ ping: 300 }, { ping: 300n }],
+  "a ping of 64 bits": [{ ping: "18446744073709551615" }, { ping: 18446744073709551615n }],
+  "pong": [{ pong: 0 }, { pong: 0n }],
   "welcome": [
     { welcome: { version: 1, sessionId: "s", resumeToken: new Uint8Array([1]), resumed: true, received: 3, limits: { maxMessage: 4, maxStreams: 5, streamCredit: 6, maxMetadata: 7 }, pingIntervalMs: 8, resumeGraceMs: 9 } },
-    { welcome: { version: 1, resumeToken: new Uint8Array([1]), maxStreams: 5, streamCredit: 6, pingIntervalMs: 8 } },
+    { welcome: { version: 1, sessionId: "s", limits: { maxMessage: 4, maxStreams: 5, streamCredit: 6, maxMetadata: 7 }, pingIntervalMs: 8 } },
   ],
-  "a bare welcome": [{ welcome: {} }, { welcome: { version: 0, resumeToken: new Uint8Array(), maxStreams: 0, streamCredit: 0, pingIntervalMs: 0 } }],
+  "a bare welcome": [{ welcome: {} }],
   "go away": [{ goAway: { lastStream: 7, code: 14, message: "bye", reconnectDelayMs: 500 } }],
   "a frame of a kind that is not known": [{ stream: 1 }],
 };
 
-for (const [name, [frame, read = frame]] of Object.entries(RECEIVED)) {
+for (const [name, [frame, same = frame]] of Object.entries(RECEIVED)) {
   test(`${name}: read as another protobuf library wrote it`, () => {
     const packet = new Uint8Array(Packet.encode(Packet.fromObject({ frames: [frame] })).finish());
-    const [ours, ...more] = readPacket(packet).map((frame) => JSON.parse(JSON.stringify(frame)));
-    assert.deepEqual(more, []);
-    assert.deepEqual(ours, JSON.parse(JSON.stringify({ stream: 0, remaining: 0, ...read })));
+    assert.deepEqual(readPacket(packet), [same]);
   });
 }
 
 test("packets concatenate", () => {
-  const packet = join([writeFrame({ stream: 1, data: new Uint8Array([1]) }), writeFrame({ stream: 2, credit: 5 })]);
-  assert.deepEqual(readPacket(packet).map(({ stream }) => stream), [1, 2]);
-});
-
-test("a number of 64 bits is echoed exactly", () => {
-  const ping = Packet.encode(Packet.fromObject({ frames: [{ ping: "18446744073709551615" }] })).finish();
-  const pong = writeFrame({ pong: readPacket(new Uint8Array(ping))[0].ping });
-  assert.equal(Packet.toObject(Packet.decode(pong), { longs: String }).frames[0].pong, "18446744073709551615");
+  const both = join([packet(STREAM, 1, DATA, new Uint8Array([1])), packet(STREAM, 2, CREDIT, 5)]);
+  assert.deepEqual(readPacket(both).map(({ stream }) => stream), [1, 2]);
 });
 
 test("fields of a later version are skipped", () => {
@@ -120,14 +123,15 @@ test("the golden vectors", { skip: !existsSync(VECTORS) && "tests/vectors/packet
     const packet = new Uint8Array(Buffer.from(hex, "hex"));
     const read = readPacket(packet);
     assert.equal(read.length, frames.length, name);
-    // What is read and what is written are two halves of the protocol; where a frame belongs to both, it comes back.
-    const both = read.length && read.every(({ data, credit, ack, ping, pong }) => data ?? credit ?? ack ?? ping ?? pong);
-    if (both && !frames.some((frame) => frame.last || Number(frame.ack) > Number.MAX_SAFE_INTEGER)) {
-      const theirs = Packet.toObject(Packet.decode(packet), { longs: String });
-      assert.deepEqual(Packet.toObject(Packet.decode(join(read.map(writeFrame))), { longs: String }), theirs, name);
-    }
-    for (const [i, { trailers }] of frames.entries()) {
-      if (trailers) assert.equal(read[i].trailers.code, trailers.code ?? 0, name);
+    for (const [i, frame] of frames.entries()) {
+      for (const kind of ["data", "headers", "trailers", "credit", "ack", "ping", "pong", "welcome", "goAway"]) {
+        if (kind in frame) assert.ok(kind in read[i], `${name}: ${kind}`);
+      }
+      for (const kind of ["credit", "ack", "ping", "pong"]) {
+        if (kind in frame && Number(frame[kind]) <= Number.MAX_SAFE_INTEGER) assert.equal(`${read[i][kind]}`, `${frame[kind]}`, name);
+      }
+      if (frame.data !== undefined) assert.equal(Buffer.from(read[i].data).toString("base64"), frame.data, name);
+      if (frame.trailers) assert.equal(read[i].trailers.code ?? 0, frame.trailers.code ?? 0, name);
     }
     cases++;
   }

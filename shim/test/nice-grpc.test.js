@@ -279,6 +279,27 @@ test("requests are asked for as flow control admits them", async (t) => {
   peer.trailers(1, 0);
 });
 
+test("a call that ends while a message waits for credit ends with its true status, and lets the request stream go", async (t) => {
+  watchRejections(t);
+  const { peer, call } = await client();
+  let finished = false;
+  const answer = call.sum(
+    (async function* () {
+      try {
+        for (;;) yield message("x".repeat(16_000));
+      } finally {
+        finished = true;
+      }
+    })(),
+  );
+  await settle();
+  assert.ok(peer.take("data").length > 0);
+  peer.trailers(1, 8, "too much");
+  await assert.rejects(answer, { code: 8, details: "too much" });
+  await settle();
+  assert.ok(finished);
+});
+
 test("a request stream that throws cancels the call, with its error", async (t) => {
   watchRejections(t);
   const { peer, call } = await client();

@@ -9,6 +9,11 @@ use std::{
     time::Duration as Time,
 };
 
+use http::{
+    HeaderName,
+    header::{AUTHORIZATION, COOKIE},
+};
+
 use super::{
     Config, Duration, LogSettings, Size,
     file::{
@@ -30,6 +35,7 @@ use crate::{
     session::INITIAL_CREDIT,
     telemetry::log::check_filter,
     upstream::{self, ClientPem, ClientTls, Endpoint},
+    wire::metadata,
 };
 
 /// How long calls may go on after the signal to stop.
@@ -44,6 +50,9 @@ const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 /// Credit beyond this is no flow control any more.
 const LARGEST_CREDIT: u64 = 16 << 20;
 
+/// What browsers add to requests by themselves, whatever page makes them.
+const AMBIENT: [HeaderName; 2] = [COOKIE, AUTHORIZATION];
+
 /// HTTP/2 windows and header lists.
 const LARGEST_WINDOW: u64 = (1 << 31) - 1;
 
@@ -52,6 +61,8 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     let mut b = Builder { base, problems };
     let listeners = b.listeners(&file.listeners.0);
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
+    let upgrade_headers =
+        b.upgrade_headers(file.upgrade_headers.as_deref().unwrap_or_default(), file.origins.as_deref());
     let limits = b.limits(file.limits.as_ref());
     let session = b.session(file.session.as_ref());
     let upstreams = b.upstreams(&file.upstreams);
@@ -72,6 +83,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     }
     let downstream = downstream::Settings {
         origins: origins?,
+        upgrade_headers,
         limits,
         session,
         routes: routes?,
@@ -186,6 +198,36 @@ impl Builder<'_> {
                 None
             }
         }
+    }
+
+    fn upgrade_headers(&mut self, names: &[At<String>], origins: Option<&[At<String>]>) -> Vec<HeaderName> {
+        let any_origin = origins.is_some_and(|origins| origins.iter().any(|origin| origin.value == "*"));
+        let mut built: Vec<HeaderName> = Vec::new();
+        for At { at, value } in names {
+            let lower = value.to_ascii_lowercase();
+            let Some(name) = HeaderName::try_from(&lower).ok().filter(metadata::may_be_passed) else {
+                let text = match lower.as_str() {
+                    "user-agent" => "user-agent is the proxy's own towards services".to_owned(),
+                    _ => format!(
+                        "{value:?} is no header that can be passed on: it belongs to HTTP, WebSockets or gRPC itself"
+                    ),
+                };
+                self.problems.add(*at, text);
+                continue;
+            };
+            if built.contains(&name) {
+                self.problems.add(*at, format!("{name} is there twice"));
+            }
+            if any_origin && AMBIENT.contains(&name) {
+                let text = format!(
+                    "{name} with the origin \"*\" would let every page on the web call with what its visitor is \
+                     logged in to; name the origins"
+                );
+                self.problems.add(*at, text);
+            }
+            built.push(name);
+        }
+        built
     }
 
     fn limits(&mut self, given: Option<&Limits>) -> downstream::Limits {

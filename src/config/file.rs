@@ -29,6 +29,9 @@ section! { "the file"
         /// The origins whose pages may call, besides pages of the proxy's own origin: `https://app.example.com`,
         /// `https://*.example.com` for subdomains, or `*` for any. One list for CORS and WebSockets. Default: none.
         origins: Option<Vec<At<String>>>,
+        /// Headers of the request that opens a WebSocket which reach services as metadata of its calls, and `cookie`
+        /// of any request. `cookie` and `authorization` demand that `origins` has no `*`. Default: none.
+        upgrade_headers: Option<Vec<At<String>>>,
         /// The gRPC services, by a name of your choice. At least one.
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.

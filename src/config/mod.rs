@@ -90,6 +90,7 @@ impl Config {
             listeners: AtLeastOne(vec![Listener { address: given(listen), tls: None }]),
             admin: admin.map(|address| Admin { address: given(address) }),
             origins: Some(origins.iter().cloned().map(given).collect()),
+            upgrade_headers: None,
             upstreams: given(Named(vec![(given("upstream".to_owned()), Some(upstream))])),
             routes: None,
             limits: None,

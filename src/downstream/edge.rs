@@ -12,6 +12,7 @@ use super::{
     carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
     guard, pages,
+    schema_pages::public_schema_router,
 };
 use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
 
@@ -40,7 +41,7 @@ pub struct Edge {
     /// Settings, the same for all workers.
     pub settings: Arc<Settings>,
     /// Routes to this worker's upstreams.
-    pub routes: Routes,
+    pub routes: Arc<Routes>,
     /// Shared by all workers.
     pub metrics: Arc<Metrics>,
     /// Shared by all workers.
@@ -65,8 +66,12 @@ impl Edge {
         addresses: Arc<AddressTable>,
         sessions: Arc<SessionDirectory>,
     ) -> Arc<Self> {
-        let routes = Routes::new(&settings.routes, upstreams, schemas, &metrics);
-        let pages = pages::router(settings.pages.clone());
+        let routes = Arc::new(Routes::new(&settings.routes, upstreams, schemas, &metrics));
+        let mut extra = settings.pages.clone();
+        if settings.schema_endpoint {
+            extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));
+        }
+        let pages = pages::router(extra);
         Arc::new(Self { settings, routes, metrics, drain, addresses, sessions, pages })
     }
 

@@ -131,11 +131,26 @@ impl Routes {
         {
             return Some(route);
         }
+        self.find_service(service)
+    }
+
+    /// The route of a service's methods that have none of their own.
+    fn find_service(&self, service: &str) -> Option<&Arc<Route>> {
         if let Some(route) = self.services.get(service) {
             return Some(route);
         }
         let package = self.packages.iter().find(|(package, _)| service.starts_with(package.as_str()));
         package.map(|(_, route)| route).or(self.any.as_ref())
+    }
+
+    /// The routes that serve methods of `package.Service`.
+    pub(crate) fn of_service<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a Arc<Route>> {
+        let methods = self
+            .methods
+            .iter()
+            .filter(move |(name, _)| name.strip_prefix(service).is_some_and(|rest| rest.starts_with('/')));
+        let others = self.find_service(service);
+        methods.map(|(_, route)| route).chain(others)
     }
 
     /// The handles for counting calls that no route serves.

@@ -2,9 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -13,11 +12,18 @@ use prost_reflect::{DescriptorPool, prost::Message as _};
 use super::json::bundled;
 
 /// Descriptor files that fit together, with everything that they import.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Descriptors {
     pool: DescriptorPool,
     /// By name, each as it came.
     files: BTreeMap<String, File>,
+}
+
+// By the files' names only: the pool would print itself without end.
+impl fmt::Debug for Descriptors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Descriptors").field("files", &self.files.keys()).finish_non_exhaustive()
+    }
 }
 
 /// A file as it came: what `prost-reflect` does not know of it (custom options of extensions that are not here,
@@ -194,16 +200,18 @@ impl Descriptors {
         Some(self.encode_from([&file.name().to_owned()]))
     }
 
-    /// An encoded `FileDescriptorSet` of several, each file once.
-    pub fn encode_all(all: &[Arc<Self>]) -> Bytes {
-        let mut set = RawSet::default();
+    /// Several encoded `FileDescriptorSet`s as one, each file once.
+    pub(super) fn join(sets: &[Bytes]) -> Bytes {
+        let mut joined = RawSet::default();
         let mut done = BTreeSet::new();
-        for descriptors in all {
-            let part = RawSet::decode(descriptors.encode()).unwrap_or_default();
-            let names = part.file.into_iter().filter_map(|file| File::decode(file).ok());
-            set.file.extend(names.filter(|file| done.insert(file.head.name.clone())).map(|file| file.bytes));
+        for set in sets {
+            let set = RawSet::decode(set.clone()).unwrap_or_default();
+            let files = set.file.into_iter().filter_map(|file| File::decode(file).ok());
+            joined
+                .file
+                .extend(files.filter(|file| done.insert(file.head.name.clone())).map(|file| file.bytes));
         }
-        set.encode_to_vec().into()
+        joined.encode_to_vec().into()
     }
 
     fn encode_from<'a>(&'a self, roots: impl IntoIterator<Item = &'a String>) -> Bytes {

@@ -30,6 +30,16 @@ pub enum SchemaError {
         /// `package.Message`.
         type_name: String,
     },
+    /// It knows nothing of this name: no service, method, message, enum or extension.
+    #[error("upstream {upstream:?} has nothing named {symbol:?}{}", meant(near.as_deref()))]
+    UnknownSymbol {
+        /// The upstream's name in the configuration.
+        upstream: String,
+        /// What was asked for.
+        symbol: String,
+        /// A name that it has and that is like it.
+        near: Option<String>,
+    },
     /// The upstream does not offer server reflection.
     #[error(
         "upstream {upstream:?} does not offer server reflection, which JSON needs; add it to the service, or give \
@@ -57,6 +67,10 @@ pub enum SchemaError {
     },
 }
 
+fn meant(near: Option<&str>) -> String {
+    near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default()
+}
+
 impl SchemaError {
     /// The code of a call that ends for this.
     pub fn code(&self) -> Code {
@@ -64,7 +78,7 @@ impl SchemaError {
             Self::UnknownService { .. } | Self::UnknownMethod { .. } | Self::NoReflection { .. } => {
                 Code::UNIMPLEMENTED
             }
-            Self::UnknownType { .. } => Code::INVALID_ARGUMENT,
+            Self::UnknownType { .. } | Self::UnknownSymbol { .. } => Code::INVALID_ARGUMENT,
             Self::Unavailable { .. } => Code::UNAVAILABLE,
             Self::Descriptors { .. } => Code::INTERNAL,
         }

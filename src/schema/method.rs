@@ -1,5 +1,7 @@
 //! A method, and its messages as JSON.
 
+use std::fmt;
+
 use bytes::Bytes;
 use prost_reflect::{MessageDescriptor, MethodDescriptor};
 
@@ -7,7 +9,7 @@ use super::json::{self, JsonError, JsonOptions};
 use crate::wire::Status;
 
 /// A method of an upstream. It stays as it was when a call began, whatever is refreshed meanwhile.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Method {
     descriptor: MethodDescriptor,
     /// `package.Service/Method`.
@@ -72,5 +74,12 @@ impl Method {
     /// `{"@type":"…","value":"base64"}`. Never fails: details that cannot be decoded are left as base64.
     pub fn status_to_json(&self, status: &Status, options: &JsonOptions) -> Vec<u8> {
         json::status_to_json(Some(self.descriptor.parent_pool()), status, options)
+    }
+}
+
+// By its name only: `prost-reflect`'s descriptors of recursive types print themselves without end.
+impl fmt::Debug for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Method").field("name", &self.name).finish_non_exhaustive()
     }
 }

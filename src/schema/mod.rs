@@ -10,10 +10,12 @@
 //! let response = method.response_to_json(&message, &options)?;
 //! ```
 
+mod describe;
 mod descriptors;
 mod editions;
 mod error;
 pub mod json;
+mod listing;
 mod method;
 mod reflection;
 mod service;
@@ -22,6 +24,7 @@ mod settings;
 pub use descriptors::{Descriptors, DescriptorsError};
 pub use error::SchemaError;
 pub use json::{FieldNames, JsonError, JsonOptions};
+pub use listing::{MethodListing, ServiceListing};
 pub use method::Method;
 pub use reflection::{Channel, Reflection};
 pub use settings::{Settings, Source};
@@ -63,6 +66,9 @@ struct Shared {
     state: Mutex<State>,
 }
 
+/// The full names of services.
+type Names = Arc<BTreeSet<String>>;
+
 /// A load under way, for everybody who waits for it.
 type Load<T> = futures_util::future::Shared<BoxFuture<'static, Result<T, SchemaError>>>;
 
@@ -71,9 +77,9 @@ struct State {
     services: HashMap<String, Arc<Service>>,
     /// By the service, and the message type that is wanted besides.
     loading: HashMap<(String, Option<String>), Load<Arc<Service>>>,
-    listing: Option<Load<Arc<BTreeSet<String>>>>,
+    listing: Option<Load<Names>>,
     /// What the upstream said last about its services, and when.
-    list: Option<(Instant, Result<Arc<BTreeSet<String>>, SchemaError>)>,
+    list: Option<(Instant, Result<Names, SchemaError>)>,
     /// Loads that failed, by service. Only services that the upstream lists come here, so their number is bounded.
     failed: HashMap<String, (Instant, SchemaError)>,
     /// Whether the refreshing task runs.
@@ -200,11 +206,17 @@ impl Schema {
         if let Source::Files(descriptors) = &self.shared.settings.source {
             return Ok(descriptors.encode());
         }
-        let mut all = Vec::new();
-        for service in self.services().await? {
-            all.push(self.descriptors(&service).await?);
+        self.descriptor_set_of(&self.services().await?).await
+    }
+
+    /// The same of these services.
+    pub async fn descriptor_set_of(&self, services: &[String]) -> Result<Bytes, SchemaError> {
+        let mut sets = Vec::new();
+        for service in services {
+            let descriptors = self.descriptors(service).await?;
+            sets.push(descriptors.encode_symbol(service).unwrap_or_default());
         }
-        Ok(Descriptors::encode_all(&all))
+        Ok(Descriptors::join(&sets))
     }
 
     /// The service: loaded, or now.
@@ -249,7 +261,7 @@ impl Shared {
     }
 
     /// The upstream's services, as it said within the last while.
-    async fn list(self: &Arc<Self>) -> Result<Arc<BTreeSet<String>>, SchemaError> {
+    async fn list(self: &Arc<Self>) -> Result<Names, SchemaError> {
         let listing = {
             let mut state = self.lock();
             if let Some((at, list)) = &state.list

@@ -1,6 +1,7 @@
 //! The operators' port: health, readiness, metrics.
 
 use std::{
+    collections::HashMap,
     future::Future,
     sync::{
         Arc,
@@ -12,7 +13,7 @@ use axum::{Router, extract::State, response::IntoResponse, routing::get};
 use http::{StatusCode, header::CONTENT_TYPE};
 use tokio::net::TcpListener;
 
-use crate::telemetry::Metrics;
+use crate::{downstream::schema_router, schema::Schema, telemetry::Metrics};
 
 /// Whether the process takes new work; shared with `/readyz`.
 #[derive(Debug, Default)]
@@ -51,10 +52,11 @@ struct Admin {
 const INDEX: &str = "Bidiway's admin port\n\
     /healthz  200 while the process lives\n\
     /readyz   200 while it takes new work, 503 before it has started and while it drains\n\
-    /metrics  OpenMetrics\n";
+    /metrics  OpenMetrics\n\
+    /schema   the upstreams' services as JSON; ?service=NAME: its descriptors; /schema/UPSTREAM.binpb: all\n";
 
 /// The admin port's routes.
-fn routes(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> Router {
+fn routes(readiness: Arc<Readiness>, metrics: Arc<Metrics>, schemas: &HashMap<String, Schema>) -> Router {
     Router::new()
         .route("/", get(|| async { INDEX }))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -66,6 +68,7 @@ fn routes(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> Router {
             }),
         )
         .with_state(Admin { readiness, metrics })
+        .merge(schema_router("/schema", schemas))
 }
 
 /// Serves the admin port until `stop`.
@@ -73,11 +76,12 @@ pub(super) async fn serve(
     listener: TcpListener,
     readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
+    schemas: Arc<HashMap<String, Schema>>,
     stop: impl Future<Output = ()>,
 ) {
     // Not gracefully: a scraper that keeps its connection open must not delay the end.
     tokio::select! {
-        _ = axum::serve(listener, routes(readiness, metrics)) => {}
+        _ = axum::serve(listener, routes(readiness, metrics, &schemas)) => {}
         () = stop => {}
     }
 }
@@ -93,7 +97,8 @@ mod tests {
 
     async fn get(readiness: &Arc<Readiness>, path: &str) -> (u16, String, String) {
         let request = Request::get(path).body(Body::empty()).unwrap();
-        let response = routes(readiness.clone(), Metrics::new()).oneshot(request).await.unwrap();
+        let response =
+            routes(readiness.clone(), Metrics::new(), &HashMap::new()).oneshot(request).await.unwrap();
         let status = response.status().as_u16();
         let kind = response.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -120,7 +125,7 @@ mod tests {
         assert_eq!((status, &*kind), (200, Metrics::CONTENT_TYPE));
         assert!(body.ends_with("# EOF\n"));
         let (_, _, index) = get(&readiness, "/").await;
-        for path in ["/healthz", "/readyz", "/metrics"] {
+        for path in ["/healthz", "/readyz", "/metrics", "/schema"] {
             assert!(index.contains(path));
         }
     }

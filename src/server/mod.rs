@@ -143,11 +143,14 @@ impl Server {
         let Self { settings, admin, listeners, metrics, sessions, drain, .. } = self;
         let stop = CancellationToken::new();
         let readiness = Arc::<Readiness>::default();
+        let schemas = Arc::new(schemas(&settings, &metrics));
         if let Some(listener) = admin {
             match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => {
                     let stop = stop.clone().cancelled_owned();
-                    tokio::spawn(admin::serve(listener, readiness.clone(), metrics.clone(), stop));
+                    let served =
+                        admin::serve(listener, readiness.clone(), metrics.clone(), schemas.clone(), stop);
+                    tokio::spawn(served);
                 }
                 Err(error) => error!(%error, "the admin port does not work"),
             }
@@ -155,7 +158,6 @@ impl Server {
 
         let places = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
         let addresses = Arc::<AddressTable>::default();
-        let schemas = Arc::new(schemas(&settings, &metrics));
         let workers = listeners.into_iter().map(|listeners| Worker {
             settings: settings.clone(),
             schemas: schemas.clone(),
@@ -196,7 +198,7 @@ impl Server {
 
 /// The upstreams' schemas. Reflection has connections of its own and runs within this runtime: whatever it does,
 /// calls do not notice.
-fn schemas(settings: &Settings, metrics: &Metrics) -> HashMap<String, Schema> {
+pub fn schemas(settings: &Settings, metrics: &Metrics) -> HashMap<String, Schema> {
     let upstreams = settings.upstreams.iter().map(|settings| (settings.name.as_str(), settings));
     let upstreams: HashMap<_, _> = upstreams.collect();
     let schema = |(name, given): (&String, &schema::Settings)| {

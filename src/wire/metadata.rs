@@ -27,6 +27,13 @@ pub fn filter_request(headers: &mut HeaderMap) {
     remove_where(headers, |name| is_reserved(name) || is_browsers(name));
 }
 
+/// Whether a header of an HTTP request can become metadata when an operator wants it to: not what belongs to the
+/// protocols or to the connection, and not `user-agent`, which is the proxy's own towards services.
+pub fn may_be_passed(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    !is_reserved(name) && name != "user-agent" && !name.starts_with("sec-") && name.bytes().all(is_name_byte)
+}
+
 /// Keeps only what upstream may tell the client: drops hop-by-hop headers, `content-length`, `content-type`,
 /// `content-encoding`, `date`, `server`, `alt-svc` (it names the upstream's own address), `trailer`, `te`,
 /// `accept-encoding`, CORS headers (`access-control-*`) and `bidiway-*`. Does not touch `grpc-*`.
@@ -264,6 +271,17 @@ mod tests {
 
     fn names(headers: &HeaderMap) -> Vec<&str> {
         headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn an_operator_may_pass_cookies_but_nothing_of_the_protocols() {
+        let may = |name| may_be_passed(&HeaderName::from_static(name));
+        assert!(["cookie", "authorization", "x-user", "origin", "accept-language"].into_iter().all(may));
+        for name in
+            ["host", "upgrade", "connection", "te", "user-agent", "sec-websocket-key", "grpc-timeout", "a+b"]
+        {
+            assert!(!may(name), "{name}");
+        }
     }
 
     #[test]

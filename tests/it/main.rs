@@ -6,6 +6,7 @@ mod config;
 mod grpc_web;
 mod grpc_web_refusals;
 mod grpc_websockets;
+mod grpc_websockets_multiplex;
 mod guard;
 mod interop;
 mod native;

@@ -1,10 +1,10 @@
 //! Schemas from reflection, over the same pool that calls use.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use bidiway::{
     demo::Services,
-    schema::{Channel, JsonOptions, Reflection, Schema, SchemaError, Settings, Source},
+    schema::{Channel, JsonOptions, Reflection, Schema, Settings, Source},
     telemetry::Metrics,
     upstream::Upstream,
     wire::Code,

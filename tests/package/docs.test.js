@@ -42,6 +42,12 @@ const tsProto = { plugin: ".bin/protoc-gen-ts_proto", options: ["esModuleInterop
 const niceGrpc = { plugin: ".bin/protoc-gen-ts_proto", options: ["esModuleInterop=true", "outputServices=nice-grpc", "outputServices=generic-definitions", "useExactTypes=false"] };
 const improbable = { plugin: "ts-protoc-gen/bin/protoc-gen-ts", options: ["service=grpc-web"] };
 
+/** Generates code for the demo's services. */
+function generate({ plugin, options: opt }, out) {
+  const template = { version: "v2", plugins: [{ local: join(modules, plugin), out, opt }] };
+  execFileSync(join(modules, ".bin/buf"), ["generate", ".", "--path", "demo", "--template", JSON.stringify(template)], { cwd: join(root, "proto") });
+}
+
 /** The sections of docs/clients.md that have code, how many blocks, and the generator that their code is about. */
 const SECTIONS = {
   "One channel": [1],
@@ -55,7 +61,18 @@ const SECTIONS = {
   "Plain calls": [1],
 };
 
-test("the code of docs/clients.md compiles", { timeout: 60_000 }, async () => {
+/** The other code in the documentation, and the names that it leaves to its reader. */
+const OTHERS = {
+  "README.md": ['import { Chat } from "./gen/demo/v1/demo_pb"; declare const messages: AsyncIterable<{ text: string }>;'],
+  "shim/README.md": [
+    'import { Chat } from "./gen/demo/v1/demo_pb"; declare const outgoing: AsyncIterable<{ text: string }>, signal: AbortSignal, show: (message: unknown) => void;',
+    'import type { Channel } from "bidiway"; declare const channel: Channel, bytes: Uint8Array, signal: AbortSignal, show: (message: unknown) => void;',
+  ],
+  "examples/connect-vite/README.md": ['import { createChannel } from "bidiway";'],
+  "examples/python-grpcio/README.md": [""],
+};
+
+test("the code of docs/clients.md compiles, and that of the READMEs", { timeout: 60_000 }, async () => {
   const folder = join(build, "docs");
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
@@ -72,11 +89,7 @@ test("the code of docs/clients.md compiles", { timeout: 60_000 }, async () => {
   for (const [i, [heading, [, generator]]] of Object.entries(SECTIONS).entries()) {
     const section = join(folder, `${i}`);
     mkdirSync(section);
-    if (generator) {
-      const { plugin, options: opt } = generator;
-      const template = { version: "v2", plugins: [{ local: join(modules, plugin), out: join(section, "gen"), opt }] };
-      execFileSync(join(modules, ".bin/buf"), ["generate", ".", "--path", "demo", "--template", JSON.stringify(template)], { cwd: join(root, "proto") });
-    }
+    if (generator) generate(generator, join(section, "gen"));
     if (heading.startsWith("google")) cpSync(join(here, "docs/DemoServiceClientPb.d.ts"), join(section, "gen/demo/v1/DemoServiceClientPb.d.ts"));
     writeFileSync(join(section, "channel.ts"), code[0].code);
     for (const [n, { code }] of counts[heading].entries()) {
@@ -85,6 +98,23 @@ test("the code of docs/clients.md compiles", { timeout: 60_000 }, async () => {
       writeFileSync(files.at(-1), `${code}\nexport {};\n`);
     }
   }
+
+  const readmes = join(folder, "readmes");
+  mkdirSync(readmes);
+  generate(es, join(readmes, "gen"));
+  const found = {};
+  for (const document of documents.filter((document) => document !== "docs/clients.md")) {
+    for (const { language, code } of blocks(read(document))) {
+      if (!["ts", "js"].includes(language)) continue;
+      const n = (found[document] = (found[document] ?? 0) + 1);
+      files.push(join(readmes, `${document.replaceAll("/", "-")}-${n}.ts`));
+      // A page may import from a proxy; the compiler cannot.
+      const local = code.replace(/"https?:\/\/[^"]+\/bidiway\/index\.js"/, '"bidiway"');
+      writeFileSync(files.at(-1), `${OTHERS[document]?.[n - 1] ?? ""}\n${local}\nexport {};\n`);
+    }
+  }
+  assert.deepEqual(found, Object.fromEntries(Object.entries(OTHERS).map(([document, { length }]) => [document, length])));
+
   const compilerOptions = { target: "ES2022", module: "ESNext", moduleResolution: "Bundler", lib: ["ES2022", "DOM"], types: ["node"], strict: true, noEmit: true, skipLibCheck: true };
   writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, files }));
   await run(process.execPath, [join(modules, "typescript/bin/tsc"), "--pretty", "false", "--project", join(folder, "tsconfig.json")], { cwd: folder });

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { startBrowser, startProxy } from "../browser/rig.js";
@@ -15,11 +15,29 @@ let proxy, browser;
 
 before(async () => {
   for (const name of ["connect-vite", "node"]) install(example(name));
+  // Vite keeps what it made of dependencies as long as the lock file is the same.
+  rmSync(join(example("connect-vite"), "node_modules/.vite"), { recursive: true, force: true });
   [proxy, browser] = await Promise.all([startProxy(), startBrowser()]);
 });
 after(async () => {
   await Promise.all([browser?.stop(), proxy?.stop()]);
 });
+
+const leftovers = new WeakMap();
+
+/** Does this after the test, last things first: pages go before the servers that they talk to. */
+function later(t, clean) {
+  if (!leftovers.has(t)) {
+    const stack = [];
+    leftovers.set(t, stack);
+    t.after(async () => {
+      const failures = [];
+      while (stack.length) await Promise.resolve(stack.pop()()).catch((error) => failures.push(error));
+      if (failures.length) throw failures[0];
+    });
+  }
+  leftovers.get(t).push(clean);
+}
 
 /** Starts a program in a process group of its own; `until` waits for what it prints. */
 function start(t, command, args, options) {
@@ -31,7 +49,7 @@ function start(t, command, args, options) {
     child.on("close", (code) => resolve(code));
   });
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk) => ((output += chunk), look()));
-  t.after(async () => {
+  later(t, async () => {
     if (child.exitCode === null && !child.signalCode) process.kill(-child.pid, "SIGKILL");
     await gone;
   });
@@ -59,7 +77,7 @@ async function open(t, url) {
   const problems = [];
   page.on("pageerror", (error) => problems.push(String(error)));
   page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
-  t.after(async () => {
+  later(t, async () => {
     await page.close();
     assert.deepEqual(problems, []);
   });
@@ -136,6 +154,7 @@ test("connect-vite and node: three people in a room, two in pages and one in a t
   await impostor.fill("[name=user]", "Ada");
   await impostor.click("#join button");
   await line(impostor, "[already_exists]");
+  await picture(impostor, "connect-vite-refused");
 });
 
 test("connect-vite: type-checks, and builds", { timeout: 60_000 }, async () => {

@@ -1,7 +1,7 @@
 // Packs the package as `npm publish` would, lays it beside the libraries, and runs programs on it.
 
 import { execFile, execFileSync, spawn } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { extname, join, resolve } from "node:path";
@@ -44,7 +44,13 @@ export function prepareApp() {
   const app = join(build, "app");
   rmSync(app, { recursive: true, force: true });
   cpSync(join(here, "app"), app, { recursive: true });
-  install(app);
+  const packed = install(app);
+  // Every entry that there is, to be loaded everywhere.
+  const { exports } = JSON.parse(readFileSync(join(packed, "package.json"), "utf8"));
+  const entries = Object.entries(exports)
+    .filter(([, target]) => target.default && existsSync(join(packed, target.default)))
+    .map(([entry]) => `bidiway${entry.slice(1)}`);
+  writeFileSync(join(app, "entries.js"), entries.map((entry) => `export * as ${JSON.stringify(entry)} from ${JSON.stringify(entry)};\n`).join(""));
   execFileSync(
     join(bin, "buf"),
     [
@@ -60,7 +66,7 @@ export function prepareApp() {
     ],
     { cwd: join(root, "proto"), stdio: "inherit" },
   );
-  return app;
+  return { app, entries };
 }
 
 /** Runs a program and returns what it printed; fails with everything that it said. */

@@ -1,7 +1,7 @@
 // What the package's tarball holds, and what the tools that judge packages say about it.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { pack, root, run } from "./rig.js";
@@ -17,6 +17,14 @@ test("each entry is packed with its types, and nothing but sources, types and pa
   }
   const papers = ["./LICENSE-APACHE", "./LICENSE-MIT", "./README.md", "./package.json"];
   assert.deepEqual(files.filter((file) => !/^\.\/(src\/[a-z-]+\.js|types\/[a-z-]+\.d\.ts)$/.test(file)).sort(), papers);
+});
+
+test("the optional peers are the libraries that the sources and their types name, and no others", () => {
+  const sources = readdirSync(join(root, "shim/src")).map((name) => readFileSync(join(root, "shim/src", name), "utf8"));
+  const named = sources.flatMap((text) => [...text.matchAll(/(?:\bfrom |\bimport\()"((?:@[^/"]+\/)?[^./"][^/"]*)/g)].map(([, name]) => name));
+  assert.deepEqual(Object.keys(manifest.peerDependencies).sort(), [...new Set(named)].sort());
+  for (const name of named) assert.equal(manifest.peerDependenciesMeta[name]?.optional, true, name);
+  assert.equal(manifest.dependencies, undefined);
 });
 
 test("publint finds nothing", async () => {

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::stream::{Down, Stream};
+use super::stream::{Down, Stream, TOGETHER};
 use crate::{
     downstream::{
         AddressPermit, ConnInfo, Edge, Opening, account, admit,
@@ -41,6 +41,9 @@ use crate::{
 /// dialect has no other way to slow a client down. Large enough that a client which gives up is heard behind what it
 /// had sent.
 const BACKLOG: usize = 4 * 1024 * 1024;
+
+/// How much of it must go before more is read.
+const RELIEF: usize = 256 * 1024;
 
 /// How long one call of several may keep the others from being read.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -94,6 +97,8 @@ pub(super) struct Driver {
     down: VecDeque<u32>,
     /// What all streams hold of their requests.
     backlog: usize,
+    /// Streams that have got something since their requests last went on.
+    up: Vec<u32>,
     /// Since when nothing is read, as the backlog is full.
     paused: Option<Instant>,
     /// Since when the last flush has not finished.
@@ -170,6 +175,7 @@ impl Driver {
             refused: VecDeque::new(),
             down: VecDeque::new(),
             backlog: 0,
+            up: Vec::new(),
             paused: None,
             blocked: None,
             answers_while_blocked: 0,
@@ -260,9 +266,9 @@ impl Driver {
                 && (self.answers_while_blocked >= ANSWERS_WHILE_BLOCKED
                     || self.refused.len() >= ANSWERS_WHILE_BLOCKED);
             if self.state != State::Open || self.paused.is_some() || deaf {
-                return;
+                return self.pump_up();
             }
-            let Poll::Ready(incoming) = self.socket.poll_read(cx) else { return };
+            let Poll::Ready(incoming) = self.socket.poll_read(cx) else { return self.pump_up() };
             self.heard = now;
             match incoming {
                 Incoming::Packet(message) => self.message(message, now),
@@ -288,7 +294,18 @@ impl Driver {
                 }
             }
         }
+        self.pump_up();
         self.reader.wake();
+    }
+
+    /// Brings upstream what was read: small messages that came together go on together.
+    fn pump_up(&mut self) {
+        while let Some(id) = self.up.pop() {
+            self.with_stream(id, |stream| {
+                stream.pump_up();
+                Ok(())
+            });
+        }
     }
 
     /// A message of the client.
@@ -310,8 +327,11 @@ impl Driver {
                 Err(error) => self.breach(1002, &error.to_string()),
             }
         }
-        if self.backlog >= BACKLOG && self.paused.is_none() {
-            self.paused = Some(now);
+        if self.backlog >= BACKLOG {
+            self.pump_up();
+            if self.backlog >= BACKLOG {
+                self.paused = Some(now);
+            }
         }
     }
 
@@ -333,20 +353,40 @@ impl Driver {
             self.open(stream, &payload);
         }
         if last {
-            self.with_stream(stream, Stream::half_close);
+            self.half_close(stream);
         }
     }
 
     /// A message of an open call.
     fn request(&mut self, id: u32, message: Bytes) {
         match read_request(message) {
-            Ok(Some(Request::Data(bytes))) => self.with_stream(id, |stream| stream.push_up(bytes)),
-            Ok(Some(Request::HalfClose)) => self.with_stream(id, Stream::half_close),
+            Ok(Some(Request::Data(bytes))) => {
+                self.with_stream(id, |stream| {
+                    stream.push_up(bytes)?;
+                    if stream.backlog() >= TOGETHER {
+                        stream.pump_up();
+                    }
+                    Ok(())
+                });
+                self.wants_up(id);
+            }
+            Ok(Some(Request::HalfClose)) => self.half_close(id),
             Ok(None) => {}
             Err(error) => {
                 let outcome = Box::new(Outcome::proxy(Code::INVALID_ARGUMENT, error.to_string()));
                 self.with_stream(id, |_| Err(outcome));
             }
+        }
+    }
+
+    fn half_close(&mut self, id: u32) {
+        self.with_stream(id, Stream::half_close);
+        self.wants_up(id);
+    }
+
+    fn wants_up(&mut self, id: u32) {
+        if self.up.last() != Some(&id) {
+            self.up.push(id);
         }
     }
 
@@ -453,7 +493,7 @@ impl Driver {
 
     /// Reads again when the backlog has become small.
     fn resume(&mut self, now: Instant) {
-        if self.paused.is_some() && self.backlog <= BACKLOG / 2 {
+        if self.paused.is_some() && self.backlog <= BACKLOG - RELIEF {
             self.paused = None;
             self.heard = now;
             self.reader.wake();

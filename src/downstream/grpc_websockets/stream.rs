@@ -22,11 +22,12 @@ use crate::{
 /// How much of a response goes into one WebSocket message, about.
 const MESSAGE_TARGET: usize = 16 * 1024;
 
-/// Request bytes up to this size that have to wait are copied, so that they do not keep a whole read buffer alive.
-const COPY_WHEN_HELD: usize = 2 * 1024;
+/// Request bytes up to this size are put together with their neighbours: services count tiny DATA frames as abuse (h2
+/// closes the connection), and a few bytes must not keep a whole read buffer alive.
+const SMALL: usize = 2 * 1024;
 
-/// What a piece of a request costs besides its bytes while it waits, so that tiny ones are counted too.
-const PIECE_COST: usize = 64;
+/// How many request bytes are put together at most, and from how many on they do not wait for more.
+pub(super) const TOGETHER: usize = 16 * 1024;
 
 /// A call and what is on its way in either direction. A table entry, not a task.
 #[derive(Debug)]
@@ -38,7 +39,10 @@ pub(super) struct Stream {
     up: MessageMeter,
     /// Request bytes that wait for upstream's window.
     backlog: VecDeque<Bytes>,
-    backlog_cost: usize,
+    /// Small ones, behind the others.
+    gathered: BytesMut,
+    /// The bytes in both.
+    backlog_size: usize,
     half_closed: bool,
     /// Nothing more goes up.
     up_done: bool,
@@ -69,7 +73,8 @@ impl Stream {
             record: Some(record),
             up: MessageMeter::new(max_message),
             backlog: VecDeque::new(),
-            backlog_cost: 0,
+            gathered: BytesMut::new(),
+            backlog_size: 0,
             half_closed: false,
             up_done: false,
             down: MessageGate::uncompressed(max_message),
@@ -85,7 +90,7 @@ impl Stream {
 
     /// What it holds of its request.
     pub(super) fn backlog(&self) -> usize {
-        self.backlog_cost
+        self.backlog_size
     }
 
     /// Whether only its end is left to tell.
@@ -93,7 +98,7 @@ impl Stream {
         self.outcome.is_some()
     }
 
-    /// Request bytes from the client.
+    /// Request bytes from the client; they go on with the next `pump_up`.
     pub(super) fn push_up(&mut self, bytes: Bytes) -> Result<(), Box<Outcome>> {
         if self.half_closed {
             return Err(invalid("a message came after the half-close"));
@@ -110,32 +115,41 @@ impl Stream {
         if self.up_done || bytes.is_empty() {
             return Ok(());
         }
-        self.backlog_cost += bytes.len() + PIECE_COST;
-        self.backlog.push_back(bytes);
-        if self.backlog.len() == 1 {
-            self.pump_up();
-        }
-        if let Some(waits) = self.backlog.back_mut()
-            && waits.len() <= COPY_WHEN_HELD
-        {
-            *waits = Bytes::copy_from_slice(waits);
+        self.backlog_size += bytes.len();
+        if bytes.len() <= SMALL {
+            self.gathered.extend_from_slice(&bytes);
+            if self.gathered.len() >= TOGETHER {
+                self.gather();
+            }
+        } else {
+            self.gather();
+            self.backlog.push_back(bytes);
         }
         Ok(())
     }
 
-    /// The client sends no more messages.
+    fn gather(&mut self) {
+        if !self.gathered.is_empty() {
+            self.backlog.push_back(mem::take(&mut self.gathered).freeze());
+        }
+    }
+
+    /// The client sends no more messages, which goes on with the next `pump_up`.
     pub(super) fn half_close(&mut self) -> Result<(), Box<Outcome>> {
         if !self.half_closed {
             self.up.finish().map_err(|error| invalid_request(&error))?;
             self.half_closed = true;
-            self.pump_up();
         }
         Ok(())
     }
 
     /// Sends what upstream has room for.
     pub(super) fn pump_up(&mut self) {
-        let Some(call) = self.call.as_mut().filter(|_| !self.up_done) else { return };
+        if self.up_done {
+            return;
+        }
+        self.gather();
+        let Some(call) = &mut self.call else { return };
         let cx = &mut Context::from_waker(self.waker.waker());
         while let Some(next) = self.backlog.front_mut() {
             let want = next.len();
@@ -144,16 +158,16 @@ impl Stream {
                 // Upstream takes no more. Its answer stands, and the client may go on until it sees it.
                 self.up_done = true;
                 self.backlog.clear();
-                self.backlog_cost = 0;
+                self.backlog_size = 0;
                 return;
             }
             if room < want {
                 call.send(Chunk::plain(next.split_to(room)), false);
-                self.backlog_cost -= room;
+                self.backlog_size -= room;
                 continue;
             }
             let Some(bytes) = self.backlog.pop_front() else { return };
-            self.backlog_cost -= want + PIECE_COST;
+            self.backlog_size -= want;
             self.up_done = self.half_closed && self.backlog.is_empty();
             call.send(Chunk::plain(bytes), self.up_done);
         }
@@ -246,7 +260,8 @@ impl Stream {
         self.outcome = Some(outcome);
         self.call = None;
         self.backlog = VecDeque::new();
-        self.backlog_cost = 0;
+        self.gathered = BytesMut::new();
+        self.backlog_size = 0;
         self.up_done = true;
     }
 

@@ -63,8 +63,10 @@ fn name(kind: &Kind) -> String {
         Kind::Bytes => "a text in base64".into(),
         Kind::Message(_) => "an object".into(),
         Kind::Enum(kind) => {
-            let mut names: Vec<_> = kind.values().take(LISTED).map(|value| value.name().to_owned()).collect();
-            if kind.values().len() > LISTED {
+            // In the order of the .proto file.
+            let values = &kind.enum_descriptor_proto().value;
+            let mut names: Vec<_> = values.iter().take(LISTED).map(|value| value.name().to_owned()).collect();
+            if values.len() > LISTED {
                 names.push("…".into());
             }
             format!("a value of {} ({})", kind.full_name(), names.join(", "))

@@ -58,6 +58,7 @@ pub(super) fn write_status(pool: &DescriptorPool, status: &Status, options: &Jso
 
 /// Whole numbers up to here are exact, and short without an exponent.
 const EXACT: f64 = 1e15;
+const EXACT_F32: f32 = 16_777_216.0;
 
 struct Writer<'a> {
     out: Vec<u8>,
@@ -174,7 +175,7 @@ impl<'a> Writer<'a> {
             Value::U64(number) => self.quoted(number),
             // Its own shortest form, not that of the 64-bit number.
             Value::F32(number)
-                if number.is_finite() && (number.fract() != 0.0 || number.abs() >= EXACT as f32) =>
+                if number.is_finite() && (number.fract() != 0.0 || number.abs() > EXACT_F32) =>
             {
                 self.json(number);
             }

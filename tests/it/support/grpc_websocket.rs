@@ -132,6 +132,11 @@ impl Reader {
         }
     }
 
+    /// How much has come of a message that is not complete.
+    pub(crate) fn incomplete(&self) -> usize {
+        self.rest.len()
+    }
+
     pub(crate) fn code(&self) -> u32 {
         self.trailers.as_ref().expect("a status")["grpc-status"].to_str().unwrap().parse().unwrap()
     }
@@ -294,9 +299,11 @@ impl Multiplex {
 
     pub(crate) async fn message(&mut self, id: u32) -> Vec<u8> {
         loop {
-            if let Some(message) = self.streams.entry(id).or_default().messages.pop_front() {
+            let reader = self.streams.entry(id).or_default();
+            if let Some(message) = reader.messages.pop_front() {
                 return message;
             }
+            assert!(reader.trailers.is_none(), "ended instead of a message: {reader:?}");
             assert!(self.receive().await, "closed instead of a message: {:?}", self.closed);
         }
     }

@@ -3,6 +3,7 @@
 import { createClient } from "@connectrpc/connect";
 import { createChannel } from "bidiway";
 import { createTransport } from "bidiway/connect";
+import * as entries from "./entries.js";
 import { Greeter, Lab } from "./gen/demo/v1/demo_pb.js";
 
 const ROUNDS = 20;
@@ -38,8 +39,11 @@ export async function makeCalls(options) {
   }
 
   await channel.close();
-  return { unary, serverStream, clientStream: Number(messages), bidi, state: channel.state };
+  return { unary, serverStream, clientStream: Number(messages), bidi, state: channel.state, loaded: loaded() };
 }
+
+/** The package's entries, as far as they have loaded and have something in them. */
+const loaded = () => Object.keys(entries).filter((name) => Object.keys(entries[name]).length > 0).sort();
 
 /** @param {number} count */
 async function* numbers(count) {
