@@ -24,7 +24,7 @@ section! { "the file"
     struct File {
         /// The public ports. At least one.
         listeners: AtLeastOne<Listener>,
-        /// The operators' port: /healthz, /readyz and /metrics. Left out: none.
+        /// The operators' port: /healthz, /readyz, /metrics and /schema. Left out: none.
         admin: Option<Admin>,
         /// The origins whose pages may call, besides pages of the proxy's own origin: `https://app.example.com`,
         /// `https://*.example.com` for subdomains, or `*` for any. One list for CORS and WebSockets. Default: none.
@@ -198,7 +198,7 @@ section! { "limits"
         max_message: Option<At<Size>>,
         /// The largest metadata of a call. Default: 16KiB.
         max_metadata: Option<At<Size>>,
-        /// Open session sockets for each client address. Default: 100.
+        /// Open WebSockets for each client address. Default: 100.
         sockets_per_address: Option<u32>,
         /// How long a TLS handshake may take. Default: 10s.
         handshake_timeout: Option<At<Duration>>,

@@ -65,7 +65,8 @@ async fn index(State(pages): State<Pages>, Query(query): Query<HashMap<String, S
     if let Some(service) = query.get("service") {
         return match pages.service(service).await {
             Ok(set) => binary(set),
-            Err(error) => failed(&error),
+            Err(Some(error)) => failed(&error),
+            Err(None) => text(StatusCode::NOT_FOUND, format!("no route has a service {service:?}\n")),
         };
     }
     let mut upstreams = BTreeMap::new();
@@ -85,7 +86,7 @@ async fn upstream(State(pages): State<Pages>, Path(file): Path<String>) -> Respo
     let Some(schema) = schema else {
         let names: Vec<_> = pages.schemas.keys().map(|name| format!("{name}.binpb")).collect();
         let text = format!("There is no schema {file:?}; there are: {}\n", names.join(", "));
-        return answer(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", text.into());
+        return self::text(StatusCode::NOT_FOUND, text);
     };
     match pages.set(schema).await {
         Ok(set) => binary(set),
@@ -120,8 +121,8 @@ impl Pages {
         schema.descriptor_set_of(&self.services(schema).await?).await
     }
 
-    /// A service's descriptors, from whichever upstream serves it.
-    async fn service(&self, service: &str) -> Result<Bytes, SchemaError> {
+    /// A service's descriptors, from whichever upstream serves it; or why not, where one should have.
+    async fn service(&self, service: &str) -> Result<Bytes, Option<SchemaError>> {
         let mut last = None;
         for schema in self.schemas.values() {
             if let Some(routes) = &self.routes
@@ -136,8 +137,7 @@ impl Pages {
                 Err(error) => last = Some(error),
             }
         }
-        let unknown = || SchemaError::UnknownService { upstream: "*".into(), service: service.to_owned() };
-        Err(last.unwrap_or_else(unknown))
+        Err(last)
     }
 }
 
@@ -147,7 +147,11 @@ fn failed(error: &SchemaError) -> Response<Body> {
         Code::UNAVAILABLE => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_GATEWAY,
     };
-    answer(status, "text/plain; charset=utf-8", format!("{error}\n").into())
+    text(status, format!("{error}\n"))
+}
+
+fn text(status: StatusCode, text: String) -> Response<Body> {
+    answer(status, "text/plain; charset=utf-8", text.into())
 }
 
 fn binary(set: Bytes) -> Response<Body> {

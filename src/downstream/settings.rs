@@ -37,7 +37,7 @@ pub struct Limits {
     pub max_message: u64,
     /// The largest metadata of a call, and the largest HTTP header block. 16 KiB.
     pub max_metadata: u32,
-    /// Open session sockets per client address. 100: several people behind one address, each with several tabs.
+    /// Open WebSockets per client address. 100: several people behind one address, each with several tabs.
     pub sockets_per_address: u32,
     /// Sessions without a carrier in the whole process; then the oldest goes. 50,000: as many as there may be
     /// connections, which can be lost all at once.

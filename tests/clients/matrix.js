@@ -1,5 +1,6 @@
 // The bundle: every client of the matrix, and how to run one case of one. The same in a page and in Node.
 
+import { closeChannel } from "./clients/channel.js";
 import { CLIENTS } from "./clients/index.js";
 import { scenario, summary } from "./scenarios.js";
 
@@ -65,10 +66,5 @@ export async function run({ client: name, kind, scenario: scene, id, url, timeou
 /** Cancels a running call, as the application would. */
 export const cancel = (id) => running.get(id)?.();
 
-/** Lets go of what the clients share: channels. */
-export const close = async () => {
-  for (const [name, opened] of open) {
-    await (await opened).close?.();
-    open.delete(name);
-  }
-};
+/** Closes the channel that the clients on Bidiway share. */
+export const close = () => closeChannel();

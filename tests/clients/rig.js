@@ -91,7 +91,6 @@ export async function startPages() {
  * Where clients run.
  * @typedef {object} Place
  * @property {(name: string, ...args: unknown[]) => Promise<any>} call a function of the bundle
- * @property {() => Promise<any>} clients
  * @property {() => Promise<string[]>} uncaught errors that nobody caught
  * @property {() => Promise<void>} stop
  */
@@ -107,8 +106,9 @@ async function inPage(page, origin, stop) {
     globalThis.matrix = await import("/matrix.js");
   });
   return {
-    call: (name, ...args) => page.evaluate(([name, args]) => matrix[name](...args), [name, args]),
-    clients: () => page.evaluate(() => matrix.clients),
+    // As JSON: WebDriver BiDi tells an object that occurs twice only once.
+    call: async (name, ...args) =>
+      JSON.parse(await page.evaluate(async ([name, args]) => JSON.stringify((await matrix[name](...args)) ?? null), [name, args])),
     uncaught: async () => [...errors, ...(await page.evaluate(() => unhandled))],
     stop,
   };
@@ -133,22 +133,14 @@ export async function startFirefox(origin) {
   return inPage(await browser.newPage(), origin, () => browser.close());
 }
 
-/**
- * Node 20 has fetch, but neither WebSocket nor XMLHttpRequest: those of npm's `ws` and `xhr2`. And improbable looks for
- * fetch in `self`.
- * @returns {Promise<Place>}
- */
+/** @returns {Promise<Place>} */
 export async function startNode() {
-  const { WebSocket } = await import("ws");
-  const { default: XMLHttpRequest } = await import("xhr2");
-  Object.assign(globalThis, { self: globalThis, WebSocket, XMLHttpRequest });
   const errors = [];
   const caught = (reason) => errors.push(`${reason?.stack ?? reason}`);
   process.on("unhandledRejection", caught);
   const matrix = await import("./.build/matrix.js");
   return {
     call: async (name, ...args) => matrix[name](...args),
-    clients: async () => matrix.clients,
     uncaught: async () => errors,
     stop: async () => {
       process.off("unhandledRejection", caught);

@@ -22,11 +22,15 @@ export const KINDS = /** @type {const} */ (["unary", "serverStream", "clientStre
 export const sendsMany = (/** @type {Kind} */ kind) => kind === "clientStream" || kind === "bidi";
 export const receivesMany = (/** @type {Kind} */ kind) => kind === "serverStream" || kind === "bidi";
 
-export const TIMEOUT_MS = 400;
+export const TIMEOUT_MS = 1000;
 
 const MEGABYTE = 1024 * 1024;
 const bytes = (...values) => Uint8Array.of(...values);
-const pattern = (length, seed) => Uint8Array.from({ length }, (_, i) => (i * 31 + (i >> 8) + seed) & 255);
+const pattern = (length, seed) => {
+  const bytes = new Uint8Array(length);
+  for (let i = 0; i < length; i++) bytes[i] = i * 31 + (i >> 8) + seed;
+  return bytes;
+};
 const messages = (count, length, seed) =>
   Array.from({ length: count }, (_, i) => ({ number: i + 1, payload: pattern(length, seed + i) }));
 const EMPTY = { number: 0, payload: bytes() };
@@ -46,7 +50,10 @@ const text = (who) => [[`${who}-text`, "one"], [`${who}-text`, "two"], [`${who}-
 
 /** Of each scenario, what differs from a plain success with three messages each way. */
 const DIFFERENT = {
-  "success": () => ({}),
+  "success": () => ({
+    header: [...text("answer"), ["both-text", "in the headers"]],
+    trailer: [...text("end"), ["both-text", "in the trailers"]],
+  }),
   "rich error": (kind) => ({
     answers: receivesMany(kind) ? 2 : 0,
     status: {
@@ -84,12 +91,21 @@ const DIFFERENT = {
 
 export const SCENARIOS = Object.keys(DIFFERENT);
 
+/** @type {Map<string, Scenario | undefined>} large ones are made once */
+const made = new Map();
+
 /**
  * @param {string} name
  * @param {Kind} kind
  * @returns {Scenario | undefined} undefined: there is no such thing with this kind
  */
 export function scenario(name, kind) {
+  const key = `${kind}, ${name}`;
+  if (!made.has(key)) made.set(key, make(name, kind));
+  return made.get(key);
+}
+
+function make(name, kind) {
   const different = DIFFERENT[name](kind);
   if (!different) return undefined;
   const asks = { list: messages(3, 100, 1), most: sendsMany(kind) ? Infinity : 1 };

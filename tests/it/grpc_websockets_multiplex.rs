@@ -293,10 +293,14 @@ async fn a_stalled_service_holds_up_the_other_calls_for_a_moment_and_then_loses_
 #[tokio::test]
 async fn a_service_that_is_merely_slower_than_its_client_gets_everything() {
     let upstream = Scripted::start(|mut exchange| async move {
-        let mut all = 0;
+        let (mut all, mut since) = (0, 0);
         while let Some(bytes) = exchange.read().await {
             all += bytes.len() as u64;
-            tokio::time::sleep(Duration::from_micros(500)).await;
+            since += bytes.len();
+            if since >= 64 * 1024 {
+                since = 0;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
         let mut stream = exchange.headers();
         send(&mut stream, message(&all.to_be_bytes())).await;
@@ -363,6 +367,28 @@ async fn a_deadline_is_kept_while_the_client_does_not_read() {
                 // Behind half a large message there could be none; these are small.
                 socket.end(id).await.assert_refused(4, "the deadline passed");
             }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_socket_beyond_the_address_s_limit_is_refused_with_its_first_call() {
+    let mut settings = settings();
+    settings.limits.sockets_per_address = 1;
+    let upstream = Scripted::start(echo).await;
+    let edge = edge_with(&upstream.url, settings).await;
+    for carrier in CARRIERS {
+        within(10, async {
+            let mut first = Multiplex::connect(carrier, &edge).await;
+            while first.unary(1, TALK, b"x").await.code() != 0 {
+                // The one before is not quite gone.
+                first = Multiplex::connect(carrier, &edge).await;
+            }
+            let mut second = Multiplex::connect(carrier, &edge).await;
+            second.open(1, TALK).await;
+            second.end(1).await.assert_refused(8, "1 open sockets");
+            assert_eq!(second.close_code().await, 1000, "{carrier:?}");
         })
         .await;
     }

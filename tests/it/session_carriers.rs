@@ -1,14 +1,14 @@
 //! The same calls over every carrier: HTTP/1.1 upgrade and RFC 8441, each with and without TLS.
 
-use bidiway::{session::Event, wire::Code};
+use bidiway::{downstream, session::Event, wire::Code};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use crate::support::{
     carrier::{CARRIERS, handshake, head, tcp, websocket_frame},
-    edge::{Edge, edge},
+    edge::{self, Edge, edge},
     socket::{Io, Socket, first_packet},
-    upstream::{Flooding, Scripted, Waiting, echo, end, send},
+    upstream::{Flooding, Scripted, Waiting, echo, end, message, send},
     within,
 };
 
@@ -29,6 +29,34 @@ async fn a_unary_call_gets_its_answer_over_every_carrier() {
             assert_eq!((answer.code(), answer.messages), (Code::OK, vec![b"hello".to_vec()]), "{carrier:?}");
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn cookies_of_the_upgrade_reach_the_service_only_where_the_configuration_names_them() {
+    let upstream = Scripted::start(|mut exchange| async move {
+        let cookie = exchange.request.headers().get("cookie").cloned();
+        let mut stream = exchange.headers();
+        send(&mut stream, message(cookie.as_ref().map_or(b"none", |cookie| cookie.as_bytes()))).await;
+        end(&mut stream, 0);
+    })
+    .await;
+    for (names, expected) in [(vec![], "none"), (vec![http::header::COOKIE], "sid=1; b=2")] {
+        let settings = downstream::Settings { upgrade_headers: names, ..edge::settings() };
+        let edge = edge::edge_with(&upstream.url, settings).await;
+        for carrier in CARRIERS {
+            within(10, async {
+                let cookies = [("cookie", "sid=1"), ("cookie", "b=2")];
+                let address = carrier.port(&edge);
+                let ws = carrier.websocket(address, "/bidiway/session", "bidiway.v1", &cookies).await;
+                let mut socket = Socket::new(ws, Default::default());
+                for _ in 0..2 {
+                    let answer = socket.unary(TALK, "x").await;
+                    assert_eq!(answer.messages, [expected.as_bytes()], "{carrier:?}");
+                }
+            })
+            .await;
+        }
     }
 }
 

@@ -122,4 +122,14 @@ for (const [name, [command, ...args]] of Object.entries(RUNTIMES)) {
   });
 }
 
+test("from CommonJS: by import() in every Node, by require() in the newest", { timeout: 60_000 }, async () => {
+  const names = (load) => `(async () => console.log(Object.keys(${load}).join()))()`;
+  const wanted = "BidiwayError,Code,codeName,createChannel\n";
+  const [[node], [newest]] = [RUNTIMES["this Node"], RUNTIMES["the newest Node"]];
+  assert.equal(await run(node, ["--input-type=commonjs", "--eval", names('await import("bidiway")')], { cwd: app }), wanted);
+  if (existsSync(newest)) {
+    assert.equal(await run(newest, ["--input-type=commonjs", "--eval", names('require("bidiway")')], { cwd: app }), wanted);
+  }
+});
+
 test("every environment ran", () => assert.equal(ran + skipped.length, 15));

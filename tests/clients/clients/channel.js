@@ -7,3 +7,5 @@ let shared;
 
 /** @param {string} url */
 export const channel = (url) => (shared ??= createChannel({ url: `${url}/bidiway/session` }));
+
+export const closeChannel = () => shared?.close();

@@ -42,7 +42,7 @@ import { TS_PROTO } from "./ts-proto.js";
  * @property {[type: string, value: string][]} details
  */
 
-/** @typedef {((kind: import("../scenarios.js").Kind, options: CallOptions) => Promise<Outcome>) & { close?: () => unknown }} Open */
+/** @typedef {(kind: import("../scenarios.js").Kind, options: CallOptions) => Promise<Outcome>} Open */
 
 /** @type {Client[]} */
 export const CLIENTS = [...CONNECT, ...PROTOBUF_TS, ...NICE_GRPC, ...IMPROBABLE, ...TS_PROTO, ...GOOGLE, ...BYTES];

@@ -7,6 +7,7 @@ pub(crate) mod grpc_websocket;
 pub(crate) mod http;
 pub(crate) mod middlebox;
 pub(crate) mod raw;
+pub(crate) mod reflection;
 pub(crate) mod socket;
 pub(crate) mod upstream;
 

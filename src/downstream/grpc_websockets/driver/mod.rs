@@ -1,7 +1,12 @@
 //! The task that owns a socket and its calls.
+//!
+//! `opening` begins its calls, `writing` brings what they have to the client, `timing` is what time and the drain do.
+
+mod opening;
+mod timing;
+mod writing;
 
 use std::{
-    cell::RefCell,
     collections::{HashMap, VecDeque},
     future::Future,
     mem,
@@ -11,29 +16,24 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use bytes::Bytes;
+use http::HeaderMap;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::stream::{Down, Stream, TOGETHER};
+use super::stream::{Stream, TOGETHER};
 use crate::{
     downstream::{
-        AddressPermit, ConnInfo, Edge, Opening, account, admit,
+        AddressPermit, ConnInfo, Edge, Opening, account,
         carrier::{
             ready::{KeyWaker, ReadyList},
             socket::{Broken, Incoming, Socket},
         },
     },
-    telemetry::Dialect,
     wire::{
         Code, Outcome,
-        grpc_web::{ContentType, Form},
-        grpc_websockets::{
-            Frame, GOAWAY, PATH_HEADER, Request, is_request, read_frame, read_headers, read_request,
-            stream_number, write_block,
-        },
-        websocket::{HEADER_MAX, WebSocketError},
+        grpc_websockets::{Frame, GOAWAY, Request, is_request, read_frame, read_request},
+        websocket::WebSocketError,
     },
 };
 
@@ -45,12 +45,6 @@ const BACKLOG: usize = 4 * 1024 * 1024;
 /// How much of it must go before more is read.
 const RELIEF: usize = 256 * 1024;
 
-/// How long one call of several may keep the others from being read.
-const PAUSE: Duration = Duration::from_secs(2);
-
-/// How often a socket that is not read is pinged: a client that is gone answers with a TCP reset.
-const PING_WHILE_PAUSED: Duration = Duration::from_secs(1);
-
 /// How many messages are read before others on this worker get their turn.
 const READS_PER_TURN: usize = 64;
 
@@ -58,14 +52,11 @@ const READS_PER_TURN: usize = 64;
 /// have to be kept.
 const ANSWERS_WHILE_BLOCKED: usize = 256;
 
-/// Room in a header block for what is no metadata. A larger one is not even read.
-const BLOCK_ROOM: usize = 16 * 1024;
-
 /// How long the client may take to answer our close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a socket without calls is kept after its GOAWAY for a client that does not acknowledge it.
-const GOAWAY_PATIENCE: Duration = Duration::from_secs(2);
+/// Why a socket of an address that has enough is closed.
+const TOO_MANY: &str = "too many sockets";
 
 /// The stream number of a socket's only call; it is not on the wire.
 const ONLY: u32 = 0;
@@ -75,11 +66,6 @@ const SELF: u64 = 1 << 32;
 
 /// The key under which the socket does when it has something to read.
 const SOCKET: u64 = 2 << 32;
-
-thread_local! {
-    /// Where messages are written before they are framed: one for all sockets of a worker.
-    static MESSAGE: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-}
 
 /// One socket and its calls. A future that ends when the socket is closed.
 #[derive(Debug)]
@@ -123,7 +109,7 @@ pub(super) struct Driver {
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
     /// The client address's place among its sockets, given back at the end.
-    _place: Option<AddressPermit>,
+    place: Option<AddressPermit>,
 }
 
 /// How far the end of a multiplexed socket is.
@@ -159,8 +145,8 @@ impl Driver {
         own.wake();
         reader.wake();
         let now = Instant::now();
-        let limit = edge.settings.limits.sockets_per_address;
-        let place = edge.addresses.enter(conn.peer.ip(), limit);
+        let limits = &edge.settings.limits;
+        let place = edge.addresses.enter(conn.peer.ip(), limits.sockets_per_address);
         let mut driver = Self {
             draining: Some(Box::pin(edge.drain.draining.clone().cancelled_owned())),
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
@@ -188,12 +174,14 @@ impl Driver {
             own,
             reader,
             state: State::Open,
-            _place: place,
+            place,
         };
-        if driver._place.is_none() {
+        if driver.place.is_none() {
             driver.edge.metrics.refused("sockets_per_address");
-            let text = format!("this address has {limit} open sockets, which is the limit");
-            driver.end_socket(1000, "too many sockets", &Outcome::proxy(Code::RESOURCE_EXHAUSTED, text));
+            // A multiplexed client is told with its first call: there is nothing to tell it with before.
+            if driver.path.is_some() {
+                driver.end_socket(1000, TOO_MANY, &driver.too_many());
+            }
         }
         driver
     }
@@ -403,79 +391,6 @@ impl Driver {
         self.backlog = self.backlog - before + stream.backlog();
     }
 
-    /// A header block: a call begins.
-    fn open(&mut self, id: u32, block: &[u8]) {
-        self.greeting = None;
-        let most = self.edge.settings.limits.max_metadata as usize + BLOCK_ROOM;
-        let headers = match block.len() {
-            size if size > most => {
-                let text = format!("a header block of {size} bytes is larger than the limit of {most} bytes");
-                Err((Code::RESOURCE_EXHAUSTED, text))
-            }
-            _ => read_headers(block).map_err(|error| (Code::INVALID_ARGUMENT, error.to_string())),
-        };
-        let mut failure = None;
-        let mut metadata = headers.unwrap_or_else(|error| {
-            failure = Some(error);
-            HeaderMap::new()
-        });
-        let named = metadata.remove(PATH_HEADER);
-        let path = match &self.path {
-            Some(path) => path.clone(),
-            None => method(named.as_ref()),
-        };
-        let content_type = match content_type(metadata.get(CONTENT_TYPE)) {
-            Ok(content_type) => content_type,
-            Err(error) => {
-                failure.get_or_insert(error);
-                HeaderValue::from_static("application/grpc+proto")
-            }
-        };
-        let most = self.edge.settings.session.max_streams as usize;
-        if self.streams.len() >= most {
-            let text = format!("this socket has {most} open calls, which is the limit");
-            failure.get_or_insert((Code::RESOURCE_EXHAUSTED, text));
-        }
-        // These clients take compressed messages for garbage.
-        metadata.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
-        let dialect = self.dialect();
-        let opening = Opening {
-            dialect,
-            conn: &self.conn,
-            session: None,
-            path: &path,
-            metadata,
-            upgrade_headers: &self.upgrade_headers,
-            timeout: None,
-        };
-        let admitted = match failure {
-            None => admit(&self.edge, opening),
-            Some((code, text)) => {
-                let outcome = Outcome::proxy(code, text);
-                account(&self.edge, &opening).end(&outcome);
-                Err(Box::new(outcome))
-            }
-        };
-        match admitted {
-            Ok(mut admitted) => {
-                admitted.request.content_type = content_type;
-                let call = admitted.route.upstream.call(admitted.request);
-                let waker = self.ready.waker(id.into());
-                waker.wake();
-                let max_message = admitted.route.settings.max_message;
-                self.streams.insert(id, Stream::new(call, waker, admitted.record, max_message));
-            }
-            Err(outcome) => self.refused.push_back((id, outcome)),
-        }
-    }
-
-    fn dialect(&self) -> Dialect {
-        match self.path {
-            Some(_) => Dialect::GrpcWebSockets,
-            None => Dialect::GrpcWebSocketsMultiplex,
-        }
-    }
-
     fn poll_stream(&mut self, id: u32, now: Instant) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.waker().arm();
@@ -497,224 +412,6 @@ impl Driver {
             self.paused = None;
             self.heard = now;
             self.reader.wake();
-        }
-    }
-
-    /// The timer and the drain signals; they wake through [`SELF`], so that ordinary turns do not pay for them.
-    fn poll_signals(&mut self, cx: &mut Context<'_>, now: Instant) {
-        self.own.arm();
-        let waker = self.own.waker().clone();
-        let own = &mut Context::from_waker(&waker);
-        if self.draining.as_mut().is_some_and(|f| f.as_mut().poll(own).is_ready()) {
-            self.draining = None;
-            if self.path.is_none() {
-                self.goaway = GoAway::Due;
-            }
-        }
-        if self.cut.as_mut().is_some_and(|f| f.as_mut().poll(own).is_ready()) {
-            self.cut = None;
-            let text = "the proxy is shutting down and the call did not finish before the drain deadline";
-            let code = if self.path.is_some() { 1000 } else { 1001 };
-            self.end_socket(code, "shutting down", &Outcome::proxy(Code::UNAVAILABLE, text));
-        }
-        while self.timer.as_mut().poll(own).is_ready() {
-            self.time_passed(cx, now);
-            // The timer's grain is a millisecond; less would spin.
-            let next = self.next_time().max(now + Duration::from_millis(1));
-            self.timer.as_mut().reset(next);
-        }
-    }
-
-    /// What is due at `now`.
-    fn time_passed(&mut self, cx: &mut Context<'_>, now: Instant) {
-        if !matches!(self.state, State::Open | State::Ending(..)) {
-            return;
-        }
-        if now >= self.silent_at() {
-            return self.gone("the client was silent");
-        }
-        if self.state != State::Open {
-            return;
-        }
-        if self.greeting.is_some_and(|at| now >= at) {
-            let text = format!("no header block came within {:?}", self.edge.settings.session.hello_timeout);
-            return self.end_socket(1000, "no call", &Outcome::proxy(Code::DEADLINE_EXCEEDED, text));
-        }
-        if let GoAway::Sent(at) = self.goaway
-            && now >= at + GOAWAY_PATIENCE
-            && self.streams.is_empty()
-        {
-            self.state = State::Ending(1001, "shutting down");
-            return;
-        }
-        if self.path.is_none() && self.paused.is_some_and(|since| now >= since + PAUSE) {
-            self.end_slowest(now);
-        }
-        if now >= self.pinged + self.ping_interval() {
-            self.pinged = now;
-            if self.blocked.is_none() {
-                self.socket.ping(cx);
-            }
-        }
-    }
-
-    /// Ends the call that holds the most, for the sake of the others on its socket.
-    fn end_slowest(&mut self, now: Instant) {
-        let slowest = self.streams.iter().max_by_key(|(_, stream)| stream.backlog()).map(|(id, _)| *id);
-        if let Some(id) = slowest {
-            let text = "the service takes the call's messages more slowly than they come, and they would hold up \
-                        the other calls of this socket; a socket of its own (grpc-websockets) or a session has no \
-                        such limit";
-            let outcome = Box::new(Outcome::proxy(Code::RESOURCE_EXHAUSTED, text));
-            self.with_stream(id, |_| Err(outcome));
-        }
-        self.paused = Some(now);
-        self.resume(now);
-    }
-
-    fn ping_interval(&self) -> Duration {
-        let ping = self.edge.settings.session.ping;
-        if self.paused.is_some() { ping.min(PING_WHILE_PAUSED) } else { ping }
-    }
-
-    /// When the client is to be given up. Its pongs wait behind what we do not read; then only our writes tell.
-    fn silent_at(&self) -> Instant {
-        let from = match (self.paused, self.blocked) {
-            (Some(_), None) => self.pinged,
-            _ => self.heard,
-        };
-        from + 2 * self.edge.settings.session.ping
-    }
-
-    /// The earliest time at which something may be due.
-    fn next_time(&self) -> Instant {
-        let mut next = self.silent_at().min(self.pinged + self.ping_interval());
-        let goaway = match self.goaway {
-            GoAway::Sent(at) if self.streams.is_empty() => Some(at + GOAWAY_PATIENCE),
-            _ => None,
-        };
-        let pause = self.paused.filter(|_| self.path.is_none()).map(|since| since + PAUSE);
-        for other in [self.greeting, goaway, pause].into_iter().flatten() {
-            next = next.min(other);
-        }
-        next
-    }
-
-    /// The timer fires at the earliest time that was ever asked for and then looks again.
-    fn arm_timer(&mut self) {
-        let next = self.next_time();
-        if self.timer.is_elapsed() || next < self.timer.deadline() {
-            self.timer.as_mut().reset(next);
-            let waker = self.own.waker().clone();
-            if self.timer.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                self.own.wake();
-            }
-        }
-    }
-
-    /// Writes until nothing is left or the kernel takes no more. `true`: nothing is left.
-    fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        loop {
-            if !matches!(self.state, State::Open | State::Ending(..)) {
-                return true;
-            }
-            match self.socket.poll_flush(cx) {
-                Poll::Ready(Ok(())) => {
-                    if self.blocked.take().is_some() {
-                        self.answers_while_blocked = 0;
-                        self.heard = now;
-                        self.reader.wake();
-                    }
-                }
-                Poll::Ready(Err(_)) => {
-                    self.gone("the client's connection was lost");
-                    return true;
-                }
-                Poll::Pending => {
-                    if self.blocked.is_none() {
-                        self.blocked = Some(now);
-                        // Nobody polls these until there is room: their deadlines must go on.
-                        for id in &self.down {
-                            if let Some(stream) = self.streams.get_mut(id) {
-                                stream.poll_deadline();
-                            }
-                        }
-                    }
-                    return false;
-                }
-            }
-            let wrote = MESSAGE.with_borrow_mut(|message| {
-                message.clear();
-                message.resize(HEADER_MAX, 0);
-                let wrote = self.next_message(message, now);
-                if wrote {
-                    self.socket.send(cx, message);
-                }
-                wrote
-            });
-            if !wrote {
-                return true;
-            }
-        }
-    }
-
-    /// Writes the payload of the next WebSocket message, if there is one.
-    fn next_message(&mut self, message: &mut BytesMut, now: Instant) -> bool {
-        if self.goaway == GoAway::Due {
-            message.extend_from_slice(&GOAWAY.to_be_bytes());
-            self.goaway = GoAway::Sent(now);
-            return true;
-        }
-        if let Some((id, outcome)) = self.refused.pop_front() {
-            self.number(id, true, message);
-            write_block(&outcome.into_trailers(), message);
-            return true;
-        }
-        while let Some(id) = self.down.pop_front() {
-            let Some(stream) = self.streams.get_mut(&id) else { continue };
-            let start = message.len();
-            if self.path.is_none() {
-                message.extend_from_slice(&stream_number(id, false));
-            }
-            let before = stream.backlog();
-            let down = stream.poll_down(message);
-            self.backlog = self.backlog - before + stream.backlog();
-            match down {
-                Down::Pending => {
-                    stream.queued = false;
-                    message.truncate(start);
-                }
-                Down::Message => {
-                    // Behind the others.
-                    self.down.push_back(id);
-                    return true;
-                }
-                Down::End(outcome) => {
-                    self.streams.remove(&id);
-                    message.truncate(start);
-                    match outcome {
-                        Some(outcome) => {
-                            self.number(id, true, message);
-                            write_block(&outcome.into_trailers(), message);
-                            return true;
-                        }
-                        // The message that is out in part stays so; the client sees that the end is missing.
-                        None if self.path.is_none() => {
-                            self.number(id, true, message);
-                            return true;
-                        }
-                        None => self.state = State::Ending(1011, "the call ended in the middle of a message"),
-                    }
-                }
-            }
-        }
-        self.resume(now);
-        false
-    }
-
-    fn number(&self, id: u32, last: bool, message: &mut BytesMut) {
-        if self.path.is_none() {
-            message.extend_from_slice(&stream_number(id, last));
         }
     }
 
@@ -782,29 +479,5 @@ impl Drop for Driver {
 fn queue(id: u32, stream: &mut Stream, down: &mut VecDeque<u32>) {
     if !mem::replace(&mut stream.queued, true) {
         down.push_back(id);
-    }
-}
-
-/// The method that a multiplexed call names, as a path. What is none is refused when it is looked up.
-fn method(named: Option<&HeaderValue>) -> Box<str> {
-    let named = named.and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if named.starts_with('/') { named.into() } else { format!("/{named}").into() }
-}
-
-/// The content type that upstream gets for what the client says.
-fn content_type(said: Option<&HeaderValue>) -> Result<HeaderValue, (Code, String)> {
-    let Some(said) = said else { return Ok(HeaderValue::from_static("application/grpc+proto")) };
-    match ContentType::parse(said.as_bytes()) {
-        Some(content_type) if content_type.form == Form::Binary => Ok(content_type.to_grpc()),
-        Some(_) => {
-            let text =
-                "grpc-web-text is not spoken on WebSockets; send application/grpc-web+proto".to_owned();
-            Err((Code::UNIMPLEMENTED, text))
-        }
-        None => {
-            let text =
-                format!("content-type {said:?} is not that of gRPC-Web; send application/grpc-web+proto");
-            Err((Code::INVALID_ARGUMENT, text))
-        }
     }
 }
