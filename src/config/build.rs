@@ -254,6 +254,8 @@ impl Builder<'_> {
         session.max_streams = given.streams.unwrap_or(session.max_streams);
         self.time(&mut session.ping, given.ping.as_ref());
         self.time(&mut session.hello_timeout, given.hello_timeout.as_ref());
+        session.fallback = given.fallback.unwrap_or(session.fallback);
+        self.time(&mut session.heartbeat, given.heartbeat.as_ref());
         session
     }
 

@@ -222,6 +222,10 @@ section! { "session"
         ping: Option<At<Duration>>,
         /// How long a client may take to say Hello. Default: 10s.
         hello_timeout: Option<At<Duration>>,
+        /// Whether clients may come by HTTP where WebSockets do not get through. Default: true.
+        fallback: Option<bool>,
+        /// The longest silence of such a client's response, and the longest wait of its polls. Default: 15s.
+        heartbeat: Option<At<Duration>>,
     }
 }
 

@@ -111,6 +111,12 @@ impl Edge {
                 exchange::answer(&self, head, body, &conn, HttpDialect::Web(negotiated)).await
             }
             RequestKind::Grpc => exchange::answer(&self, head, body, &conn, HttpDialect::Grpc).await,
+            RequestKind::HttpCarrier(request) => {
+                let version = head.version;
+                carrier::http_carrier::answer(&self, head, body, &conn, request)
+                    .await
+                    .unwrap_or_else(|rejection| self.reject(rejection, &kind, version))
+            }
             RequestKind::Page => {
                 let mut request = Request::from_parts(head, Body::new(body));
                 request.extensions_mut().insert(conn);
