@@ -292,6 +292,8 @@ impl Builder<'_> {
         let mut buffer = session.resume_buffer as u64;
         self.size(&mut buffer, given.resume_buffer.as_ref(), LEAST_REPLAY as u64, LARGEST_REPLAY);
         session.resume_buffer = buffer as usize;
+        session.fallback = given.fallback.unwrap_or(session.fallback);
+        self.time(&mut session.heartbeat, given.heartbeat.as_ref());
         session
     }
 

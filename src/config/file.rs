@@ -248,6 +248,10 @@ section! { "session"
         resume: Option<Duration>,
         /// Bytes that a session keeps until its client has acknowledged them. 128KiB to 64MiB. Default: 1MiB.
         resume_buffer: Option<At<Size>>,
+        /// Whether clients may come by HTTP where WebSockets do not get through. Default: true.
+        fallback: Option<bool>,
+        /// The longest silence of such a client's response, and the longest wait of its polls. Default: 15s.
+        heartbeat: Option<At<Duration>>,
     }
 }
 
