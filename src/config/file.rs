@@ -24,7 +24,7 @@ section! { "the file"
     struct File {
         /// The public ports. At least one.
         listeners: AtLeastOne<Listener>,
-        /// The operators' port: /healthz, /readyz and /metrics. Left out: none.
+        /// The operators' port: /healthz, /readyz, /metrics and /schema. Left out: none.
         admin: Option<Admin>,
         /// The origins whose pages may call, besides pages of the proxy's own origin: `https://app.example.com`,
         /// `https://*.example.com` for subdomains, or `*` for any. One list for CORS and WebSockets. Default: none.

@@ -8,7 +8,8 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{
-    AddressTable, Cors, Drain, Rejection, RequestKind, Routes, Settings, carrier,
+    AddressTable, Cors, Drain, Rejection, RequestKind, Routes, Settings,
+    carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
     guard,
     json::{self, JsonForm},
@@ -49,6 +50,8 @@ pub struct Edge {
     pub drain: Drain,
     /// Shared by all workers.
     pub addresses: Arc<AddressTable>,
+    /// Shared by all workers.
+    pub sessions: Arc<SessionDirectory>,
     /// What is no call.
     pages: Router,
 }
@@ -63,6 +66,7 @@ impl Edge {
         metrics: Arc<Metrics>,
         drain: Drain,
         addresses: Arc<AddressTable>,
+        sessions: Arc<SessionDirectory>,
     ) -> Arc<Self> {
         let routes = Arc::new(Routes::new(&settings.routes, upstreams, schemas, &metrics));
         let mut extra = settings.pages.clone();
@@ -70,7 +74,7 @@ impl Edge {
             extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));
         }
         let pages = pages::router(extra);
-        Arc::new(Self { settings, routes, metrics, drain, addresses, pages })
+        Arc::new(Self { settings, routes, metrics, drain, addresses, sessions, pages })
     }
 
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.

@@ -1,14 +1,22 @@
 //! Carriers: what brings a session's packets. One task owns the socket and its session, without locks.
 //!
-//! `upgrade` checks the handshake, `socket` is the WebSocket, `driver` is the task, `stream` joins one stream of the
-//! session to its call, `ready` tells the task which of its streams can go on.
+//! `upgrade` checks the handshake, `socket` is the WebSocket, `link` is what the driver sees of a carrier, `driver` is
+//! the task, `calls` has a session's calls, `stream` joins one stream of the session to its call, `ready` tells the
+//! task which of its streams can go on.
 
+mod calls;
+mod directory;
 mod driver;
+mod link;
+mod mailbox;
+mod parking;
 pub(super) mod ready;
 pub(super) mod socket;
 mod stream;
+mod token;
 mod upgrade;
 
+pub use directory::SessionDirectory;
 pub use upgrade::SUBPROTOCOL;
 pub(crate) use upgrade::Subprotocol;
 
@@ -21,12 +29,13 @@ use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{AddressPermit, ConnInfo, ConnIo, Edge, Rejection, grpc_websockets, json, upgrade_headers};
+use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets, json};
 use crate::{
     session::{self, CloseReason, MAX_PACKET, Session, Side},
     wire::Code,
 };
 use driver::Driver;
+use link::{Carrier, Link};
 use socket::{CarrierIo, Socket};
 
 /// Answers a WebSocket upgrade (HTTP/1.1 GET or RFC 8441 CONNECT), after the guard has passed it, and starts the
@@ -41,19 +50,25 @@ pub(crate) fn upgrade(
 ) -> Result<Response<Body>, Rejection> {
     let handshake = upgrade::check(&request)?;
     let upgraded = hyper::upgrade::on(&mut request);
-    let picked = upgrade_headers::pick(&edge.settings.upgrade_headers, request.headers());
+    let principal = Principal::of(&edge.settings.upgrade_headers, request.headers());
     let (edge_, conn) = (Arc::clone(edge), conn.clone());
     match handshake.subprotocol {
         Subprotocol::Session => {
             let session_id = session_id()?;
+            let resumes = !edge.settings.session.resume.is_zero();
+            let token = resumes.then(|| edge.sessions.new_token()).transpose().map_err(no_random_numbers)?;
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
-                let admitted = admit(&edge, &conn);
-                let session =
+                let mut session =
                     Session::new(Side::Proxy, settings(&edge, &session_id), Instant::now().into_std());
+                if let Some(token) = token {
+                    session.announce_resume(token);
+                }
+                let place = admit(&edge, &conn).map_err(|reason| session.close(reason)).ok();
+                let link = Link::new(Carrier::WebSocket(socket), place);
                 // Boxed: this future goes away when the session runs, and must not size its task.
-                Box::new(Driver::new(edge, conn, socket, session, session_id, picked, admitted)).await;
+                Box::new(Driver::new(edge, conn, principal, link, session, session_id)).await;
             });
         }
         Subprotocol::GrpcWebSockets | Subprotocol::GrpcWebSocketsMultiplex => {
@@ -62,7 +77,7 @@ pub(crate) fn upgrade(
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let socket = socket(upgraded, grpc_websockets::max_message(&edge_.settings));
-                grpc_websockets::serve(edge_, conn, socket, path, picked).await;
+                grpc_websockets::serve(edge_, conn, socket, path, principal.into_upgrade_headers()).await;
             });
         }
         Subprotocol::Json => {
@@ -70,7 +85,8 @@ pub(crate) fn upgrade(
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let socket = socket(upgraded, json::max_message(&edge_, uri.path()));
-                json::serve(edge_, conn, socket, uri.path().into(), uri.query(), picked).await;
+                let headers = principal.into_upgrade_headers();
+                json::serve(edge_, conn, socket, uri.path().into(), uri.query(), headers).await;
             });
         }
     }
@@ -98,10 +114,6 @@ fn socket(upgraded: Upgraded, max_message: usize) -> Socket {
 
 /// A place among the address's sockets, or why there is none.
 fn admit(edge: &Edge, conn: &ConnInfo) -> Result<AddressPermit, CloseReason> {
-    if edge.drain.draining.is_cancelled() {
-        let text = "this instance is shutting down; connect again";
-        return Err(CloseReason::new(Code::UNAVAILABLE, "draining", text));
-    }
     edge.addresses.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
         let limit = edge.settings.limits.sockets_per_address;
         edge.metrics.refused("sockets_per_address");
@@ -120,6 +132,8 @@ fn settings(edge: &Edge, session_id: &str) -> session::Settings {
         ping_interval: s.ping,
         hello_timeout: s.hello_timeout,
         session_id: session_id.to_owned(),
+        resume_grace: s.resume,
+        replay_limit: s.resume_buffer,
         ..session::Settings::default()
     }
 }
@@ -127,7 +141,10 @@ fn settings(edge: &Edge, session_id: &str) -> session::Settings {
 /// 64 random bits in hexadecimal: names a session in logs.
 fn session_id() -> Result<Arc<str>, Rejection> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Rejection::internal(format!("the system has no random numbers: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(no_random_numbers)?;
     Ok(format!("{:016x}", u64::from_ne_bytes(bytes)).into())
+}
+
+fn no_random_numbers(error: getrandom::Error) -> Rejection {
+    Rejection::internal(format!("the system has no random numbers: {error}"))
 }

@@ -255,6 +255,12 @@ impl Stream {
         }
     }
 
+    /// Bytes that are on their way in either direction, outside of the session and the call.
+    pub(super) fn held_bytes(&self) -> usize {
+        let up: usize = self.up.iter().map(|up| up.chunk.len()).sum();
+        up + self.chunk.len() + self.waiting.as_ref().map_or(0, |piece| piece.bytes.len())
+    }
+
     /// Counts and logs the end.
     pub(super) fn close(mut self, outcome: &Outcome) {
         if let Some(record) = self.record.take() {
