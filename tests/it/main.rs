@@ -24,6 +24,7 @@ mod session_backpressure;
 mod session_calls;
 mod session_carriers;
 mod session_http2;
+mod session_json;
 mod session_middlebox;
 mod session_refusals;
 mod session_resume;

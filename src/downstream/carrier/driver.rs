@@ -120,7 +120,12 @@ impl Driver {
             draining: Some(Box::pin(edge.drain.draining.clone().cancelled_owned())),
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
             timer: Box::pin(tokio::time::sleep_until(Instant::now())),
-            calls: Calls::new(Arc::clone(&edge), Arc::clone(&session_id), Arc::clone(&ready)),
+            calls: Calls::new(
+                Arc::clone(&edge),
+                Arc::clone(&session_id),
+                Arc::clone(&ready),
+                link.carrier.is_text(),
+            ),
             edge,
             conn,
             principal,
@@ -214,6 +219,9 @@ impl Driver {
             match incoming {
                 Incoming::Packet(packet) => self.session.handle_packet(packet, now.into_std()),
                 Incoming::Text(_) => self.session.handle_text(now.into_std()),
+                Incoming::Unreadable(message) => {
+                    self.session.close(CloseReason::new(Code::INVALID_ARGUMENT, "violation", message));
+                }
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given

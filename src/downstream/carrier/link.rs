@@ -7,11 +7,17 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
 
 use super::socket::{Broken, Incoming, Socket};
-use crate::{downstream::AddressPermit, wire::websocket::HEADER_MAX};
+use crate::{
+    downstream::AddressPermit,
+    wire::{
+        text_frame::{self, TextFrameWriter},
+        websocket::HEADER_MAX,
+    },
+};
 
 /// How long the peer may take to answer our close frame.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,16 +29,36 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) enum Carrier {
     /// A WebSocket, over HTTP/1.1 or HTTP/2.
     WebSocket(Socket),
+    /// A WebSocket whose messages are text, one frame in each.
+    TextSocket(Socket, TextFrameWriter),
 }
 
 impl Carrier {
     /// Room that a packet has in front for the carrier's own framing.
     pub(super) const ROOM: usize = HEADER_MAX;
 
+    /// Whether the session's frames are text here.
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self, Self::TextSocket(..))
+    }
+
     /// The next thing that the peer sent. After `Closed` or `Broken` nothing more is asked for.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         match self {
             Self::WebSocket(socket) => socket.poll_read(cx),
+            Self::TextSocket(socket, _) => socket.poll_read(cx).map(|incoming| match incoming {
+                Incoming::Text(text) => {
+                    let mut packet = BytesMut::new();
+                    match text_frame::read(&text, &mut packet) {
+                        Ok(()) => Incoming::Packet(packet.freeze()),
+                        Err(error) => Incoming::Unreadable(error.to_string()),
+                    }
+                }
+                Incoming::Packet(_) => {
+                    Incoming::Unreadable("a binary message in a session of text".to_owned())
+                }
+                other => other,
+            }),
         }
     }
 
@@ -41,34 +67,45 @@ impl Carrier {
     pub(super) fn send(&mut self, cx: &mut Context<'_>, packet: &mut BytesMut) {
         match self {
             Self::WebSocket(socket) => socket.send(cx, packet),
+            Self::TextSocket(socket, writer) => {
+                let frames = Bytes::copy_from_slice(&packet[Self::ROOM..]);
+                let written = writer.write(frames, |text| {
+                    packet.truncate(Self::ROOM);
+                    packet.extend_from_slice(text.as_bytes());
+                    socket.send_text(cx, packet);
+                    packet.resize(Self::ROOM, 0);
+                });
+                debug_assert!(written.is_ok(), "a packet of our own holds frames");
+                packet.clear();
+            }
         }
     }
 
     /// Brings what waits to the peer; ready when nothing waits any more.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {
-            Self::WebSocket(socket) => socket.poll_flush(cx),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.poll_flush(cx),
         }
     }
 
     /// A sign of life below the session, which the browser answers even while the page's script is busy.
     pub(super) fn ping(&mut self, cx: &mut Context<'_>) {
         match self {
-            Self::WebSocket(socket) => socket.ping(cx),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.ping(cx),
         }
     }
 
     /// Says goodbye, with a close code and a reason. Nothing is sent after it.
     pub(super) fn close(&mut self, cx: &mut Context<'_>, code: u16, reason: &str) {
         match self {
-            Self::WebSocket(socket) => socket.close(cx, code, reason),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.close(cx, code, reason),
         }
     }
 
     /// After `close`: ready when the peer has heard it, or is gone.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::WebSocket(socket) => socket.poll_closed(cx),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.poll_closed(cx),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Carriers: what brings a session's packets. One task owns the socket and its session, without locks.
 //!
 //! `upgrade` checks the handshake, `socket` is the WebSocket, `link` is what the driver sees of a carrier, `driver` is
-//! the task, `calls` has a session's calls, `stream` joins one stream of the session to its call, `ready` tells the
-//! task which of its streams can go on.
+//! the task, `calls` has a session's calls, `stream` joins one stream of the session to its call (`json_stream`, if its
+//! messages are JSON), `ready` tells the task which of its streams can go on.
 
 mod calls;
 mod directory;
 mod driver;
+mod json_stream;
 mod link;
 mod mailbox;
 mod parking;
@@ -32,7 +33,7 @@ use tokio::time::Instant;
 use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets, json};
 use crate::{
     session::{self, CloseReason, MAX_PACKET, Session, Side},
-    wire::Code,
+    wire::{Code, text_frame::TextFrameWriter},
 };
 use driver::Driver;
 use link::{Carrier, Link};
@@ -53,9 +54,11 @@ pub(crate) fn upgrade(
     let principal = Principal::of(&edge.settings.upgrade_headers, request.headers());
     let (edge_, conn) = (Arc::clone(edge), conn.clone());
     match handshake.subprotocol {
-        Subprotocol::Session => {
+        Subprotocol::Session | Subprotocol::TextSession => {
+            let is_text = handshake.subprotocol == Subprotocol::TextSession;
             let session_id = session_id()?;
-            let resumes = !edge.settings.session.resume.is_zero();
+            // Who types frames cannot keep what he has sent.
+            let resumes = !edge.settings.session.resume.is_zero() && !is_text;
             let token = resumes.then(|| edge.sessions.new_token()).transpose().map_err(no_random_numbers)?;
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
@@ -66,7 +69,12 @@ pub(crate) fn upgrade(
                     session.announce_resume(token);
                 }
                 let place = admit(&edge, &conn).map_err(|reason| session.close(reason)).ok();
-                let link = Link::new(Carrier::WebSocket(socket), place);
+                let carrier = if is_text {
+                    Carrier::TextSocket(socket, TextFrameWriter::default())
+                } else {
+                    Carrier::WebSocket(socket)
+                };
+                let link = Link::new(carrier, place);
                 // Boxed: this future goes away when the session runs, and must not size its task.
                 Box::new(Driver::new(edge, conn, principal, link, session, session_id)).await;
             });
