@@ -12,6 +12,7 @@ pub mod grpc_websockets;
 pub mod http_carrier;
 pub mod metadata;
 pub mod status;
+pub mod text_frame;
 pub mod timeout;
 pub mod websocket;
 

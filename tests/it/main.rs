@@ -25,6 +25,7 @@ mod session_calls;
 mod session_carriers;
 mod session_http;
 mod session_http2;
+mod session_json;
 mod session_middlebox;
 mod session_refusals;
 mod session_resume;

@@ -119,7 +119,12 @@ impl Driver {
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
             leave: None,
             timer: Box::pin(tokio::time::sleep_until(Instant::now())),
-            calls: Calls::new(Arc::clone(&edge), Arc::clone(&session_id), Arc::clone(&ready)),
+            calls: Calls::new(
+                Arc::clone(&edge),
+                Arc::clone(&session_id),
+                Arc::clone(&ready),
+                link.carrier.is_text(),
+            ),
             edge,
             conn,
             principal,
@@ -216,6 +221,9 @@ impl Driver {
                 }
                 Incoming::Packet(packet) => self.first_packet(packet, now),
                 Incoming::Text => self.session.handle_text(now.into_std()),
+                Incoming::Unreadable(message) => {
+                    self.session.close(CloseReason::new(Code::INVALID_ARGUMENT, "violation", message));
+                }
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given

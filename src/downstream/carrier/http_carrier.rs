@@ -121,7 +121,7 @@ async fn open(
         // Counted already.
         refusal(StatusCode::TOO_MANY_REQUESTS, reason.code, reason.label, reason.message)
     })?;
-    let begun = super::begin(edge)?;
+    let begun = super::begin(edge, true)?;
     let name = edge.sessions.new_token().map_err(super::no_random_numbers)?;
     let alone = is_alone(&packet);
     let (line, opening) = Line::new(name, origin_of(&head.headers), poll, packet, !alone);

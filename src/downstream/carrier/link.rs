@@ -21,6 +21,7 @@ use crate::{
     telemetry::{CarrierCount, CarrierKind, Metrics},
     wire::{
         Code,
+        text_frame::{self, TextFrameWriter},
         websocket::{HEADER_MAX, WebSocketError},
     },
 };
@@ -49,6 +50,28 @@ pub(super) enum Incoming {
     Unfit(CloseReason),
     /// The peer did what ends the session too.
     Violation(CloseReason),
+    /// The peer sent a message that is no frame of this kind of session. Says why.
+    Unreadable(String),
+}
+
+impl Incoming {
+    /// What a socket says, as it is where packets are binary messages.
+    fn of(incoming: socket::Incoming) -> Self {
+        match incoming {
+            socket::Incoming::Packet(packet) => Self::Packet(packet),
+            socket::Incoming::Text(_) => Self::Text,
+            socket::Incoming::Alive => Self::Alive,
+            socket::Incoming::Closed(code) => Self::Closed(code),
+            socket::Incoming::Broken(socket::Broken::Lost) => Self::Lost,
+            socket::Incoming::Broken(socket::Broken::Protocol(WebSocketError::TooLarge(limit))) => {
+                Self::Violation(packet_too_large(limit))
+            }
+            socket::Incoming::Broken(socket::Broken::Protocol(error)) => {
+                let message = format!("the WebSocket protocol was broken: {error}");
+                Self::Unfit(CloseReason::carrier(message))
+            }
+        }
+    }
 }
 
 /// What carries packets. Each kind does the same things; the driver knows no other.
@@ -60,6 +83,8 @@ pub(super) enum Carrier {
     WebSocket(Socket),
     /// A response down and requests up, or polls.
     Http(HttpCarrier),
+    /// A WebSocket whose messages are text, one frame in each.
+    TextSocket(Socket, TextFrameWriter),
 }
 
 impl Carrier {
@@ -69,27 +94,32 @@ impl Carrier {
     /// How metrics call it.
     pub(super) fn kind(&self) -> CarrierKind {
         match self {
-            Self::WebSocket(_) => CarrierKind::WebSocket,
+            Self::WebSocket(_) | Self::TextSocket(..) => CarrierKind::WebSocket,
             Self::Http(http) => http.kind(),
         }
+    }
+
+    /// Whether the session's frames are text here.
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self, Self::TextSocket(..))
     }
 
     /// The next thing that the peer sent. After all but `Packet`, `Text` and `Alive` nothing more is asked for.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         match self {
-            Self::WebSocket(socket) => socket.poll_read(cx).map(|incoming| match incoming {
-                socket::Incoming::Packet(packet) => Incoming::Packet(packet),
-                socket::Incoming::Text(_) => Incoming::Text,
-                socket::Incoming::Alive => Incoming::Alive,
-                socket::Incoming::Closed(code) => Incoming::Closed(code),
-                socket::Incoming::Broken(socket::Broken::Lost) => Incoming::Lost,
-                socket::Incoming::Broken(socket::Broken::Protocol(WebSocketError::TooLarge(limit))) => {
-                    Incoming::Violation(packet_too_large(limit))
+            Self::WebSocket(socket) => socket.poll_read(cx).map(Incoming::of),
+            Self::TextSocket(socket, _) => socket.poll_read(cx).map(|incoming| match incoming {
+                socket::Incoming::Text(text) => {
+                    let mut packet = BytesMut::new();
+                    match text_frame::read(&text, &mut packet) {
+                        Ok(()) => Incoming::Packet(packet.freeze()),
+                        Err(error) => Incoming::Unreadable(error.to_string()),
+                    }
                 }
-                socket::Incoming::Broken(socket::Broken::Protocol(error)) => {
-                    let message = format!("the WebSocket protocol was broken: {error}");
-                    Incoming::Unfit(CloseReason::carrier(message))
+                socket::Incoming::Packet(_) => {
+                    Incoming::Unreadable("a binary message in a session of text".to_owned())
                 }
+                other => Incoming::of(other),
             }),
             Self::Http(http) => http.poll_read(cx),
         }
@@ -98,7 +128,7 @@ impl Carrier {
     /// How much the next packet should hold, about.
     pub(super) fn packet_target(&self) -> usize {
         match self {
-            Self::WebSocket(_) => PACKET_TARGET,
+            Self::WebSocket(_) | Self::TextSocket(..) => PACKET_TARGET,
             Self::Http(http) => http.packet_target(),
         }
     }
@@ -109,13 +139,24 @@ impl Carrier {
         match self {
             Self::WebSocket(socket) => socket.send(cx, packet),
             Self::Http(http) => http.send(packet),
+            Self::TextSocket(socket, writer) => {
+                let frames = Bytes::copy_from_slice(&packet[Self::ROOM..]);
+                let written = writer.write(frames, |text| {
+                    packet.truncate(Self::ROOM);
+                    packet.extend_from_slice(text.as_bytes());
+                    socket.send_text(cx, packet);
+                    packet.resize(Self::ROOM, 0);
+                });
+                debug_assert!(written.is_ok(), "a packet of our own holds frames");
+                packet.clear();
+            }
         }
     }
 
     /// Brings what waits to the peer; ready when another packet may be sent.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
         match self {
-            Self::WebSocket(socket) => socket.poll_flush(cx).map_err(|_| Lost),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.poll_flush(cx).map_err(|_| Lost),
             Self::Http(http) => http.poll_flush(cx.waker()),
         }
     }
@@ -123,7 +164,7 @@ impl Carrier {
     /// A sign of life below the session, which the browser answers even while the page's script is busy.
     pub(super) fn ping(&mut self, cx: &mut Context<'_>) {
         match self {
-            Self::WebSocket(socket) => socket.ping(cx),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.ping(cx),
             // There is none. What is lost is found out by the session's own Ping.
             Self::Http(_) => {}
         }
@@ -132,7 +173,7 @@ impl Carrier {
     /// Says goodbye, with a close code and a reason. Nothing is sent after it.
     pub(super) fn close(&mut self, cx: &mut Context<'_>, code: u16, reason: &str) {
         match self {
-            Self::WebSocket(socket) => socket.close(cx, code, reason),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.close(cx, code, reason),
             Self::Http(http) => http.close(code, reason),
         }
     }
@@ -140,7 +181,7 @@ impl Carrier {
     /// After `close`: ready when the peer has heard it, or is gone.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::WebSocket(socket) => socket.poll_closed(cx),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.poll_closed(cx),
             Self::Http(http) => http.poll_closed(cx.waker()),
         }
     }
