@@ -88,7 +88,7 @@ export function createChannel({ url = "/bidiway/session", metadata, ...options }
       carrier.onclose = drop;
       unused(connectTimeoutMs, () => {
         drop();
-        carrier.close(1000, "not needed");
+        carrier.close(1000, "");
       });
       spare = () => {
         drop();

@@ -4,8 +4,8 @@
 import { join, write } from "./frame.js";
 import { openHttp } from "./http.js";
 import { timer } from "./promise.js";
-import { CLOSE_CODES, FRAME, HELLO, UNAVAILABLE, VERSION } from "./protocol.js";
-import { openWebSocket } from "./websocket.js";
+import { CLOSE_CODES, FRAME, HELLO, LOST, VERSION } from "./protocol.js";
+import { drop, openWebSocket } from "./websocket.js";
 
 /** @typedef {import("./websocket.js").Carrier} Carrier */
 /** @typedef {"websocket" | "http" | "poll"} Kind */
@@ -67,13 +67,6 @@ export function openEither(target, Socket, fetch) {
   /** @type {Kind[]} what to try */
   const kinds = fetch && known?.until > Date.now() ? [known.kind] : ["websocket"];
 
-  /** @param {Carrier | undefined} carrier */
-  const drop = (carrier) => {
-    if (!carrier) return;
-    carrier.onopen = carrier.onmessage = carrier.onclose = null;
-    carrier.close(CLOSE_CODES + UNAVAILABLE, "not this way");
-  };
-
   const open = () => {
     const kind = kinds[0];
     const socket = kind === "websocket";
@@ -82,7 +75,7 @@ export function openEither(target, Socket, fetch) {
       : openHttp(url, /** @type {typeof globalThis.fetch} */ (fetch), kind === "poll", () => (held = true));
     if (socket && fetch) {
       patience(WELCOME_MS, () => {
-        drop(inner);
+        drop(inner, LOST);
         failed({ code: 1006, reason: "the WebSocket is silent" });
       });
     }
@@ -107,7 +100,7 @@ export function openEither(target, Socket, fetch) {
   const failed = (/** @type {{ code: number, reason: string }} */ event) => {
     const [kind] = kinds;
     patience();
-    drop(scout);
+    drop(scout, 1000);
     if (held) remember(url, "poll");
     if (!decided) {
       // One failure where WebSockets have worked says little. What the proxy says itself is an answer.
@@ -125,7 +118,7 @@ export function openEither(target, Socket, fetch) {
   /** Does a WebSocket work now? One of its own is asked, with a session that nobody needs. */
   const probe = () => {
     const later = () => {
-      drop(scout);
+      drop(scout, 1000);
       scout = undefined;
       patience(remember(url, kinds[0]) - Date.now(), probe);
     };
@@ -136,7 +129,7 @@ export function openEither(target, Socket, fetch) {
     }
     patience(WELCOME_MS, later);
     const works = () => {
-      scout?.close(1000, "");
+      drop(scout, 1000);
       scout = undefined;
       patience();
       remember(url, "websocket");
@@ -150,10 +143,7 @@ export function openEither(target, Socket, fetch) {
 
   /** @type {Movable} */
   const carrier = {
-    onopen: null,
-    onmessage: null,
-    onclose: null,
-    get bufferedAmount() {
+      get bufferedAmount() {
       return inner.bufferedAmount;
     },
     send(packet) {
@@ -162,7 +152,7 @@ export function openEither(target, Socket, fetch) {
     },
     close(code, reason) {
       patience();
-      drop(scout);
+      drop(scout, 1000);
       inner.close(code, reason);
     },
   };
