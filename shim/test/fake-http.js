@@ -87,7 +87,7 @@ export function fakeHttp(peers, { hook, origin = "http://proxy.test", chunk = (b
             } catch {}
           };
           carrier.break = gone;
-          signal.addEventListener("abort", gone);
+          signal?.addEventListener("abort", gone);
           carrier.flush = () => {
             if (http.held && !carrier.closed) return;
             const bytes = carrier.take();
@@ -166,11 +166,11 @@ export function fakeHttp(peers, { hook, origin = "http://proxy.test", chunk = (b
     const message = decode({ open: "HttpOpen", up: "HttpUp", down: "HttpPoll" }[path], body);
     const entry = { path, message, keepalive };
     log.push(entry);
-    const aborted = new Promise((_, reject) => signal.addEventListener("abort", () => reject(broken())));
+    const aborted = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(broken())));
     aborted.catch(() => {});
     const process = async () => proxy[path](message, signal);
     const response = await Promise.race([Promise.resolve(http.hook?.({ ...entry, process })).then((answer) => answer || process()), aborted]);
-    if (signal.aborted) throw broken();
+    if (signal?.aborted) throw broken();
     return response;
   };
   return http;
