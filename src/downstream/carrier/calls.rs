@@ -36,6 +36,11 @@ impl Calls {
         Self { edge, session_id, ready, streams: StreamTable::default() }
     }
 
+    /// No call is open.
+    pub(super) fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
     /// The session has a new stream: its call goes upstream, or is refused.
     pub(super) fn open(&mut self, session: &mut Session, caller: Caller<'_>, id: StreamId, open: &v1::Open) {
         let Caller { conn, upgrade_headers } = caller;
@@ -148,8 +153,8 @@ impl Calls {
     }
 
     /// Bytes on their way, in either direction. Costs a look at every call.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.streams.values().map(Stream::held_bytes).sum()
+    pub(super) fn held_bytes(&mut self) -> usize {
+        self.streams.values_mut().map(Stream::held_bytes).sum()
     }
 
     /// Cancels every call that still runs: there is nobody to tell.

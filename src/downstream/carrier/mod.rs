@@ -1,12 +1,13 @@
 //! Carriers: what brings a session's packets. One task owns the socket and its session, without locks.
 //!
-//! `upgrade` checks the handshake, `socket` is the WebSocket, `link` is what the driver sees of a carrier, `driver` is
-//! the task, `calls` has a session's calls, `stream` joins one stream of the session to its call, `ready` tells the
-//! task which of its streams can go on.
+//! `upgrade` checks the handshake, `socket` is the WebSocket, `http_carrier` what stands in for it, `link` is what the
+//! driver sees of a carrier, `driver` is the task, `calls` has a session's calls, `stream` joins one stream of the
+//! session to its call, `ready` tells the task which of its streams can go on.
 
 mod calls;
 mod directory;
 mod driver;
+pub(super) mod http_carrier;
 mod link;
 mod mailbox;
 mod parking;
@@ -29,7 +30,7 @@ use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets};
+use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets, json};
 use crate::{
     session::{self, CloseReason, MAX_PACKET, Session, Side},
     wire::Code,
@@ -54,21 +55,20 @@ pub(crate) fn upgrade(
     let (edge_, conn) = (Arc::clone(edge), conn.clone());
     match handshake.subprotocol {
         Subprotocol::Session => {
-            let session_id = session_id()?;
-            let resumes = !edge.settings.session.resume.is_zero();
-            let token = resumes.then(|| edge.sessions.new_token()).transpose().map_err(no_random_numbers)?;
+            let mut begun = begin(edge)?;
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
-                let mut session =
-                    Session::new(Side::Proxy, settings(&edge, &session_id), Instant::now().into_std());
-                if let Some(token) = token {
-                    session.announce_resume(token);
-                }
-                let place = admit(&edge, &conn).map_err(|reason| session.close(reason)).ok();
-                let link = Link::new(Carrier::WebSocket(socket), place);
+                let (place, crowded) = match admit(&edge, &conn) {
+                    Ok((place, crowded)) => (Some(place), crowded),
+                    Err(reason) => {
+                        begun.session.close(reason);
+                        (None, true)
+                    }
+                };
+                let link = Link::new(Carrier::WebSocket(socket), place, crowded, &edge.metrics);
                 // Boxed: this future goes away when the session runs, and must not size its task.
-                Box::new(Driver::new(edge, conn, principal, link, session, session_id)).await;
+                Box::new(Driver::new(edge, conn, principal, link, begun)).await;
             });
         }
         Subprotocol::GrpcWebSockets | Subprotocol::GrpcWebSocketsMultiplex => {
@@ -80,11 +80,29 @@ pub(crate) fn upgrade(
                 grpc_websockets::serve(edge_, conn, socket, path, principal.into_upgrade_headers()).await;
             });
         }
+        Subprotocol::Json => {
+            let uri = request.uri().clone();
+            edge.drain.tasks.spawn(async move {
+                let Ok(upgraded) = upgraded.await else { return };
+                let socket = socket(upgraded, json::max_message(&edge_, uri.path()));
+                json::serve(
+                    edge_,
+                    conn,
+                    socket,
+                    uri.path().into(),
+                    uri.query(),
+                    principal.into_upgrade_headers(),
+                )
+                .await;
+            });
+        }
     }
 
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, handshake.name);
+    if let Some(name) = handshake.name {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
     if let Some(accept) = handshake.accept {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -101,14 +119,38 @@ fn socket(upgraded: Upgraded, max_message: usize) -> Socket {
     }
 }
 
-/// A place among the address's sockets, or why there is none.
-fn admit(edge: &Edge, conn: &ConnInfo) -> Result<AddressPermit, CloseReason> {
-    edge.addresses.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
-        let limit = edge.settings.limits.sockets_per_address;
-        edge.metrics.refused("sockets_per_address");
-        let text = format!("this address has {limit} open sockets, which is the limit");
-        CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
-    })
+/// A place among the address's sockets, or why there is none. True: it has as many sockets as it may, and this one is
+/// only for a client that comes back; the proxy may not have noticed yet that its old socket is dead.
+fn admit(edge: &Edge, conn: &ConnInfo) -> Result<(AddressPermit, bool), CloseReason> {
+    let (address, limit) = (conn.peer.ip(), edge.settings.limits.sockets_per_address);
+    let crowded = if edge.settings.session.resume.is_zero() { limit } else { limit.saturating_mul(2) };
+    let place = edge.addresses.enter(address, limit).map(|place| (place, false));
+    place
+        .or_else(|| edge.addresses.enter(address, crowded).map(|place| (place, true)))
+        .ok_or_else(|| too_many_sockets(edge))
+}
+
+fn too_many_sockets(edge: &Edge) -> CloseReason {
+    let limit = edge.settings.limits.sockets_per_address;
+    edge.metrics.refused("sockets_per_address");
+    let text = format!("this address has {limit} open sockets, which is the limit");
+    CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
+}
+
+/// A session that has a carrier and nothing else yet.
+#[derive(Debug)]
+struct Begun {
+    session: Session,
+    id: Arc<str>,
+}
+
+fn begin(edge: &Edge) -> Result<Begun, Rejection> {
+    let id = session_id()?;
+    let mut session = Session::new(Side::Proxy, settings(edge, &id), Instant::now().into_std());
+    if !edge.settings.session.resume.is_zero() {
+        session.announce_resume(edge.sessions.new_token().map_err(no_random_numbers)?);
+    }
+    Ok(Begun { session, id })
 }
 
 fn settings(edge: &Edge, session_id: &str) -> session::Settings {
