@@ -7,6 +7,7 @@ mod grpc_web;
 mod grpc_web_refusals;
 mod grpc_websockets;
 mod grpc_websockets_multiplex;
+mod grpc_websockets_refusals;
 mod guard;
 mod interop;
 mod json_http;
