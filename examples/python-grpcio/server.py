@@ -11,6 +11,7 @@ import time
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
+from grpc_reflection.v1alpha import reflection
 
 # Makes the classes from the .proto file as it is imported (grpcio-tools), so that there is no generated code here.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "proto"))
@@ -153,6 +154,8 @@ async def main():
     address = arguments.parse_args().address
     server = grpc.aio.server()
     services.add_LabServicer_to_server(Lab(), server)
+    names = (pb.DESCRIPTOR.services_by_name["Lab"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
     port = server.add_insecure_port(address)
     await server.start()
     print(f"listening on {address.rpartition(':')[0]}:{port}", flush=True)

@@ -21,6 +21,7 @@ export const PONG = 0x68;
 export const HELLO = 0x72;
 export const WELCOME = 0x7a;
 export const GO_AWAY = 0x82;
+export const REFRESH = 0x8a;
 /** The frames of a Packet. */
 export const FRAME = 0x0a;
 

@@ -6,7 +6,8 @@
  * and what is sent, too.
  * @typedef {object} Carrier
  * @property {(packet: Uint8Array<ArrayBuffer>) => void} send
- * @property {(code: number, reason: string) => void} close with a WebSocket close code
+ * @property {(code: number, reason: string) => unknown} close with a WebSocket close code. Truthy if the session goes on
+ *   nevertheless, on another connection
  * @property {number} bufferedAmount bytes handed to `send` that have not left yet, as far as the platform tells
  * @property {(() => void) | null} onopen packets can be sent from now on
  * @property {((event: { data: unknown }) => void) | null} onmessage a packet as an `ArrayBuffer`

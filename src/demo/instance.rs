@@ -63,6 +63,9 @@ impl Options {
 /// Why the demo cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// No secrets can be made.
+    #[error("the system has no random numbers: {0}")]
+    Random(getrandom::Error),
     /// Somebody else listens there.
     #[error(
         "{address} is taken by another program; choose another address with {option}, \
@@ -122,8 +125,10 @@ impl Demo {
         };
         let services = Services::start(options.services).await.map_err(|e| refused(options.services, e))?;
         let settings = proxy_settings(&options, services.address()).map_err(StartError::Certificate)?;
-        let proxy = server::Server::bind(settings)
-            .map_err(|server::StartError::Bind { address, source }| refused(address, source))?;
+        let proxy = server::Server::bind(settings).map_err(|error| match error {
+            server::StartError::Bind { address, source } => refused(address, source),
+            server::StartError::Random(error) => StartError::Random(error),
+        })?;
         let bound = proxy.addresses();
         let addresses = Addresses {
             http: bound[0],
@@ -196,6 +201,7 @@ fn proxy_settings(
         origins: downstream::Origins::default(),
         limits,
         session: downstream::SessionSettings::default(),
+        instance: None,
         upgrade_headers: Vec::new(),
         routes: vec![route],
         schema_endpoint: true,

@@ -62,7 +62,7 @@ impl Drop for AddressPermit {
 }
 
 /// What is counted for an address: IPv4 (also written as IPv6) as it is, IPv6 by its /64.
-fn subject(address: IpAddr) -> IpAddr {
+pub(super) fn subject(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

@@ -3,14 +3,17 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use axum::{Router, body::Body};
-use http::{HeaderValue, Method, Request, Response, Version, request::Parts};
+use http::{HeaderValue, Method, Request, Response, Version, header::CONTENT_TYPE, request::Parts};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{
-    AddressTable, Cors, Drain, Rejection, RequestKind, Routes, Settings, carrier,
+    AddressTable, Cors, Drain, Rejection, RequestKind, Routes, Settings,
+    carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
-    guard, pages,
+    guard,
+    json::{self, JsonForm},
+    pages,
     schema_pages::public_schema_router,
 };
 use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
@@ -47,6 +50,8 @@ pub struct Edge {
     pub drain: Drain,
     /// Shared by all workers.
     pub addresses: Arc<AddressTable>,
+    /// Shared by all workers.
+    pub sessions: Arc<SessionDirectory>,
     /// What is no call.
     pages: Router,
 }
@@ -61,6 +66,7 @@ impl Edge {
         metrics: Arc<Metrics>,
         drain: Drain,
         addresses: Arc<AddressTable>,
+        sessions: Arc<SessionDirectory>,
     ) -> Arc<Self> {
         let routes = Arc::new(Routes::new(&settings.routes, upstreams, schemas, &metrics));
         let mut extra = settings.pages.clone();
@@ -68,7 +74,7 @@ impl Edge {
             extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));
         }
         let pages = pages::router(extra);
-        Arc::new(Self { settings, routes, metrics, drain, addresses, pages })
+        Arc::new(Self { settings, routes, metrics, drain, addresses, sessions, pages })
     }
 
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.
@@ -107,10 +113,18 @@ impl Edge {
                 exchange::answer(&self, head, body, &conn, HttpDialect::Web(negotiated)).await
             }
             RequestKind::Grpc => exchange::answer(&self, head, body, &conn, HttpDialect::Grpc).await,
+            RequestKind::Json(form) => json::answer(&self, head, body, &conn, &form).await,
             RequestKind::Page => {
+                // Who posts something to a method means a call; and a page may be there all the same.
+                let is_call = head.method == Method::POST && self.routes.find(head.uri.path()).is_some();
+                let (json, version) = (RequestKind::Json(JsonForm::default()), head.version);
+                let content_type = head.headers.get(CONTENT_TYPE).cloned();
                 let mut request = Request::from_parts(head, Body::new(body));
                 request.extensions_mut().insert(conn);
                 match self.pages.clone().oneshot(request).await {
+                    Ok(response) if is_call && matches!(response.status().as_u16(), 404 | 405) => {
+                        self.reject(Rejection::content_type(content_type.as_ref()), &json, version)
+                    }
                     Ok(response) => response,
                     Err(never) => match never {},
                 }

@@ -108,6 +108,13 @@ impl Origins {
     }
 }
 
+/// The one form of an origin's spellings: `https://app.example.com:443`. `None` for what is no origin.
+pub(crate) fn normal_form(origin: &[u8]) -> Option<Box<str>> {
+    let Origin { scheme, host, port } = Origin::parse(std::str::from_utf8(origin).ok()?).ok()?;
+    let port = port.map_or_else(String::new, |port| format!(":{port}"));
+    Some(format!("{scheme}://{host}{port}").into())
+}
+
 impl Origin {
     fn parse(text: &str) -> Result<Self, &'static str> {
         let Some((scheme, authority)) = text.split_once("://") else {

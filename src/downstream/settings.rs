@@ -14,6 +14,9 @@ pub struct Settings {
     pub limits: Limits,
     /// The session protocol.
     pub session: SessionSettings,
+    /// The name of this instance among those that share an address; `None`: it is anew at each start. Resume tokens
+    /// lead to it.
+    pub instance: Option<String>,
     /// Headers that reach services as metadata although HTTP clients' own headers otherwise do not: those of the
     /// request that opened a WebSocket, for every call on it, and `cookie` of any request. None. With `cookie`,
     /// `origins` must not allow any origin: whatever page calls, its visitor's cookies go along.
@@ -36,6 +39,13 @@ pub struct Limits {
     pub max_metadata: u32,
     /// Open WebSockets per client address. 100: several people behind one address, each with several tabs.
     pub sockets_per_address: u32,
+    /// Sessions without a carrier in the whole process; then the oldest goes. 50,000: as many as there may be
+    /// connections, which can be lost all at once.
+    pub parked_sessions: u32,
+    /// Those of one client address; then its oldest goes. 100: as many as it may have sockets.
+    pub parked_per_address: u32,
+    /// What sessions without a carrier keep for their clients, together, in bytes. 256 MiB.
+    pub parked_bytes: u64,
     /// How long a TLS handshake may take. 10 s.
     pub handshake_timeout: Duration,
     /// How long a client may take to send a request's headers. 10 s.
@@ -55,6 +65,10 @@ pub struct SessionSettings {
     pub ping: Duration,
     /// Time until Hello. 10 s.
     pub hello_timeout: Duration,
+    /// How long a session without a carrier is kept for its client; zero: not at all. 30 s.
+    pub resume: Duration,
+    /// How many bytes a session keeps until its client acknowledges them. 1 MiB.
+    pub resume_buffer: usize,
 }
 
 impl Limits {
@@ -70,6 +84,9 @@ impl Default for Limits {
             max_message: 4 * 1024 * 1024,
             max_metadata: 16 * 1024,
             sockets_per_address: 100,
+            parked_sessions: 50_000,
+            parked_per_address: 100,
+            parked_bytes: 256 * 1024 * 1024,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             http2_streams: 250,
@@ -84,6 +101,8 @@ impl Default for SessionSettings {
             max_streams: 256,
             ping: Duration::from_secs(20),
             hello_timeout: Duration::from_secs(10),
+            resume: Duration::from_secs(30),
+            resume_buffer: 1024 * 1024,
         }
     }
 }

@@ -225,7 +225,9 @@ impl fmt::Display for FieldLine<'_> {
                 Cardinality::Required => f.write_str("required ")?,
                 Cardinality::Optional if in_oneof(field) => {}
                 Cardinality::Optional if proto2 => f.write_str("optional ")?,
-                Cardinality::Optional if field.containing_oneof().is_some() => f.write_str("optional ")?,
+                Cardinality::Optional if field.supports_presence() && !matches!(kind, Kind::Message(_)) => {
+                    f.write_str("optional ")?;
+                }
                 Cardinality::Optional => {}
             }
             f.write_str(&type_name(&kind))?;

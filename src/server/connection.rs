@@ -145,11 +145,19 @@ impl Connections {
                 answer(edge.clone(), request, conn.clone())
             })
         };
+        // During the drain only clients come that want to go on with their sessions. They may say so first.
+        let (late, limit) = (drain.draining.is_cancelled(), self.edge.settings.limits.header_timeout);
+        let shutdown = async {
+            drain.draining.cancelled().await;
+            if late {
+                sleep(limit).await;
+            }
+        };
         let mut http = pin!(self.http.serve_connection_with_upgrades(TokioIo::new(io), service));
         let ended = tokio::select! {
             ended = http.as_mut() => Some(ended),
-            () = drain.draining.cancelled() => None,
-            () = first_request_overdue(&asked, self.edge.settings.limits.header_timeout) => None,
+            () = shutdown => None,
+            () = first_request_overdue(&asked, limit) => None,
         };
         let ended = match ended {
             Some(ended) => ended,

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    downstream::{AddressTable, Drain},
+    downstream::{AddressTable, Drain, carrier::SessionDirectory},
     schema::{self, Channel, Reflection, Schema},
     telemetry::Metrics,
     upstream::Upstream,
@@ -48,6 +48,7 @@ pub struct Server {
     /// One set of listeners for each worker.
     listeners: Vec<Vec<TcpListener>>,
     metrics: Arc<Metrics>,
+    sessions: Arc<SessionDirectory>,
     drain: Drain,
 }
 
@@ -62,6 +63,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// No secrets can be made.
+    #[error("the system has no random numbers: {0}")]
+    Random(getrandom::Error),
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -99,13 +103,16 @@ impl Server {
             ),
         };
         let (admin_address, admin) = admin.unzip();
+        let metrics = Metrics::new();
+        let sessions = SessionDirectory::new(&settings.downstream, &metrics).map_err(StartError::Random)?;
         Ok(Self {
             settings: Arc::new(settings),
             addresses,
             admin,
             admin_address,
             listeners,
-            metrics: Metrics::new(),
+            metrics,
+            sessions,
             drain: Drain::default(),
         })
     }
@@ -133,7 +140,7 @@ impl Server {
     /// Serves until `shutdown` completes, then drains: readiness off, GoAway, calls finish until the deadline, then
     /// UNAVAILABLE. Returns when everything has ended. With one worker, it runs within the caller's runtime.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { settings, admin, listeners, metrics, drain, .. } = self;
+        let Self { settings, admin, listeners, metrics, sessions, drain, .. } = self;
         let stop = CancellationToken::new();
         let readiness = Arc::<Readiness>::default();
         let schemas = Arc::new(schemas(&settings, &metrics));
@@ -159,6 +166,7 @@ impl Server {
             places: places.clone(),
             drain: drain.clone(),
             addresses: addresses.clone(),
+            sessions: sessions.clone(),
         });
         let threads = start(workers.collect(), &stop).await;
         readiness.ready();

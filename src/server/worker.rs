@@ -11,7 +11,7 @@ use super::{
     listener::Acceptor,
 };
 use crate::{
-    downstream::{AddressTable, Drain, Edge, OpenConnection},
+    downstream::{AddressTable, Drain, Edge, OpenConnection, carrier::SessionDirectory},
     schema::Schema,
     telemetry::Metrics,
     upstream::Upstream,
@@ -32,6 +32,8 @@ pub(super) struct Worker {
     pub(super) drain: Drain,
     /// Sockets per client, in the whole process.
     pub(super) addresses: Arc<AddressTable>,
+    /// Sessions that can be resumed, in the whole process.
+    pub(super) sessions: Arc<SessionDirectory>,
 }
 
 impl Worker {
@@ -63,6 +65,7 @@ impl Worker {
             self.metrics.clone(),
             drain.clone(),
             self.addresses,
+            self.sessions.clone(),
         );
         for (listener, settings) in self.listeners.into_iter().zip(&self.settings.listeners) {
             let acceptor = Acceptor::new(listener, self.metrics.clone())?;
@@ -72,14 +75,35 @@ impl Worker {
                 edge: edge.clone(),
                 metrics: self.metrics.clone(),
             });
-            drain.tasks.spawn(accept(acceptor, connections, self.places.clone(), drain.clone()));
+            drain.tasks.spawn(accept(
+                acceptor,
+                connections,
+                self.places.clone(),
+                drain.clone(),
+                self.sessions.clone(),
+            ));
         }
         Ok(())
     }
 }
 
-/// Accepts until the drain begins; then the port is closed.
-async fn accept(mut acceptor: Acceptor, connections: Arc<Connections>, places: Arc<Semaphore>, drain: Drain) {
+/// Accepts until the drain begins, and then as long as there are sessions whose clients may come back; then the port
+/// is closed.
+async fn accept(
+    mut acceptor: Acceptor,
+    connections: Arc<Connections>,
+    places: Arc<Semaphore>,
+    drain: Drain,
+    sessions: Arc<SessionDirectory>,
+) {
+    let over = async {
+        drain.draining.cancelled().await;
+        tokio::select! {
+            () = sessions.vacated() => {}
+            () = drain.cut.cancelled() => {}
+        }
+    };
+    let mut over = std::pin::pin!(over);
     let next = async |acceptor: &mut Acceptor| {
         let (socket, peer) = acceptor.accept().await;
         // At the limit this connection waits here, and the others in the kernel's backlog.
@@ -89,7 +113,7 @@ async fn accept(mut acceptor: Acceptor, connections: Arc<Connections>, places: A
     loop {
         let (socket, peer, place) = tokio::select! {
             accepted = next(&mut acceptor) => accepted,
-            () = drain.draining.cancelled() => return,
+            () = &mut over => return,
         };
         let open = OpenConnection::new(connections.metrics.clone(), place);
         drain.tasks.spawn(connections.clone().serve(socket, peer, open));

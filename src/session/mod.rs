@@ -22,7 +22,7 @@
 //! what the session is bound to (origin, principal). Without `announce_resume` nothing is kept and nothing resumed.
 //!
 //! **Losing the carrier.** It broke, or was closed with a code that does not end the session (docs/protocol.md, section
-//! 17): call [`Session::detach`]. False: the session is closed, as ever. True: it is parked: drop the socket and
+//! 17.4): call [`Session::detach`]. False: the session is closed, as ever. True: it is parked: drop the socket and
 //! whatever was polled and not written (it is kept), go on polling the calls, events and [`Session::poll_timeout`], and
 //! call [`Session::handle_timeout`] when it is due; it ends the session after the grace. [`Event::Detached`]
 //! is the same at the session's own wish (silence): close the socket with its reason. While parked, `piece` denies, so
@@ -67,7 +67,7 @@ mod violation;
 pub use self::core::{OpenError, Session, Side};
 pub use event::{CloseReason, Event};
 pub use metadata::UNPROCESSED_HEADER;
-pub use resume::Refusal;
+pub use resume::{LEAST_REPLAY, Refusal};
 pub use settings::{
     FRAME_OVERHEAD, INITIAL_CREDIT, MAX_PACKET, MAX_PIECE, MIN_CREDIT, MIN_PIECE, Settings, VERSION,
 };

@@ -7,7 +7,6 @@ use bytes::BytesMut;
 use super::{
     Event, Session, Side, StreamId,
     core::Phase,
-    replay::CREDIT_RESERVE,
     stream::{Head, Inbound, Outbound, Streams, Tail},
 };
 use crate::wire::{
@@ -96,9 +95,8 @@ impl Session {
                 return;
             }
             resume.replay.begin(packet.len());
-            let full = packet.len() + resume.replay.room();
-            credit_target = target.min(full + CREDIT_RESERVE);
-            target = target.min(full);
+            credit_target = target.min(packet.len() + resume.replay.room_for_credit());
+            target = target.min(packet.len() + resume.replay.room());
         }
         while packet.len() < credit_target
             && let Some(stream) = self.outbox.owing.pop_front()

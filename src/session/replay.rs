@@ -9,7 +9,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 const SHARED: usize = 8 * 1024;
 
 /// Credit may pass the limit by so much: it is small, and lets the peer's data go on while ours waits for an Ack.
-pub(super) const CREDIT_RESERVE: usize = 16 * 1024;
+const CREDIT_RESERVE: usize = 16 * 1024;
 
 /// Sequenced frames that the peer has not acknowledged, encoded, in the order of their numbers.
 ///
@@ -64,6 +64,11 @@ impl Replay {
     /// How many more bytes may be sent before the peer has acknowledged some.
     pub(super) fn room(&self) -> usize {
         self.limit.saturating_sub(self.held)
+    }
+
+    /// The same for Credit.
+    pub(super) fn room_for_credit(&self) -> usize {
+        (self.limit + CREDIT_RESERVE).saturating_sub(self.held)
     }
 
     /// A packet of `len` bytes gets new frames from here on.

@@ -34,6 +34,10 @@ pub enum Dialect {
     GrpcWebSockets,
     /// A stream of a WebSocket with many calls, as Deephaven's client opens it.
     GrpcWebSocketsMultiplex,
+    /// JSON over HTTP.
+    JsonHttp,
+    /// A WebSocket that is one call, its messages JSON.
+    JsonSocket,
 }
 
 impl Dialect {
@@ -46,6 +50,8 @@ impl Dialect {
             Self::Session => "session",
             Self::GrpcWebSockets => "grpc-websockets",
             Self::GrpcWebSocketsMultiplex => "grpc-websockets-multiplex",
+            Self::JsonHttp => "json-http",
+            Self::JsonSocket => "json-socket",
         }
     }
 }
@@ -122,6 +128,12 @@ pub struct Metrics {
     message_bytes: Family<TrafficLabels, Counter>,
     sessions_open: Gauge,
     sessions: Family<Closed, Counter>,
+    sessions_parked: Gauge,
+    parked_bytes: Gauge,
+    sessions_resumed: Counter,
+    replayed_bytes: Counter,
+    resume_failures: Family<Reason, Counter>,
+    carriers_lost: Family<Reason, Counter>,
     refused: Family<Reason, Counter>,
     connections_open: Gauge,
     connections: Counter,
@@ -148,6 +160,12 @@ impl Metrics {
             message_bytes: Family::default(),
             sessions_open: Gauge::default(),
             sessions: Family::default(),
+            sessions_parked: Gauge::default(),
+            parked_bytes: Gauge::default(),
+            sessions_resumed: Counter::default(),
+            replayed_bytes: Counter::default(),
+            resume_failures: Family::default(),
+            carriers_lost: Family::default(),
             refused: Family::default(),
             connections_open: Gauge::default(),
             connections: Counter::default(),
@@ -170,6 +188,16 @@ impl Metrics {
         r.register("message_bytes", "Bytes of the messages, without framing", m.message_bytes.clone());
         r.register("sessions_open", "Sessions that are open now", m.sessions_open.clone());
         r.register("sessions", "Sessions that ended, by why", m.sessions.clone());
+        r.register("sessions_parked", "Sessions that wait for a carrier now", m.sessions_parked.clone());
+        r.register("parked_bytes", "Bytes that those keep for their clients", m.parked_bytes.clone());
+        r.register(
+            "sessions_resumed",
+            "Sessions that went on with a new carrier",
+            m.sessions_resumed.clone(),
+        );
+        r.register("replayed_bytes", "Bytes sent again on a new carrier", m.replayed_bytes.clone());
+        r.register("resume_failures", "Carriers that asked for a session in vain", m.resume_failures.clone());
+        r.register("carriers_lost", "Carriers lost by sessions that go on without", m.carriers_lost.clone());
         r.register("refused", "Requests and sockets refused before they became a call", m.refused.clone());
         r.register("connections_open", "Downstream TCP connections open now", m.connections_open.clone());
         r.register("connections", "Downstream TCP connections accepted", m.connections.clone());
@@ -267,6 +295,33 @@ impl Metrics {
     pub fn session_closed(&self, label: &'static str) {
         self.sessions_open.dec();
         self.sessions.get_or_create(&Closed { closed: label }).inc();
+    }
+
+    /// The carrier of a session that had not begun went to another session.
+    pub fn session_continued(&self) {
+        self.sessions_open.dec();
+    }
+
+    /// So many sessions have no carrier now, and keep so much.
+    pub fn parked(&self, sessions: usize, bytes: u64) {
+        self.sessions_parked.set(sessions as i64);
+        self.parked_bytes.set(bytes as i64);
+    }
+
+    /// A session goes on with a new carrier, and sends so much again.
+    pub fn session_resumed(&self, replayed: u64) {
+        self.sessions_resumed.inc();
+        self.replayed_bytes.inc_by(replayed);
+    }
+
+    /// A carrier asked for a session and did not get it; `reason` is a stable word.
+    pub fn resume_failed(&self, reason: &'static str) {
+        self.resume_failures.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A session lost its carrier and goes on without; `reason` is a stable word.
+    pub fn carrier_lost(&self, reason: &'static str) {
+        self.carriers_lost.get_or_create(&Reason { reason }).inc();
     }
 
     /// A request or socket was refused before it became a call; `reason` is a stable word.
@@ -373,6 +428,8 @@ mod tests {
         metrics.upstream("chat").connect_failed();
         metrics.session_closed("drained");
         metrics.refused("origin");
+        metrics.resume_failed("expired");
+        metrics.carrier_lost("lost");
         metrics.accept_error("too_many_files");
         let text = metrics.encode();
         let names: Vec<_> = text
@@ -380,7 +437,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("# HELP "))
             .map(|line| line.split_once(' ').unwrap())
             .collect();
-        assert_eq!(names.len(), 17);
+        assert_eq!(names.len(), 23);
         for (name, help) in names {
             assert!(name.starts_with("bidiway_"), "{name}");
             assert!(help.len() > 10, "{name}: {help}");

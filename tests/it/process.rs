@@ -186,3 +186,60 @@ async fn logs_go_to_standard_error_as_json_if_asked() {
     assert_eq!(first["level"], "INFO");
     assert!(text.contains("draining"), "{text}");
 }
+
+#[tokio::test]
+async fn describe_shows_a_running_server_a_file_and_a_configuration() {
+    let services = Services::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let url = format!("http://{}", services.address());
+    let (code, out, _) = run(&["describe", "--upstream", &url]).await;
+    assert_eq!(code, Some(0));
+    let line = "  rpc Hello(demo.v1.HelloRequest) returns (demo.v1.HelloReply); // unary\n";
+    assert!(out.contains("service demo.v1.Greeter {\n") && out.contains(line), "{out}");
+    let (_, out, _) = run(&["describe", "--upstream", &url, "demo.v1.ChatMessage.Kind"]).await;
+    assert_eq!(
+        out,
+        "enum demo.v1.ChatMessage.Kind {\n  TEXT = 0;\n  JOINED = 1;\n  LEFT = 2;\n  NOTICE = 3;\n}\n"
+    );
+    let (_, out, _) = run(&["describe", "--upstream", &url, "/demo.v1.Greeter/Hello"]).await;
+    assert!(out.ends_with("message demo.v1.HelloReply {\n  string text = 1;\n}\n"), "{out}");
+
+    let (code, _, err) = run(&["describe", "--upstream", &url, "demo.v1.HeloRequest"]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        err.trim(),
+        "error: upstream \"upstream\" has nothing named \"demo.v1.HeloRequest\"; did you mean \"demo.v1.HelloRequest\"?"
+    );
+
+    let (_, out, _) = run(&["describe", "--file", "tests/schema/legacy.proto", "legacy.Old"]).await;
+    assert!(out.contains("  optional int32 number = 2 [default = 7];\n"), "{out}");
+    let (code, out, _) =
+        run(&["describe", "--config", "examples/etcd/bidiway.yaml", "etcdserverpb.Watch"]).await;
+    assert_eq!(code, Some(0));
+    assert!(
+        out.contains("(stream etcdserverpb.WatchRequest) returns (stream etcdserverpb.WatchResponse)"),
+        "{out}"
+    );
+}
+
+#[tokio::test]
+async fn describe_says_what_it_needs() {
+    for (arguments, code, text) in [
+        (&["describe"][..], 64, "say what to describe: --upstream URL, --config FILE or --file FILE"),
+        (
+            &["describe", "--file", "nowhere.binpb"],
+            64,
+            "cannot read nowhere.binpb: No such file or directory",
+        ),
+        (&["describe", "--upstream", "ftp://x"], 64, "is not an endpoint"),
+        (&["describe", "--upstream", "http://127.0.0.1:1"], 1, "cannot connect to http://127.0.0.1:1"),
+        (
+            &["describe", "--config", "examples/etcd/bidiway.yaml", "--name", "x"],
+            64,
+            "there is no upstream \"x\" with a schema; there are: etcd",
+        ),
+    ] {
+        let (found, _, err) = run(arguments).await;
+        assert_eq!(found, Some(code), "{arguments:?}: {err}");
+        assert!(err.contains(text), "{arguments:?}: {err}");
+    }
+}

@@ -17,6 +17,7 @@ use bidiway::{
 };
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, prost::Message as _};
 
+mod editions;
 mod generate;
 mod mistakes;
 mod round_trips;

@@ -266,7 +266,7 @@ fn what_is_nested_too_deep_is_refused_before_it_costs_anything() {
 }
 
 #[test]
-fn late_types_of_nested_any_are_bounded_for_each_level_is_read_twice() {
+fn late_types_of_nested_any_are_bounded_for_each_reads_what_it_holds_once_more() {
     let nest = |n: usize| {
         let any = "\"@type\":\"t/google.protobuf.Any\"";
         format!("{{\"any\":{}{{}}{}}}", "{\"value\":".repeat(n), format!(",{any}}}").repeat(n))

@@ -1,10 +1,11 @@
 //! Two sides of a session over carriers that delay, split, merge and are cut, replaced and doubled, against a model of
 //! what each call may see. Deterministic: the same seed does the same things, and a failure names its seed.
 //!
-//! `SIM_SEED=n` runs one seed, `SIM_SEEDS=n` the first n (default 192), `SIM_STEPS=n` so many steps each.
+//! `SIM_SEED=n` runs one seed, `SIM_SEEDS=n` the first n (default 128), `SIM_STEPS=n` so many steps each.
 
 mod call;
 mod carriers;
+mod events;
 mod pipe;
 mod rng;
 mod world;
@@ -117,7 +118,7 @@ fn whatever_happens_every_call_sees_what_it_should() {
     let steps = setting("SIM_STEPS").map_or(2000, |n| n as usize);
     let seeds = match setting("SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..setting("SIM_SEEDS").unwrap_or(192),
+        None => 0..setting("SIM_SEEDS").unwrap_or(128),
     };
     let mut coverage = Coverage::new();
     let enough = seeds.end - seeds.start >= 64;

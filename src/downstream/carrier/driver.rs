@@ -1,4 +1,6 @@
-//! The task that owns a socket and its session.
+//! The task that owns a session, its calls and its carrier.
+
+mod resume;
 
 use std::{
     future::Future,
@@ -9,24 +11,26 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
-use tokio::time::{Instant, Sleep};
+use bytes::BytesMut;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, Sleep},
+};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
+    calls::{Caller, Calls},
+    directory::Entry,
+    link::{CLOSE_TIMEOUT, Carrier, Link},
+    mailbox::Answer,
+    parking::Place,
     ready::{KeyWaker, ReadyList},
-    socket::{Broken, Incoming, Socket},
-    stream::Stream,
+    socket::{Broken, Incoming},
 };
 use crate::{
-    downstream::{AddressPermit, ConnInfo, Edge, Opening, admit},
-    session::{CloseReason, Event, Session, StreamId, StreamTable},
-    telemetry::{CallRecord, Dialect},
-    wire::{
-        Code, Outcome, metadata, v1,
-        websocket::{HEADER_MAX, WebSocketError},
-    },
+    downstream::{ConnInfo, Edge, Principal},
+    session::{CloseReason, Event, Session, StreamId},
+    wire::{Code, Outcome, websocket::WebSocketError},
 };
 
 /// How much one packet holds at most, about: enough to make a write worth its system call, little enough that a
@@ -40,14 +44,14 @@ const READS_PER_TURN: usize = 64;
 /// that the answers which it can make us keep (a pong for each ping) stay small.
 const READS_WHILE_BLOCKED: u32 = 1024;
 
-/// How long the peer may take to answer our close frame.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The key under which the timer and the drain signals wake the task. Streams do so under their numbers.
 const SELF: u64 = 1 << 32;
 
-/// The key under which the socket does when it has something to read.
-const SOCKET: u64 = 2 << 32;
+/// The key under which the carrier does when it has something to read.
+const CARRIER: u64 = 2 << 32;
+
+/// The key under which others do, when they have something for the session.
+const MAILBOX: u64 = 3 << 32;
 
 thread_local! {
     /// Where packets are written before they are framed: one for all sockets of a worker, so that an idle socket
@@ -55,40 +59,46 @@ thread_local! {
     static PACKET: std::cell::RefCell<BytesMut> = std::cell::RefCell::new(BytesMut::new());
 }
 
-/// One carrier, its session and its calls. A future that ends when the socket is closed.
+/// A session, its carrier and its calls. A future that ends with the session.
 #[derive(Debug)]
 pub(super) struct Driver {
     edge: Arc<Edge>,
+    /// The carrier's connection, or the last one's.
     conn: ConnInfo,
+    /// Whom the session belongs to.
+    principal: Principal,
     session_id: Arc<str>,
-    upgrade_headers: HeaderMap,
-    socket: Socket,
+    /// `None`: the session is parked, over, or about to be another's.
+    link: Option<Link>,
     session: Session,
-    streams: StreamTable<Stream>,
+    /// The session can be found by its client's next carrier.
+    entry: Option<Entry>,
+    /// It is parked.
+    place: Option<Place>,
+    /// The client's Hello has come.
+    greeted: bool,
+    calls: Calls,
     ready: Arc<ReadyList>,
     /// Taken from `ready` and not polled yet; kept for its capacity.
     turn: Vec<u64>,
     own: KeyWaker,
     reader: KeyWaker,
     timer: Pin<Box<Sleep>>,
+    /// `None` when it has come.
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// `None` when it has come.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// Since when the last flush has not finished: write no more, and read no more than [`READS_WHILE_BLOCKED`].
-    blocked: Option<Instant>,
-    /// Messages read since then.
-    reads_while_blocked: u32,
     state: State,
-    /// The client address's place among its sockets, given back at the end.
-    _place: Option<AddressPermit>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
+    /// The session goes on, with a carrier or without.
     Open,
+    /// The carrier's client asks for another session, whose task has the carrier now and will say what becomes of it.
+    Asking(oneshot::Receiver<Answer>),
     /// The session is over; the rest of its packets is flushed, then the close frame. Until the timer.
     Ending(CloseReason),
-    /// The close frame is sent; waiting for the peer's until the timer.
-    Closing,
     Gone,
 }
 
@@ -96,64 +106,59 @@ impl Driver {
     pub(super) fn new(
         edge: Arc<Edge>,
         conn: ConnInfo,
-        socket: Socket,
-        mut session: Session,
+        principal: Principal,
+        link: Link,
+        session: Session,
         session_id: Arc<str>,
-        upgrade_headers: HeaderMap,
-        admitted: Result<AddressPermit, CloseReason>,
     ) -> Self {
         let ready = Arc::new(ReadyList::default());
-        let (own, reader) = (ready.waker(SELF), ready.waker(SOCKET));
+        let (own, reader) = (ready.waker(SELF), ready.waker(CARRIER));
         own.wake();
         reader.wake();
-        let place = match admitted {
-            Ok(place) => Some(place),
-            Err(reason) => {
-                session.close(reason);
-                None
-            }
-        };
         edge.metrics.session_opened();
         Self {
             draining: Some(Box::pin(edge.drain.draining.clone().cancelled_owned())),
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
             timer: Box::pin(tokio::time::sleep_until(Instant::now())),
+            calls: Calls::new(Arc::clone(&edge), Arc::clone(&session_id), Arc::clone(&ready)),
             edge,
             conn,
+            principal,
             session_id,
-            upgrade_headers,
-            socket,
+            link: Some(link),
             session,
-            streams: StreamTable::default(),
+            entry: None,
+            place: None,
+            greeted: false,
             ready,
             turn: Vec::new(),
             own,
             reader,
-            blocked: None,
-            reads_while_blocked: 0,
             state: State::Open,
-            _place: place,
         }
     }
 
-    /// One turn: everything that can go on goes on. `Ready` when the socket is gone.
+    /// One turn: everything that can go on goes on. `Ready` when the session is over.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.ready.register(cx.waker());
         loop {
-            match self.state {
-                State::Gone => return Poll::Ready(()),
-                State::Closing => return self.poll_closing(cx),
-                State::Open | State::Ending(_) => {}
-            }
             let now = Instant::now();
-            if self.state == State::Open {
-                self.wake(now, true);
+            match &mut self.state {
+                State::Gone => return Poll::Ready(()),
+                State::Open => self.wake(now, true),
+                State::Asking(answer) => {
+                    let answer = ready!(Pin::new(answer).poll(cx));
+                    self.answered(answer, now);
+                    continue;
+                }
+                State::Ending(_) => {}
             }
             if self.write(cx, now) == Poll::Ready(true) {
                 continue;
             }
             match self.state {
                 State::Open => {
+                    self.update_place();
                     self.arm_timer();
                     return Poll::Pending;
                 }
@@ -161,9 +166,8 @@ impl Driver {
                     ready!(self.timer.as_mut().poll(cx));
                     // A peer that takes nothing must not keep its socket: the close frame stays unsaid.
                     self.end_ended();
-                    return Poll::Ready(());
                 }
-                State::Closing | State::Gone => {}
+                State::Asking(_) | State::Gone => {}
             }
         }
     }
@@ -173,7 +177,7 @@ impl Driver {
     fn wake(&mut self, now: Instant, reads: bool) {
         let mut turn = mem::take(&mut self.turn);
         self.ready.take(&mut turn);
-        if let Some(at) = turn.iter().position(|&key| key == SOCKET && reads) {
+        if let Some(at) = turn.iter().position(|&key| key == CARRIER && reads) {
             turn.swap_remove(at);
             self.reader.arm();
             self.read(now);
@@ -181,8 +185,9 @@ impl Driver {
         }
         for key in turn.drain(..) {
             match StreamId::try_from(key) {
-                Ok(stream) => self.poll_stream(stream),
+                Ok(stream) => self.calls.poll(&mut self.session, stream),
                 Err(_) if key == SELF => self.poll_signals(now),
+                Err(_) if key == MAILBOX => self.open_mailbox(now),
                 // There is more to read: in the next turn, after others.
                 Err(_) => {
                     self.reader.arm();
@@ -199,26 +204,28 @@ impl Driver {
         let waker = self.reader.waker().clone();
         let cx = &mut Context::from_waker(&waker);
         for _ in 0..READS_PER_TURN {
+            let Some(link) = &mut self.link else { return };
             // A peer that does not read may give its calls up, but must not fill our buffers with answers.
-            if self.blocked.is_some() && self.reads_while_blocked == READS_WHILE_BLOCKED {
+            if link.blocked.is_some() && link.reads_while_blocked == READS_WHILE_BLOCKED {
                 return;
             }
-            let Poll::Ready(incoming) = self.socket.poll_read(cx) else { return };
-            self.reads_while_blocked += u32::from(self.blocked.is_some());
+            let Poll::Ready(incoming) = link.carrier.poll_read(cx) else { return };
+            link.reads_while_blocked += u32::from(link.blocked.is_some());
             match incoming {
-                Incoming::Packet(packet) => self.session.handle_packet(packet, now.into_std()),
-                Incoming::Text => self.session.handle_text(now.into_std()),
+                Incoming::Packet(packet) if self.greeted => {
+                    self.session.handle_packet(packet, now.into_std())
+                }
+                Incoming::Packet(packet) => self.first_packet(packet, now),
+                Incoming::Text(_) => self.session.handle_text(now.into_std()),
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
-                    return self.gone(
-                        cx,
-                        "client_closed",
-                        &format!("the client closed the socket with {code}"),
-                    );
+                    let text = format!("the client closed the socket with {code}");
+                    let ends = resume::ends_session(code);
+                    return self.lose(if ends { "client_closed" } else { "client_left" }, &text, ends);
                 }
                 Incoming::Broken(Broken::Lost) => {
-                    return self.gone(cx, "lost", "the client's connection was lost");
+                    return self.lose("lost", "the client's connection was lost", false);
                 }
                 Incoming::Broken(Broken::Protocol(WebSocketError::TooLarge(limit))) => {
                     let message = format!("a packet is larger than {limit} bytes");
@@ -230,24 +237,19 @@ impl Driver {
                 }
                 Incoming::Broken(Broken::Protocol(error)) => {
                     let message = format!("the WebSocket protocol was broken: {error}");
-                    self.session.close(CloseReason::carrier(message));
+                    let reason = CloseReason::carrier(message);
+                    if self.detach("carrier") {
+                        return self.drop_carrier(&reason);
+                    }
+                    self.session.close(reason);
                 }
             }
             self.drain_events();
-            if self.state != State::Open {
+            if !matches!(self.state, State::Open) {
                 return;
             }
         }
         self.reader.wake();
-    }
-
-    fn poll_stream(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        stream.waker().arm();
-        stream.pump_up(&mut self.session);
-        if let Some(outcome) = stream.pump_down(&mut self.session) {
-            self.end_stream(id, &outcome);
-        }
     }
 
     /// The timer and the drain signals; they wake through [`SELF`], so that ordinary turns do not pay for them.
@@ -257,9 +259,12 @@ impl Driver {
         let cx = &mut Context::from_waker(&waker);
         if self.draining.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
             self.draining = None;
-            // Spread over a second, so that the clients of one instance do not all arrive at the next at once.
-            let delay = u32::from(self.conn.peer.port()) % 1000;
-            self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
+            // Who has not said Hello yet may be here to go on with a session.
+            if self.greeted || self.edge.settings.session.resume.is_zero() {
+                // Spread over a second, so that the clients of one instance do not all arrive at the next at once.
+                let delay = u32::from(self.conn.peer.port()) % 1000;
+                self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
+            }
         }
         if self.cut.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
             self.cut = None;
@@ -267,9 +272,10 @@ impl Driver {
                 Code::UNAVAILABLE,
                 "the proxy is shutting down and the call did not finish before the drain deadline",
             );
-            let ids: Vec<_> = self.streams.keys().copied().collect();
-            for id in ids {
-                self.end_stream(id, &outcome);
+            self.calls.end_all(&mut self.session, &outcome);
+            if self.link.is_none() || !self.greeted {
+                let text = "the proxy has stopped";
+                self.session.close(CloseReason::new(Code::UNAVAILABLE, "draining", text));
             }
         }
         while self.timer.as_mut().poll(cx).is_ready() {
@@ -284,14 +290,15 @@ impl Driver {
     /// The timer fires at the earliest time that was ever asked for and then looks again: keepalive moves its time
     /// with every message, and must not cost a timer operation each.
     fn arm_timer(&mut self) {
-        if let Some(next) = self.session.poll_timeout() {
-            let next = Instant::from_std(next);
-            if self.timer.is_elapsed() || next < self.timer.deadline() {
-                self.timer.as_mut().reset(next);
-                let waker = self.own.waker().clone();
-                if self.timer.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                    self.own.wake();
-                }
+        let session = self.session.poll_timeout().map(Instant::from_std);
+        let place = self.place.as_ref().map(Place::next_look);
+        if let Some(next) = session.into_iter().chain(place).min()
+            && (self.timer.is_elapsed() || next < self.timer.deadline())
+        {
+            self.timer.as_mut().reset(next);
+            let waker = self.own.waker().clone();
+            if self.timer.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                self.own.wake();
             }
         }
     }
@@ -300,110 +307,43 @@ impl Driver {
         while let Some(event) = self.session.poll_event() {
             match event {
                 Event::Data { stream, bytes, remaining, first, last } => {
-                    self.data(stream, bytes, remaining, first, last);
+                    self.calls.data(&mut self.session, stream, bytes, remaining, first, last);
                 }
-                Event::HalfClosed { stream } => {
-                    if let Some(stream) = self.streams.get_mut(&stream) {
-                        stream.end_up(&mut self.session);
-                    }
+                Event::HalfClosed { stream } => self.calls.half_closed(&mut self.session, stream),
+                Event::Opened { stream, open } => {
+                    let upgrade_headers = self.principal.upgrade_headers();
+                    let caller = Caller { conn: &self.conn, upgrade_headers };
+                    self.calls.open(&mut self.session, caller, stream, &open);
                 }
-                Event::Opened { stream, open } => self.open(stream, &open),
-                Event::Cancelled { stream, code, reason } => {
-                    if let Some(stream) = self.streams.remove(&stream) {
-                        // What is counted is what the client was told.
-                        stream.close(&match code {
-                            Code::CANCELLED => Outcome::cancelled(reason),
-                            code => Outcome::proxy(code, reason),
-                        });
-                    }
-                }
-                Event::Writable { stream } => {
-                    if let Some(stream) = self.streams.get(&stream) {
-                        stream.waker().wake();
-                    }
-                }
-                Event::Greeted { agent } => {
-                    tracing::debug!(session = %self.session_id, peer = %self.conn.peer, agent, "session opened");
+                Event::Cancelled { stream, code, reason } => self.calls.cancelled(stream, code, reason),
+                Event::Writable { stream } => self.calls.writable(stream),
+                Event::Greeted { agent } => self.greeted(&agent),
+                Event::ResumeAsked(hello) => self.ask(*hello),
+                Event::Resumed { bytes, .. } => self.edge.metrics.session_resumed(bytes as u64),
+                Event::Detached(reason) => {
+                    self.drop_carrier(&reason);
+                    self.park(reason.label);
                 }
                 Event::Closed(reason) => {
+                    self.leave_directory(reason.label);
                     self.state = State::Ending(reason);
                     self.be_patient();
                 }
-                // No token is announced, so nothing can be resumed.
-                Event::Detached(_)
-                | Event::ResumeAsked(_)
-                | Event::Resumed { .. }
-                | Event::TokenRetired { .. } => {}
+                // The directory knows sessions, and each session its own tokens.
+                Event::TokenRetired { .. } => {}
                 // A proxy's session never says these.
                 Event::Ended { .. } | Event::GoAway(_) | Event::Headers { .. } | Event::Welcomed(_) => {}
             }
         }
     }
 
-    fn data(&mut self, id: StreamId, bytes: Bytes, remaining: u64, first: bool, last: bool) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        if let Err(outcome) = stream.push_up(&mut self.session, bytes, remaining, first, last) {
-            self.end_stream(id, &outcome);
-        }
-    }
-
-    fn open(&mut self, id: StreamId, open: &v1::Open) {
-        let admitted = self.readable(open).and_then(|metadata| {
-            admit(
-                &self.edge,
-                Opening {
-                    dialect: Dialect::Session,
-                    conn: &self.conn,
-                    session: Some(&self.session_id),
-                    path: &open.method,
-                    metadata,
-                    upgrade_headers: &self.upgrade_headers,
-                    timeout: (open.timeout_ms > 0).then(|| Duration::from_millis(open.timeout_ms)),
-                },
-            )
-        });
-        match admitted {
-            Ok(admitted) => {
-                let call = admitted.route.upstream.call(admitted.request);
-                let waker = self.ready.waker(id.into());
-                waker.wake();
-                let max_message = admitted.route.settings.max_message;
-                self.streams.insert(id, Stream::new(id, call, waker, admitted.record, max_message));
-            }
-            Err(outcome) => self.session.end(id, trailers(&outcome)),
-        }
-    }
-
-    /// The metadata of an Open, if the frame asks for what there is.
-    fn readable(&self, open: &v1::Open) -> Result<HeaderMap, Box<Outcome>> {
-        let outcome = if open.codec != v1::Codec::Protobuf as i32 {
-            Outcome::proxy(Code::UNIMPLEMENTED, "the JSON codec is not available; send protobuf messages")
-        } else {
-            match metadata::from_entries(&open.metadata) {
-                Ok(metadata) => return Ok(metadata),
-                Err(error) => Outcome::proxy(Code::INVALID_ARGUMENT, error.to_string()),
-            }
-        };
-        let metrics = Arc::clone(self.edge.routes.unrouted(Dialect::Session));
-        let session = Some(Arc::clone(&self.session_id));
-        CallRecord::start(metrics, &open.method, self.conn.peer, session).end(&outcome);
-        Err(Box::new(outcome))
-    }
-
-    fn end_stream(&mut self, id: StreamId, outcome: &Outcome) {
-        self.session.end(id, trailers(outcome));
-        if let Some(stream) = self.streams.remove(&id) {
-            stream.close(outcome);
-        }
-    }
-
     /// Writes packets until nothing is ready or the kernel takes no more. `Ready(true)`: the state has changed.
     fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<bool> {
-        loop {
-            match self.socket.poll_flush(cx) {
+        while let Some(link) = &mut self.link {
+            match link.carrier.poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
-                    if let Some(since) = self.blocked.take() {
-                        self.reads_while_blocked = 0;
+                    if let Some(since) = link.blocked.take() {
+                        link.reads_while_blocked = 0;
                         self.session.handle_unread(since.into_std(), now.into_std());
                         if matches!(self.state, State::Ending(_)) {
                             self.be_patient();
@@ -412,19 +352,20 @@ impl Driver {
                     }
                 }
                 Poll::Ready(Err(_)) => {
-                    self.gone(cx, "lost", "the client's connection was lost");
+                    self.lose("lost", "the client's connection was lost", false);
                     return Poll::Ready(true);
                 }
                 Poll::Pending => {
-                    self.blocked.get_or_insert(now);
+                    link.blocked.get_or_insert(now);
                     return Poll::Pending;
                 }
             }
+            let Some(link) = &mut self.link else { break };
             let wrote = PACKET.with_borrow_mut(|packet| {
-                packet.resize(HEADER_MAX, 0);
+                packet.resize(Carrier::ROOM, 0);
                 let ready = self.session.poll_packet(packet, PACKET_TARGET);
                 if ready {
-                    self.socket.send(cx, packet);
+                    link.carrier.send(cx, packet);
                 }
                 ready
             });
@@ -432,16 +373,16 @@ impl Driver {
                 break;
             }
             if self.session.take_ping() {
-                self.socket.ping(cx);
+                link.carrier.ping(cx);
             }
             // Room in the outbox may let streams go on.
             self.drain_events();
             self.wake(now, false);
         }
         if let State::Ending(reason) = &self.state {
-            self.socket.close(cx, reason.close_code, &reason.message);
+            let reason = reason.clone();
+            self.drop_carrier(&reason);
             self.end_ended();
-            self.timer.as_mut().reset(Instant::now() + CLOSE_TIMEOUT);
             return Poll::Ready(true);
         }
         Poll::Ready(false)
@@ -455,32 +396,21 @@ impl Driver {
 
     /// Counts the end of a session that was `Ending`.
     fn end_ended(&mut self) {
-        if let State::Ending(reason) = mem::replace(&mut self.state, State::Closing) {
+        if let State::Ending(reason) = mem::replace(&mut self.state, State::Gone) {
             self.end_all(reason.label, &reason.message);
         }
     }
 
-    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.socket.poll_closed(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        self.timer.as_mut().poll(cx)
-    }
-
-    /// The socket is of no more use.
-    fn gone(&mut self, cx: &mut Context<'_>, label: &'static str, text: &str) {
-        // The answer to the peer's close frame, if there is one, is worth one try.
-        let _ = self.socket.poll_flush(cx);
+    /// The session ends with its carrier.
+    fn gone(&mut self, label: &'static str, text: &str) {
+        self.leave_directory(label);
         self.end_all(label, text);
         self.state = State::Gone;
     }
 
     /// Cancels every call that still runs and counts the session's end.
     fn end_all(&mut self, label: &'static str, text: &str) {
-        let outcome = Outcome::cancelled(text);
-        for (_, stream) in self.streams.drain() {
-            stream.close(&outcome);
-        }
+        self.calls.abandon(text);
         self.edge.metrics.session_closed(label);
         tracing::debug!(session = %self.session_id, peer = %self.conn.peer, label, text, "session closed");
     }
@@ -496,17 +426,8 @@ impl Future for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if matches!(self.state, State::Open | State::Ending(_)) {
+        if !matches!(self.state, State::Gone) {
             self.end_all("dropped", "the proxy is shutting down");
         }
-    }
-}
-
-fn trailers(outcome: &Outcome) -> v1::Trailers {
-    v1::Trailers {
-        code: outcome.status.code.0,
-        message: outcome.status.message.clone(),
-        details: outcome.status.details.clone(),
-        metadata: metadata::to_entries(&outcome.trailers),
     }
 }

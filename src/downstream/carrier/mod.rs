@@ -1,14 +1,22 @@
 //! Carriers: what brings a session's packets. One task owns the socket and its session, without locks.
 //!
-//! `upgrade` checks the handshake, `socket` is the WebSocket, `driver` is the task, `stream` joins one stream of the
-//! session to its call, `ready` tells the task which of its streams can go on.
+//! `upgrade` checks the handshake, `socket` is the WebSocket, `link` is what the driver sees of a carrier, `driver` is
+//! the task, `calls` has a session's calls, `stream` joins one stream of the session to its call, `ready` tells the
+//! task which of its streams can go on.
 
+mod calls;
+mod directory;
 mod driver;
+mod link;
+mod mailbox;
+mod parking;
 pub(super) mod ready;
 pub(super) mod socket;
 mod stream;
+mod token;
 mod upgrade;
 
+pub use directory::SessionDirectory;
 pub use upgrade::SUBPROTOCOL;
 pub(crate) use upgrade::Subprotocol;
 
@@ -21,12 +29,13 @@ use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{AddressPermit, ConnInfo, ConnIo, Edge, Rejection, grpc_websockets, upgrade_headers};
+use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets, json};
 use crate::{
     session::{self, CloseReason, MAX_PACKET, Session, Side},
     wire::Code,
 };
 use driver::Driver;
+use link::{Carrier, Link};
 use socket::{CarrierIo, Socket};
 
 /// Answers a WebSocket upgrade (HTTP/1.1 GET or RFC 8441 CONNECT), after the guard has passed it, and starts the
@@ -41,19 +50,30 @@ pub(crate) fn upgrade(
 ) -> Result<Response<Body>, Rejection> {
     let handshake = upgrade::check(&request)?;
     let upgraded = hyper::upgrade::on(&mut request);
-    let picked = upgrade_headers::pick(&edge.settings.upgrade_headers, request.headers());
+    let principal = Principal::of(&edge.settings.upgrade_headers, request.headers());
     let (edge_, conn) = (Arc::clone(edge), conn.clone());
     match handshake.subprotocol {
         Subprotocol::Session => {
             let session_id = session_id()?;
+            let resumes = !edge.settings.session.resume.is_zero();
+            let token = resumes.then(|| edge.sessions.new_token()).transpose().map_err(no_random_numbers)?;
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
-                let admitted = admit(&edge, &conn);
-                let session =
+                let mut session =
                     Session::new(Side::Proxy, settings(&edge, &session_id), Instant::now().into_std());
+                if let Some(token) = token {
+                    session.announce_resume(token);
+                }
+                let link = match admit(&edge, &conn) {
+                    Ok((place, crowded)) => Link::new(Carrier::WebSocket(socket), Some(place), crowded),
+                    Err(reason) => {
+                        session.close(reason);
+                        Link::new(Carrier::WebSocket(socket), None, true)
+                    }
+                };
                 // Boxed: this future goes away when the session runs, and must not size its task.
-                Box::new(Driver::new(edge, conn, socket, session, session_id, picked, admitted)).await;
+                Box::new(Driver::new(edge, conn, principal, link, session, session_id)).await;
             });
         }
         Subprotocol::GrpcWebSockets | Subprotocol::GrpcWebSocketsMultiplex => {
@@ -62,14 +82,24 @@ pub(crate) fn upgrade(
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let socket = socket(upgraded, grpc_websockets::max_message(&edge_.settings));
-                grpc_websockets::serve(edge_, conn, socket, path, picked).await;
+                grpc_websockets::serve(edge_, conn, socket, path, principal.into_upgrade_headers()).await;
+            });
+        }
+        Subprotocol::Json => {
+            let uri = request.uri().clone();
+            edge.drain.tasks.spawn(async move {
+                let Ok(upgraded) = upgraded.await else { return };
+                let socket = socket(upgraded, json::max_message(&edge_, uri.path()));
+                json::serve(edge_, conn, socket, uri.path().into(), uri.query(), principal.into_upgrade_headers()).await;
             });
         }
     }
 
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, handshake.name);
+    if let Some(name) = handshake.name {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
     if let Some(accept) = handshake.accept {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -86,18 +116,22 @@ fn socket(upgraded: Upgraded, max_message: usize) -> Socket {
     }
 }
 
-/// A place among the address's sockets, or why there is none.
-fn admit(edge: &Edge, conn: &ConnInfo) -> Result<AddressPermit, CloseReason> {
-    if edge.drain.draining.is_cancelled() {
-        let text = "this instance is shutting down; connect again";
-        return Err(CloseReason::new(Code::UNAVAILABLE, "draining", text));
-    }
-    edge.addresses.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
-        let limit = edge.settings.limits.sockets_per_address;
-        edge.metrics.refused("sockets_per_address");
-        let text = format!("this address has {limit} open sockets, which is the limit");
-        CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
-    })
+/// A place among the address's sockets, or why there is none. True: it has as many sockets as it may, and this one is
+/// only for a client that comes back; the proxy may not have noticed yet that its old socket is dead.
+fn admit(edge: &Edge, conn: &ConnInfo) -> Result<(AddressPermit, bool), CloseReason> {
+    let (address, limit) = (conn.peer.ip(), edge.settings.limits.sockets_per_address);
+    let crowded = if edge.settings.session.resume.is_zero() { limit } else { limit.saturating_mul(2) };
+    let place = edge.addresses.enter(address, limit).map(|place| (place, false));
+    place
+        .or_else(|| edge.addresses.enter(address, crowded).map(|place| (place, true)))
+        .ok_or_else(|| too_many_sockets(edge))
+}
+
+fn too_many_sockets(edge: &Edge) -> CloseReason {
+    let limit = edge.settings.limits.sockets_per_address;
+    edge.metrics.refused("sockets_per_address");
+    let text = format!("this address has {limit} open sockets, which is the limit");
+    CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
 }
 
 fn settings(edge: &Edge, session_id: &str) -> session::Settings {
@@ -110,6 +144,8 @@ fn settings(edge: &Edge, session_id: &str) -> session::Settings {
         ping_interval: s.ping,
         hello_timeout: s.hello_timeout,
         session_id: session_id.to_owned(),
+        resume_grace: s.resume,
+        replay_limit: s.resume_buffer,
         ..session::Settings::default()
     }
 }
@@ -117,7 +153,10 @@ fn settings(edge: &Edge, session_id: &str) -> session::Settings {
 /// 64 random bits in hexadecimal: names a session in logs.
 fn session_id() -> Result<Arc<str>, Rejection> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Rejection::internal(format!("the system has no random numbers: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(no_random_numbers)?;
     Ok(format!("{:016x}", u64::from_ne_bytes(bytes)).into())
+}
+
+fn no_random_numbers(error: getrandom::Error) -> Rejection {
+    Rejection::internal(format!("the system has no random numbers: {error}"))
 }

@@ -255,6 +255,12 @@ impl Stream {
         }
     }
 
+    /// Bytes that are on their way in either direction, outside of the session.
+    pub(super) fn held_bytes(&mut self) -> usize {
+        let up: usize = self.up.iter().map(|up| up.chunk.len()).sum();
+        up + self.call.buffered()
+    }
+
     /// Counts and logs the end.
     pub(super) fn close(mut self, outcome: &Outcome) {
         if let Some(record) = self.record.take() {

@@ -1,5 +1,6 @@
 //! Canonical proto3 JSON, strict by default (protobuf's "ProtoJSON Format").
 
+mod any;
 mod error;
 mod read;
 mod scalar;

@@ -10,16 +10,12 @@ use std::{
     fmt,
 };
 
-use bytes::Bytes;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor,
-    ReflectMessage as _, Syntax, Value, prost::Message as _,
+    ReflectMessage as _, Value,
 };
-use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
-    value::MapDeserializer,
-};
-use serde_json::value::RawValue;
+use prost_types::field_descriptor_proto::Label;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{
     JsonError, JsonOptions, WellKnown, bundled,
@@ -29,10 +25,6 @@ use super::{
 
 /// How deep objects and lists may be nested.
 const MAX_DEPTH: u32 = 100;
-
-/// How many `Any` may be nested with their `@type` behind other keys: what comes before it is read twice, so each
-/// level doubles the work.
-const MAX_LATE_TYPES: u32 = 4;
 
 /// Reads one message.
 pub(super) fn read(
@@ -66,26 +58,27 @@ pub(super) fn read(
 }
 
 /// What one reading shares.
-struct Reader<'a> {
-    options: &'a JsonOptions,
+pub(super) struct Reader<'a> {
+    pub(super) options: &'a JsonOptions,
     pool: &'a DescriptorPool,
     depth: Cell<u32>,
-    late_types: Cell<u32>,
-    fault: RefCell<Fault>,
+    /// How many `Any` with a late `@type` this is inside of.
+    pub(super) late_types: Cell<u32>,
+    pub(super) fault: RefCell<Fault>,
 }
 
 /// What went wrong, filled in on the way out.
 #[derive(Default)]
-struct Fault {
+pub(super) struct Fault {
     /// Empty when the JSON itself is broken.
     problem: String,
-    missing_type: Option<String>,
+    pub(super) missing_type: Option<String>,
     /// The innermost first.
     path: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
-    fn fail<T, E: serde::de::Error>(&self, problem: impl Into<String>) -> Result<T, E> {
+    pub(super) fn fail<T, E: serde::de::Error>(&self, problem: impl Into<String>) -> Result<T, E> {
         let mut fault = self.fault.borrow_mut();
         // The first word is the cause.
         if fault.problem.is_empty() {
@@ -94,7 +87,7 @@ impl<'a> Reader<'a> {
         Err(E::custom("invalid"))
     }
 
-    fn field(&self, name: &str) {
+    pub(super) fn field(&self, name: &str) {
         self.fault.borrow_mut().path.push(format!(".{name}"));
     }
 
@@ -116,7 +109,7 @@ impl<'a> Reader<'a> {
         Ok(Level(&self.depth))
     }
 
-    fn find_type(&self, name: &str) -> Option<MessageDescriptor> {
+    pub(super) fn find_type(&self, name: &str) -> Option<MessageDescriptor> {
         self.pool.get_message_by_name(name).or_else(|| bundled().get_message_by_name(name))
     }
 
@@ -132,9 +125,10 @@ impl<'a> Reader<'a> {
 }
 
 /// How much of a client's text an error repeats, in characters.
-const SHOWN: usize = 64;
+pub(super) const SHOWN: usize = 64;
 
-struct Level<'a>(&'a Cell<u32>);
+/// Counts one down when it is gone.
+pub(super) struct Level<'a>(pub(super) &'a Cell<u32>);
 
 impl Drop for Level<'_> {
     fn drop(&mut self) {
@@ -144,7 +138,7 @@ impl Drop for Level<'_> {
 
 /// What a value is to be.
 #[derive(Clone, Copy)]
-enum Shape<'a> {
+pub(super) enum Shape<'a> {
     One(&'a Kind),
     /// A list of these.
     List(&'a Kind),
@@ -155,13 +149,13 @@ enum Shape<'a> {
 /// One value of JSON, on its way to a value of a message; `None` for null, and for the name of an enum value that is
 /// not known and to be ignored.
 #[derive(Clone, Copy)]
-struct Node<'r> {
-    reader: &'r Reader<'r>,
-    shape: Shape<'r>,
+pub(super) struct Node<'r> {
+    pub(super) reader: &'r Reader<'r>,
+    pub(super) shape: Shape<'r>,
 }
 
 impl<'r> Node<'r> {
-    fn one(self, kind: &'r Kind) -> Self {
+    pub(super) fn one(self, kind: &'r Kind) -> Self {
         Self { shape: Shape::One(kind), ..self }
     }
 
@@ -335,7 +329,11 @@ impl<'r> Node<'r> {
     }
 
     /// Reads the fields of an object into a message.
-    fn fields<'de, A: MapAccess<'de>>(self, out: &mut DynamicMessage, mut access: A) -> Result<(), A::Error> {
+    pub(super) fn fields<'de, A: MapAccess<'de>>(
+        self,
+        out: &mut DynamicMessage,
+        mut access: A,
+    ) -> Result<(), A::Error> {
         let message = out.descriptor();
         let mut seen: Vec<u32> = Vec::new();
         while let Some(name) = access.next_key_seed(Text)? {
@@ -375,120 +373,18 @@ impl<'r> Node<'r> {
             }
             member.set(out, value);
         }
-        if message.parent_file().syntax() == Syntax::Proto2
-            && let Some(field) = message.fields().find(|field| field.is_required() && !out.has_field(field))
-        {
-            return self.reader.fail(format!("the required field {:?} is missing", field.json_name()));
+        // Looked for where looking is cheap: nearly no message has one.
+        let required =
+            message.descriptor_proto().field.iter().filter(|field| field.label() == Label::Required);
+        for field in required {
+            if !message.get_field_by_name(field.name()).is_some_and(|field| out.has_field(&field)) {
+                let name = field.json_name.as_deref().unwrap_or_else(|| field.name());
+                return self.reader.fail(format!("the required field {name:?} is missing"));
+            }
         }
         Ok(())
     }
-
-    fn any<'de, A: MapAccess<'de>>(
-        self,
-        message: &MessageDescriptor,
-        mut access: A,
-    ) -> Result<Option<Value>, A::Error> {
-        let Some(first) = access.next_key_seed(Text)? else {
-            return Ok(Some(Value::Message(DynamicMessage::new(message.clone()))));
-        };
-        if first == TYPE {
-            let url = access.next_value_seed(Url(self.reader))?;
-            return self.any_of(message, &url, access);
-        }
-        // The type is behind other keys: they wait as text.
-        let late = &self.reader.late_types;
-        if late.get() == MAX_LATE_TYPES {
-            return self.reader.fail("put \"@type\" first in an Any that is nested this deep");
-        }
-        late.set(late.get() + 1);
-        let _level = Level(late);
-        let mut waiting: Vec<(Cow<'de, str>, &'de RawValue)> = vec![(first, access.next_value()?)];
-        let mut url = None;
-        while let Some(key) = access.next_key_seed(Text)? {
-            if key == TYPE {
-                if url.is_some() {
-                    return self.reader.fail("\"@type\" is there twice");
-                }
-                url = Some(access.next_value_seed(Url(self.reader))?);
-            } else {
-                waiting.push((key, access.next_value()?));
-            }
-        }
-        let Some(url) = url else {
-            return self.reader.fail("\"@type\" is missing: the URL of the type of an Any");
-        };
-        let waiting = MapDeserializer::<_, serde_json::Error>::new(waiting.into_iter());
-        self.any_of(message, &url, waiting).map_err(A::Error::custom)
-    }
-
-    /// An `Any` whose type is known, from its other keys.
-    fn any_of<'de, A: MapAccess<'de>>(
-        self,
-        message: &MessageDescriptor,
-        url: &str,
-        mut access: A,
-    ) -> Result<Option<Value>, A::Error> {
-        let name = match url.rsplit_once('/') {
-            Some((_, name)) if !name.is_empty() => name,
-            _ => {
-                let url: String = url.chars().take(SHOWN).collect();
-                let problem = format!(
-                    "{url:?} is not the URL of a type; write \"type.googleapis.com/package.Message\""
-                );
-                return self.reader.fail(problem);
-            }
-        };
-        let Some(inner) = self.reader.find_type(name) else {
-            let shown: String = name.chars().take(SHOWN).collect();
-            let result = self.reader.fail(format!("the type {shown:?} in \"@type\" is not known"));
-            self.reader.fault.borrow_mut().missing_type = Some(name.to_owned());
-            return result;
-        };
-        let content = if WellKnown::of(&inner).is_some() || inner.full_name() == "google.protobuf.Empty" {
-            let kind = Kind::Message(inner.clone());
-            let mut content = None;
-            while let Some(key) = access.next_key_seed(Text)? {
-                if key == VALUE && content.is_none() {
-                    let at = |error| {
-                        self.reader.field(VALUE);
-                        error
-                    };
-                    let value = access.next_value_seed(self.one(&kind)).map_err(at)?;
-                    let Some(Value::Message(value)) = value else {
-                        return self.reader.fail("expected a value, found null").map_err(at);
-                    };
-                    content = Some(value);
-                } else if key == VALUE {
-                    return self.reader.fail("\"value\" is there twice");
-                } else if self.reader.options.ignore_unknown {
-                    access.next_value::<IgnoredAny>()?;
-                } else {
-                    let key: String = key.chars().take(SHOWN).collect();
-                    let problem = format!("an Any of {name} has \"@type\" and \"value\" only, found {key:?}");
-                    return self.reader.fail(problem);
-                }
-            }
-            match content {
-                Some(content) => content,
-                None if inner.full_name() == "google.protobuf.Empty" => DynamicMessage::new(inner),
-                None => return self.reader.fail(format!("\"value\" is missing in an Any of {name}")),
-            }
-        } else {
-            let mut content = DynamicMessage::new(inner);
-            self.fields(&mut content, access)?;
-            content
-        };
-        let fields = well_known::field(message, 1).and_then(|url| Ok((url, well_known::field(message, 2)?)));
-        let (url_field, value_field) = fields.or_else(|problem| self.reader.fail(problem))?;
-        let mut any = DynamicMessage::new(message.clone());
-        any.set_field(&url_field, Value::String(url.to_owned()));
-        any.set_field(&value_field, Value::Bytes(Bytes::from(content.encode_to_vec())));
-        Ok(Some(Value::Message(any)))
-    }
 }
-
-const TYPE: &str = "@type";
-const VALUE: &str = "value";
 
 /// What a key of an object stands for.
 enum Member {
@@ -623,7 +519,7 @@ impl<'de> DeserializeSeed<'de> for Element<'_> {
 }
 
 /// A text: a key of an object.
-struct Text;
+pub(super) struct Text;
 
 impl<'de> DeserializeSeed<'de> for Text {
     type Value = Cow<'de, str>;
@@ -646,25 +542,5 @@ impl<'de> Visitor<'de> for Text {
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
         Ok(Cow::Owned(text.to_owned()))
-    }
-}
-
-/// The value of `@type`.
-struct Url<'r>(&'r Reader<'r>);
-
-impl<'de> DeserializeSeed<'de> for Url<'_> {
-    type Value = String;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        let kind = Kind::String;
-        let node = Node { reader: self.0, shape: Shape::One(&kind) };
-        let at = |error| {
-            self.0.field(TYPE);
-            error
-        };
-        match node.deserialize(deserializer).map_err(at)? {
-            Some(Value::String(url)) => Ok(url),
-            _ => self.0.fail("expected a text, found null").map_err(at),
-        }
     }
 }

@@ -390,3 +390,45 @@ fn an_ack_may_not_overtake_what_is_sent_again() {
     pair.proxy.handle_packet(ack.freeze(), pair.now);
     assert!(pair.proxy.is_closed());
 }
+
+#[test]
+fn credit_passes_a_full_buffer_but_not_without_end() {
+    let proxy = Settings { stream_credit: 64 * 1024, replay_limit: 128 * 1024, ..Settings::default() };
+    let mut one = Alone::new(Side::Proxy, proxy);
+    one.session.announce_resume(Bytes::from_static(b"first"));
+    let hello = v1::Hello { resumable: true, stream_credit: 1 << 20, ..hello() };
+    one.feed(0, FrameKind::Hello(Box::new(hello)));
+    one.events();
+    let stream = one.opened();
+    let full = loop {
+        one.session.piece(stream, MAX_PIECE).expect("room in the outbox");
+        one.session.send(stream, vec![0; MAX_PIECE].into(), 0, false);
+        if one.frames().iter().all(|frame| frame.stream == 0) {
+            break one.session.resume.as_ref().expect("resumable").replay.held();
+        }
+    };
+    let mut credits = 0;
+    for _ in 0..12_000 {
+        let granted = one.session.streams[&stream].inbound.granted;
+        if granted < 8_032 {
+            break;
+        }
+        one.session.handle_packet(data_packet(stream, 8_000), one.now);
+        one.events();
+        one.session.consumed(stream, 8_000, 1);
+        let mut packet = BytesMut::new();
+        one.session.poll_packet(&mut packet, usize::MAX);
+        let frames = decode(packet.freeze());
+        credits += frames.iter().filter(|frame| matches!(frame.kind, FrameKind::Credit(_))).count();
+    }
+    let kept = one.session.resume.as_ref().expect("resumable").replay.held() - full;
+    assert!(credits > 1000, "the client's data goes on: {credits} Credit frames");
+    assert!(kept <= 16 * 1024 + 64, "{kept} bytes of Credit that nobody acknowledges");
+    assert!(one.session.streams[&stream].inbound.granted < 8_032, "and then it stops");
+}
+
+fn data_packet(stream: StreamId, len: usize) -> Bytes {
+    let mut packet = BytesMut::new();
+    frame::encode_data(stream, &vec![0; len], 0, false, &mut packet);
+    packet.freeze()
+}

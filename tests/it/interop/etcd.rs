@@ -265,3 +265,16 @@ async fn a_snapshot_arrives_whole() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn keys_are_put_and_read_in_json_with_a_schema_from_proto_files() {
+    if !wanted("etcd::keys_are_put_and_read_in_json_with_a_schema_from_proto_files") {
+        return;
+    }
+    let (mut world, _data) = world().await;
+    // "a" and "1" in base64.
+    world.json("etcd", "/etcdserverpb.KV/Put", r#"{"key":"YQ==","value":"MQ=="}"#).await;
+    let answer = world.json("etcd", "/etcdserverpb.KV/Range", r#"{"key":"YQ=="}"#).await;
+    assert_eq!((&answer["count"], &answer["kvs"][0]["value"]), (&"1".into(), &"MQ==".into()));
+    assert!(answer["header"]["revision"].is_string(), "64-bit numbers are texts: {answer}");
+}

@@ -10,12 +10,18 @@ mod grpcio;
 mod lab;
 mod process;
 
-use std::{io::Write as _, path::Path, sync::Arc};
+use std::{collections::HashMap, io::Write as _, path::Path, sync::Arc};
 
-use bidiway::{config::Config, server::Server};
+use bidiway::{
+    config::Config,
+    schema::{JsonOptions, Schema},
+    server::{self, Server},
+    telemetry::Metrics,
+    wire::Code,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::socket::Socket;
+use crate::support::{socket::Socket, within};
 
 /// Whether the servers are there.
 fn wanted(test: &str) -> bool {
@@ -31,6 +37,7 @@ fn wanted(test: &str) -> bool {
 /// A foreign server, Bidiway before it as the example's YAML says, and a session.
 struct World {
     socket: Socket,
+    schemas: HashMap<String, Schema>,
     _server: process::Process,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -44,10 +51,22 @@ impl World {
         settings.listeners[0].address.set_port(0);
         let upstream = Arc::make_mut(&mut settings.upstreams[0]);
         upstream.endpoints = vec![format!("http://{}", server.address).parse().unwrap()];
+        let schemas = server::schemas(&settings, &Metrics::new());
         let proxy = Server::bind(settings).unwrap();
         let address = proxy.addresses()[0];
         let stop = CancellationToken::new();
         tokio::spawn(proxy.serve(stop.clone().cancelled_owned()));
-        Self { socket: Socket::connect(address).await, _server: server, _stop: stop.drop_guard() }
+        Self { socket: Socket::connect(address).await, schemas, _server: server, _stop: stop.drop_guard() }
+    }
+
+    /// A unary call in JSON, with the schema that the example's YAML gives the upstream of this name.
+    async fn json(&mut self, upstream: &str, path: &str, request: &str) -> serde_json::Value {
+        let options = JsonOptions::default();
+        let method = within(10, self.schemas[upstream].method(path)).await.unwrap_or_else(|e| panic!("{e}"));
+        let request = method.request_to_protobuf(request.as_bytes(), &options).unwrap();
+        let answer = self.socket.unary(path, request).await;
+        assert_eq!(answer.code(), Code::OK);
+        let json = method.response_to_json(&answer.messages[0], &options).unwrap();
+        serde_json::from_slice(&json).unwrap()
     }
 }

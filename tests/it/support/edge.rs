@@ -69,11 +69,25 @@ pub(crate) async fn edge_knowing(
     upstream: upstream::Settings,
     downstream: downstream::Settings,
 ) -> Edge {
+    start(1, schema, upstream, downstream).await
+}
+
+/// A Bidiway of several workers.
+pub(crate) async fn edge_of_workers(workers: usize, url: &str, downstream: downstream::Settings) -> Edge {
+    start(workers, reflection(), super::calls::settings(&[url]), downstream).await
+}
+
+async fn start(
+    workers: usize,
+    schema: schema::Settings,
+    upstream: upstream::Settings,
+    downstream: downstream::Settings,
+) -> Edge {
     let listener = |tls| ListenerSettings { address: "127.0.0.1:0".parse().unwrap(), tls };
     let server = Server::bind(Settings {
         listeners: vec![listener(None), listener(Some(super::carrier::certificate()))],
         admin: None,
-        workers: 1,
+        workers,
         drain: std::time::Duration::from_secs(30),
         max_connections: 1000,
         downstream: Arc::new(downstream),

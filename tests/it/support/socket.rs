@@ -33,6 +33,22 @@ pub(crate) struct Socket {
     pub(crate) consumes: bool,
 }
 
+/// A session that has lost its carrier, and what it had told before.
+pub(crate) struct Lost {
+    pub(crate) session: Session,
+    events: VecDeque<Event>,
+}
+
+impl Lost {
+    /// Says Hello with the token on a new carrier, and waits for no answer.
+    pub(crate) async fn resume(mut self, ws: WebSocketStream<Box<dyn Io>>) -> Socket {
+        self.session.reattach(Instant::now().into_std());
+        let mut socket = Socket { events: self.events, ..Socket::with(ws, self.session) };
+        socket.flush().await;
+        socket
+    }
+}
+
 /// The handshake's request; tests change it as they like.
 pub(crate) fn request(address: SocketAddr) -> http::Request<()> {
     let mut request = format!("ws://{address}/bidiway/session").into_client_request().unwrap();
@@ -71,6 +87,17 @@ impl Socket {
     /// Goes on with a session that has perhaps sent something already.
     pub(crate) fn with(ws: WebSocketStream<Box<dyn Io>>, session: Session) -> Self {
         Self { ws, session, events: VecDeque::new(), closed: None, consumes: true }
+    }
+
+    /// Loses its carrier, without a word to the other side.
+    pub(crate) fn cut(self) -> Lost {
+        self.part().0
+    }
+
+    /// The session without its carrier, which may go on living; nothing of it is read any more.
+    pub(crate) fn part(mut self) -> (Lost, WebSocketStream<Box<dyn Io>>) {
+        assert!(self.session.detach(Instant::now().into_std()), "it cannot be resumed");
+        (Lost { session: self.session, events: self.events }, self.ws)
     }
 
     /// Opens a call without metadata.
@@ -198,6 +225,11 @@ impl Socket {
         }
     }
 
+    /// An event that has come already.
+    pub(crate) fn pop(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
     /// Reads until the proxy closes the socket; the close code and reason.
     pub(crate) async fn close_frame(&mut self) -> (u16, String) {
         while self.closed.is_none() {
@@ -226,6 +258,10 @@ impl Socket {
             }
         }
         if let Some(frame) = &self.closed {
+            let ends = matches!(frame.code.into(), 1000_u16 | 1001 | 4000..=4013 | 4015..);
+            if self.session.is_resumable() && !ends {
+                return self.drain(); // what it brought before; the test says how it goes on
+            }
             self.session.close(CloseReason::new(Code::UNAVAILABLE, "closed", frame.reason.as_str()));
         }
         self.drain();

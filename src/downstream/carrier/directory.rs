@@ -1,0 +1,158 @@
+//! Where sessions are found that can be resumed.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::{
+    mailbox::{Arrival, Mailbox},
+    parking::{Parking, Place, Room},
+    token::{self, InstanceId, Locator},
+};
+use crate::{downstream::Settings, session::Refusal, telemetry::Metrics, wire::v1::ResumeFailure};
+
+/// How many ended sessions are remembered, to tell their clients why they do not go on.
+const REMEMBERED: usize = 1024;
+
+/// The sessions of all workers that can be resumed: a client's next carrier lands on any of them.
+///
+/// It is touched when a session begins, ends, or is asked for, and by no message.
+#[derive(Debug)]
+pub struct SessionDirectory {
+    instance: InstanceId,
+    parking: Arc<Parking>,
+    known: Mutex<Known>,
+    /// Told when the last session has left.
+    vacant: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    sessions: HashMap<Locator, Arc<Mailbox>>,
+    /// The latest ends, bounded by [`REMEMBERED`].
+    ended: VecDeque<(Locator, ResumeFailure)>,
+}
+
+impl SessionDirectory {
+    /// An empty one. Fails when the system has no random numbers.
+    pub fn new(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<Self>, getrandom::Error> {
+        let limits = &settings.limits;
+        let room = Room {
+            sessions: limits.parked_sessions,
+            per_address: limits.parked_per_address,
+            bytes: limits.parked_bytes,
+        };
+        let instance = match &settings.instance {
+            Some(name) => InstanceId::named(name),
+            None => InstanceId::random()?,
+        };
+        Ok(Arc::new(Self {
+            instance,
+            parking: Parking::new(room, Arc::clone(metrics)),
+            known: Mutex::default(),
+            vacant: Notify::new(),
+        }))
+    }
+
+    /// The first token of a new session.
+    pub(super) fn new_token(&self) -> Result<Bytes, getrandom::Error> {
+        token::mint(self.instance, token::new_locator()?)
+    }
+
+    /// The next token of a session that has this one.
+    pub(super) fn next_token(&self, token: &[u8]) -> Result<Bytes, getrandom::Error> {
+        let locator = token::read(token).map_or_else(token::new_locator, |(_, locator)| Ok(locator))?;
+        token::mint(self.instance, locator)
+    }
+
+    /// From now on, carriers with this session's tokens come into its mailbox.
+    pub(super) fn enter(self: &Arc<Self>, token: &[u8], mailbox: Mailbox) -> Option<Entry> {
+        let (_, locator) = token::read(token)?;
+        let mailbox = Arc::new(mailbox);
+        self.known().sessions.insert(locator, Arc::clone(&mailbox));
+        let why = ResumeFailure::StateLost;
+        Some(Entry { directory: Arc::clone(self), locator, mailbox, why })
+    }
+
+    /// Brings a carrier to the session that it asks for. Where there is none it is told why.
+    pub(super) fn deliver(&self, arrival: Arrival) {
+        let failure = match token::read(&arrival.hello.resume_token) {
+            None => ResumeFailure::UnknownToken,
+            Some((instance, _)) if instance != self.instance => ResumeFailure::OtherInstance,
+            Some((_, locator)) => {
+                let known = self.known();
+                if let Some(mailbox) = known.sessions.get(&locator).cloned() {
+                    drop(known);
+                    return mailbox.deliver(arrival);
+                }
+                let ended = known.ended.iter().rev().find(|(ended, _)| *ended == locator);
+                ended.map_or(ResumeFailure::UnknownToken, |&(_, why)| why)
+            }
+        };
+        arrival.refuse(Refusal::Failure(failure));
+    }
+
+    /// Completes when no session is left that a client could come back to.
+    pub async fn vacated(&self) {
+        loop {
+            let left = self.vacant.notified();
+            if self.known().sessions.is_empty() {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session's entry in the directory; taken out when dropped.
+#[derive(Debug)]
+pub(super) struct Entry {
+    directory: Arc<SessionDirectory>,
+    locator: Locator,
+    mailbox: Arc<Mailbox>,
+    /// What a client reads that comes back later.
+    why: ResumeFailure,
+}
+
+impl Entry {
+    pub(super) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    /// The session's grace is over.
+    pub(super) fn expired(mut self) {
+        self.why = ResumeFailure::Expired;
+    }
+
+    /// The session has no carrier any more.
+    pub(super) fn park(&self, address: IpAddr, bytes: u64) -> Place {
+        self.directory.parking.enter(address, bytes, Arc::clone(&self.mailbox))
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut known = self.directory.known();
+        known.sessions.remove(&self.locator);
+        if known.ended.len() == REMEMBERED {
+            known.ended.pop_front();
+        }
+        known.ended.push_back((self.locator, self.why));
+        if known.sessions.is_empty() {
+            known.sessions.shrink_to_fit();
+            self.directory.vacant.notify_waiters();
+        }
+        drop(known);
+        // After it has left: whoever comes now finds the reason.
+        self.mailbox.close();
+    }
+}

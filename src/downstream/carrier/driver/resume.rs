@@ -1,0 +1,235 @@
+//! A session's task without its carrier, and on the next one.
+
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+use tokio::{sync::oneshot::error::RecvError, time::Instant};
+
+use super::{Driver, State};
+use crate::{
+    downstream::carrier::{
+        mailbox::{Answer, Arrival, Mailbox},
+        token, too_many_sockets,
+    },
+    session::{CloseReason, Refusal},
+    wire::{
+        Code,
+        frame::{Frame, FrameKind, PacketReader},
+        v1::{self, ResumeFailure},
+    },
+};
+
+/// Whether a client's close code ends its session; all others lose the carrier only (docs/protocol.md, section 17).
+pub(super) fn ends_session(close_code: u16) -> bool {
+    matches!(close_code, 1000 | 1001 | 4000..=4999) && close_code != Code::UNAVAILABLE.to_close()
+}
+
+impl Driver {
+    /// The client has said Hello, and this session has begun.
+    pub(super) fn greeted(&mut self, agent: &str) {
+        tracing::debug!(session = %self.session_id, peer = %self.conn.peer, agent, "session opened");
+        self.greeted = true;
+        if let Some(token) = self.session.resume_tokens().next() {
+            let mailbox = Mailbox::new(self.ready.waker(super::MAILBOX));
+            self.entry = self.edge.sessions.enter(token, mailbox);
+        }
+    }
+
+    /// The client's Hello, unless it does something wrong. Not everybody may begin a session who may go on with one.
+    pub(super) fn first_packet(&mut self, packet: Bytes, now: Instant) {
+        match self.unwelcome().filter(|_| !asks_to_resume(&packet)) {
+            Some(reason) => self.session.close(reason),
+            None => self.session.handle_packet(packet, now.into_std()),
+        }
+    }
+
+    /// Why no new session can begin on this carrier.
+    fn unwelcome(&self) -> Option<CloseReason> {
+        if self.edge.drain.draining.is_cancelled() {
+            let text = "this instance is shutting down; connect again";
+            return Some(CloseReason::new(Code::UNAVAILABLE, "draining", text));
+        }
+        let crowded = self.link.as_ref().is_some_and(|link| link.crowded);
+        crowded.then(|| too_many_sockets(&self.edge))
+    }
+
+    /// This carrier's client wants to go on with another session: its task gets the carrier.
+    pub(super) fn ask(&mut self, hello: v1::Hello) {
+        let Some(link) = self.link.take() else { return };
+        let (arrival, answered) = Arrival::new(hello, self.conn.clone(), self.principal.clone(), link);
+        self.state = State::Asking(answered);
+        self.edge.sessions.deliver(arrival);
+    }
+
+    /// What became of that.
+    pub(super) fn answered(&mut self, answer: Result<Answer, RecvError>, now: Instant) {
+        self.state = State::Open;
+        let reason = match answer {
+            Ok(Answer::Taken) => {
+                self.edge.metrics.session_continued();
+                self.state = State::Gone;
+                return;
+            }
+            Ok(Answer::Refused(link, refusal)) => {
+                let label = match &refusal {
+                    Refusal::Failure(failure) => label(*failure),
+                    Refusal::Violation(violation) => violation.label(),
+                };
+                tracing::debug!(session = %self.session_id, peer = %self.conn.peer, label, "session not resumed");
+                self.edge.metrics.resume_failed(label);
+                self.link = Some(link);
+                let unwelcome = self.unwelcome();
+                if unwelcome.is_none() {
+                    self.session.refuse_resume(refusal, now.into_std());
+                }
+                unwelcome
+            }
+            Ok(Answer::Busy(link)) => {
+                self.edge.metrics.resume_failed("busy");
+                self.link = Some(link);
+                let text = "several carriers ask for this session at once; connect again";
+                Some(CloseReason::new(Code::UNAVAILABLE, "resume_busy", text))
+            }
+            // An arrival answers even when it is dropped.
+            Err(_) => {
+                let text = "the carrier was lost on its way to the session";
+                Some(CloseReason::new(Code::UNAVAILABLE, "lost", text))
+            }
+        };
+        if let Some(reason) = reason {
+            self.session.close(reason);
+        }
+        // Polled elsewhere meanwhile, perhaps.
+        self.reader.wake();
+        self.own.wake();
+        self.drain_events();
+    }
+
+    /// What others have for this session.
+    pub(super) fn open_mailbox(&mut self, now: Instant) {
+        let Some(letters) = self.entry.as_ref().map(|entry| entry.mailbox().open()) else { return };
+        for arrival in letters.arrivals {
+            self.adopt(arrival, now);
+        }
+        // If it has a carrier by now, it needs no place.
+        if letters.evicted && self.place.is_some() {
+            let text = "there are more sessions without a carrier than the proxy keeps";
+            self.session.close(CloseReason::new(Code::UNAVAILABLE, "parking_full", text));
+        }
+    }
+
+    /// Takes a carrier over, if it may have this session.
+    fn adopt(&mut self, mut arrival: Arrival, now: Instant) {
+        let hello = std::mem::take(&mut arrival.hello);
+        let known = self.session.resume_tokens().any(|token| token::same(token, &hello.resume_token));
+        let refusal = if !known {
+            Refusal::Failure(ResumeFailure::UnknownToken)
+        } else if arrival.principal != self.principal {
+            Refusal::Failure(ResumeFailure::WrongPrincipal)
+        } else {
+            let Ok(token) = self.edge.sessions.next_token(&hello.resume_token) else {
+                return; // dropped, and so refused: the system has no random numbers
+            };
+            match self.session.attach(hello, token, now.into_std()) {
+                Ok(()) => return self.adopted(arrival),
+                Err(refusal) => refusal,
+            }
+        };
+        arrival.refuse(refusal);
+    }
+
+    fn adopted(&mut self, arrival: Arrival) {
+        let from = std::mem::replace(&mut self.conn, arrival.conn.clone()).peer;
+        let (session, peer, parked) = (&self.session_id, self.conn.peer, self.place.is_some());
+        tracing::debug!(%session, %peer, %from, parked, "session resumed");
+        self.place = None;
+        let old = std::mem::replace(&mut self.link, arrival.accept());
+        if let Some(old) = old {
+            let code = Code::UNAVAILABLE.to_close();
+            let farewell = old.farewell(code, "another carrier has taken the session over");
+            self.edge.drain.tasks.spawn(farewell);
+        }
+        self.reader.wake();
+    }
+
+    /// The carrier brought its own end. The session goes on without one if it can, and otherwise ends; it also does if
+    /// the client says that it `ends`.
+    pub(super) fn lose(&mut self, label: &'static str, text: &str, ends: bool) {
+        if let Some(mut link) = self.link.take() {
+            // The answer to the peer's close frame, if there is one, is worth one try.
+            let _ = link.carrier.poll_flush(&mut Context::from_waker(Waker::noop()));
+        }
+        if ends || !self.detach(label) {
+            self.gone(label, text);
+        }
+    }
+
+    /// The carrier is of no more use, and its client is told so.
+    pub(super) fn drop_carrier(&mut self, reason: &CloseReason) {
+        if let Some(link) = self.link.take() {
+            self.edge.drain.tasks.spawn(link.farewell(reason.close_code, &reason.message));
+        }
+    }
+
+    /// Lets the session go on without its carrier. False: it cannot.
+    pub(super) fn detach(&mut self, label: &'static str) -> bool {
+        let goes_on = self.session.is_resumable() && self.cut.is_some();
+        let detached = goes_on && self.session.detach(Instant::now().into_std());
+        if detached {
+            self.park(label);
+        }
+        detached
+    }
+
+    /// The session waits for its client.
+    pub(super) fn park(&mut self, label: &'static str) {
+        let bytes = self.held_bytes();
+        self.place = self.entry.as_ref().map(|entry| entry.park(self.conn.peer.ip(), bytes));
+        self.edge.metrics.carrier_lost(label);
+        let (session, peer) = (&self.session_id, self.conn.peer);
+        tracing::debug!(%session, %peer, label, bytes, "session lost its carrier, and waits for another");
+    }
+
+    /// A parked session's calls go on: what it keeps changes. What comes into their windows wakes nobody, so it is
+    /// looked at from time to time.
+    pub(super) fn update_place(&mut self) {
+        if self.place.is_some() {
+            let bytes = self.held_bytes();
+            self.place.iter_mut().for_each(|place| place.update(bytes, Instant::now()));
+        }
+    }
+
+    /// What is kept for the client.
+    fn held_bytes(&mut self) -> u64 {
+        (self.session.held_bytes() + self.calls.held_bytes()) as u64
+    }
+
+    /// The session is over: nobody finds it any more.
+    pub(super) fn leave_directory(&mut self, label: &'static str) {
+        self.place = None;
+        match self.entry.take() {
+            Some(entry) if label == "resume_expired" => entry.expired(),
+            _ => {}
+        }
+    }
+}
+
+/// Whether a packet begins with a Hello that has a token.
+fn asks_to_resume(packet: &Bytes) -> bool {
+    match PacketReader::new(packet.clone()).next() {
+        Ok(Some(Frame { kind: FrameKind::Hello(hello), .. })) => !hello.resume_token.is_empty(),
+        _ => false,
+    }
+}
+
+/// The label of a failure in metrics and logs.
+fn label(failure: ResumeFailure) -> &'static str {
+    match failure {
+        ResumeFailure::None => "none",
+        ResumeFailure::UnknownToken => "unknown_token",
+        ResumeFailure::Expired => "expired",
+        ResumeFailure::WrongPrincipal => "wrong_principal",
+        ResumeFailure::StateLost => "state_lost",
+        ResumeFailure::OtherInstance => "other_instance",
+    }
+}

@@ -1,0 +1,93 @@
+//! Resume tokens: what they look like, and how they are compared.
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+
+/// Names one instance of the proxy in the tokens it gives out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct InstanceId([u8; 8]);
+
+impl InstanceId {
+    /// An id that no other instance has: random, made at the start.
+    pub(super) fn random() -> Result<Self, getrandom::Error> {
+        let mut id = [0; 8];
+        getrandom::fill(&mut id)?;
+        Ok(Self(id))
+    }
+
+    /// The id of an instance that has a configured name, the same after each restart (FNV-1a, 64 bits). The name
+    /// itself is in no token.
+    pub(super) fn named(name: &str) -> Self {
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        Self(hash.to_be_bytes())
+    }
+}
+
+/// Where a session is found in its instance. It stays the same as long as the session lives, and proves nothing.
+pub(super) type Locator = u64;
+
+const INSTANCE: usize = 8;
+const LOCATOR: usize = 8;
+
+/// 192 random bits: nobody guesses them.
+const SECRET: usize = 24;
+
+const LEN: usize = INSTANCE + LOCATOR + SECRET;
+
+/// A place for a new session, at random: whoever reads it in one token learns nothing about others.
+pub(super) fn new_locator() -> Result<Locator, getrandom::Error> {
+    getrandom::u64()
+}
+
+/// A new token of a session.
+pub(super) fn mint(instance: InstanceId, locator: Locator) -> Result<Bytes, getrandom::Error> {
+    let mut token = [0; LEN];
+    let (place, secret) = token.split_at_mut(INSTANCE + LOCATOR);
+    place[..INSTANCE].copy_from_slice(&instance.0);
+    place[INSTANCE..].copy_from_slice(&locator.to_be_bytes());
+    getrandom::fill(secret)?;
+    Ok(Bytes::copy_from_slice(&token))
+}
+
+/// Where a token leads. `None`: it is none of ours.
+pub(super) fn read(token: &[u8]) -> Option<(InstanceId, Locator)> {
+    let token: &[u8; LEN] = token.try_into().ok()?;
+    let (instance, rest) = token.split_first_chunk::<INSTANCE>()?;
+    let locator = rest.first_chunk::<LOCATOR>()?;
+    Some((InstanceId(*instance), Locator::from_be_bytes(*locator)))
+}
+
+/// Whether two tokens are the same, in a time that does not tell how far they agree.
+pub(super) fn same(one: &[u8], other: &[u8]) -> bool {
+    let difference = one.iter().zip(other).fold(0, |all, (a, b)| black_box(all | (a ^ b)));
+    one.len() == other.len() && difference == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_leads_to_its_instance_and_session_and_no_two_are_the_same() {
+        let instance = InstanceId::random().unwrap();
+        let (one, other) = (mint(instance, 7).unwrap(), mint(instance, 7).unwrap());
+        assert_eq!(read(&one), Some((instance, 7)));
+        assert!(one.len() <= 64, "docs/protocol.md, section 17");
+        assert!(same(&one, &one.clone()));
+        assert!(!same(&one, &other));
+        assert!(!same(&one, &one[..LEN - 1]));
+        for foreign in [&b""[..], &one[1..], &[0; LEN + 1]] {
+            assert_eq!(read(foreign), None);
+        }
+    }
+
+    #[test]
+    fn a_named_instance_has_the_same_id_at_every_start() {
+        assert_eq!(InstanceId::named("edge-0"), InstanceId::named("edge-0"));
+        assert_ne!(InstanceId::named("edge-0"), InstanceId::named("edge-1"));
+        assert_ne!(InstanceId::random().unwrap(), InstanceId::random().unwrap());
+    }
+}

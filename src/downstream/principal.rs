@@ -1,0 +1,83 @@
+//! Who is at the other end of a carrier, as far as the proxy can tell.
+
+use std::fmt;
+
+use http::{
+    HeaderMap, HeaderName,
+    header::{HeaderValue, ORIGIN},
+};
+
+use super::{origin, upgrade_headers};
+
+/// What a session is bound to: a carrier may take a session over only if its principal equals the session's. It is
+/// known before the first packet, and all of it is checked by somebody else: the guard (origin), the services
+/// (credentials). An identity that the proxy itself has verified belongs in here as one more field.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Principal {
+    /// The page's origin in its normal form; `None` for clients that are no browsers.
+    origin: Option<Box<str>>,
+    /// What goes with every call of the session: cookies, for instance, or what a proxy before this one has
+    /// authenticated.
+    upgrade_headers: HeaderMap,
+}
+
+impl Principal {
+    /// Of a request that the guard has passed. `names`: the configured upgrade headers.
+    pub(crate) fn of(names: &[HeaderName], headers: &HeaderMap) -> Self {
+        let origin = headers.get(ORIGIN).map(HeaderValue::as_bytes).and_then(origin::normal_form);
+        Self { origin, upgrade_headers: upgrade_headers::pick(names, headers) }
+    }
+
+    /// The configured headers of the client's upgrade: metadata of its calls.
+    pub(crate) fn upgrade_headers(&self) -> &HeaderMap {
+        &self.upgrade_headers
+    }
+
+    /// The same, for a socket that is all there is of its session.
+    pub(crate) fn into_upgrade_headers(self) -> HeaderMap {
+        self.upgrade_headers
+    }
+}
+
+/// Without the credentials.
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Principal").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::COOKIE;
+
+    use super::*;
+
+    fn principal(origin: &str, cookie: &str) -> Principal {
+        let headers =
+            [(ORIGIN, origin.parse().unwrap()), (COOKIE, cookie.parse().unwrap())].into_iter().collect();
+        Principal::of(&[COOKIE], &headers)
+    }
+
+    #[test]
+    fn two_spellings_of_an_origin_are_one_principal_and_two_origins_are_two() {
+        let ada = principal("https://app.example", "user=ada");
+        assert_eq!(ada, principal("HTTPS://App.Example:443", "user=ada"));
+        assert_ne!(ada, principal("https://evil.example", "user=ada"));
+        assert_ne!(ada, principal("http://app.example", "user=ada"));
+        assert_ne!(ada, Principal::of(&[COOKIE], &HeaderMap::new()));
+    }
+
+    #[test]
+    fn other_credentials_are_another_principal_where_they_are_passed_on() {
+        assert_ne!(principal("https://a.b", "user=ada"), principal("https://a.b", "user=eve"));
+        let of = |cookie: &str| {
+            Principal::of(&[], &[(COOKIE, cookie.parse().unwrap())].into_iter().collect::<HeaderMap>())
+        };
+        assert_eq!(of("user=ada"), of("user=eve"), "not configured, so nobody relies on them");
+    }
+
+    #[test]
+    fn credentials_are_not_shown() {
+        assert!(!format!("{:?}", principal("https://a.b", "user=ada")).contains("ada"));
+    }
+}
