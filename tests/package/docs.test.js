@@ -60,7 +60,7 @@ const SECTIONS = {
   "connect-web over gRPC-Web, unchanged": [1, es],
   "JSON, without generated code": [2],
   "Connect clients, without generated code": [1],
-  "Seeing what passes": [2],
+  "Seeing what passes": [3],
   "Plain calls": [1],
 };
 
