@@ -77,8 +77,13 @@ const RECEIVED = {
   "pong": [{ pong: 0 }, { pong: 0n }],
   "welcome": [
     { welcome: { version: 1, sessionId: "s", resumeToken: new Uint8Array([1]), resumed: true, received: 3, limits: { maxMessage: 4, maxStreams: 5, streamCredit: 6, maxMetadata: 7 }, pingIntervalMs: 8, resumeGraceMs: 9 } },
-    { welcome: { version: 1, sessionId: "s", resumeToken: "(secret)", resumed: true, received: 3, limits: { maxMessage: 4, maxStreams: 5, streamCredit: 6, maxMetadata: 7 }, pingIntervalMs: 8, resumeGraceMs: 9 } },
+    { welcome: { version: 1, sessionId: "s", resumeToken: "•••", resumed: true, received: 3, limits: { maxMessage: 4, maxStreams: 5, streamCredit: 6, maxMetadata: 7 }, pingIntervalMs: 8, resumeGraceMs: 9 } },
   ],
+  "a hello that resumes": [
+    { hello: { versions: [1], resumeToken: new Uint8Array([1]), received: 3, metadata: wire(metadata), streamCredit: 65536, agent: "x", resumable: true } },
+    { hello: { resumeToken: "•••", received: 3, metadata, streamCredit: 65536, agent: "x", resumable: true } },
+  ],
+  "a refresh": [{ refresh: { metadata: wire(metadata) } }, { refresh: { metadata } }],
   "a bare welcome": [{ welcome: {} }],
   "go away": [{ goAway: { lastStream: 7, code: 14, message: "bye", reconnectDelayMs: 500 } }],
   "a frame of a kind that is not known": [{ stream: 1 }],
