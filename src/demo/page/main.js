@@ -4,22 +4,28 @@ import { createChannel } from "/bidiway/index.js";
 import { setUpChat } from "./chat.js";
 import { CODE, showCode } from "./code.js";
 import { setUpForms } from "./forms.js";
+import { readable, switchMode } from "./mode.js";
 import { Timeline } from "./timeline.js";
-import { CountedSocket, cutSockets, showWire } from "./wire.js";
+import { CountedSocket, cutSockets, showPackets, showWire } from "./wire.js";
 
+const PROTOCOL = readable ? "bidiway.v1+json" : "bidiway.v1";
 const $ = (id) => document.getElementById(id);
 
-const channel = createChannel({ WebSocket: CountedSocket });
+const WebSocket = readable ? (await import("/bidiway/text.js")).textFrames(CountedSocket) : CountedSocket;
+const channel = createChannel({ WebSocket });
 const timeline = new Timeline($("events"), $("timeline-count"));
 
 showConnection();
 setUpForms(channel, timeline);
 const chat = setUpChat(channel, timeline);
 showWire($("wire"), $("traffic"));
+if (readable) showPackets($("packets"));
 setUpTabs();
 setUpTheme();
 
 $("clear").onclick = () => timeline.clear();
+$("readable").setAttribute("aria-pressed", readable);
+$("readable").onclick = switchMode;
 $("cut").onclick = () => cutSockets();
 $("copy").onclick = async () => {
   await navigator.clipboard?.writeText($("code").textContent);
@@ -50,7 +56,7 @@ function showConnection() {
     badge.dataset.state = look;
     const again = state === "ready" && lost > 0 ? `, ${lost === 1 ? "once" : `${lost} times`} again` : "";
     badge.textContent = text + again;
-    badge.title = reason?.message ?? `${location.host}, subprotocol bidiway.v1`;
+    badge.title = reason?.message ?? `${location.host}, subprotocol ${PROTOCOL}`;
     $("cut").disabled = state !== "ready";
   };
   channel.on("state", show);

@@ -5,6 +5,18 @@ import { bytes, count, element, plural } from "./format.js";
 
 const wire = { sockets: 0, open: new Set(), packetsUp: 0, packetsDown: 0, bytesUp: 0, bytesDown: 0 };
 
+/** The latest packets that were text: direction and text, as they passed. */
+const packets = [];
+const PACKETS = 40;
+
+function keep(direction, data) {
+  if (typeof data !== "string") return;
+  packets.push([direction, data]);
+  if (packets.length > PACKETS) packets.shift();
+  changed = true;
+}
+let changed = false;
+
 /** A WebSocket that counts. */
 export class CountedSocket extends WebSocket {
   constructor(url, protocols) {
@@ -15,12 +27,14 @@ export class CountedSocket extends WebSocket {
     this.addEventListener("message", ({ data }) => {
       wire.packetsDown += 1;
       wire.bytesDown += data.byteLength ?? data.length;
+      keep("down", data);
     });
   }
 
   send(data) {
     wire.packetsUp += 1;
     wire.bytesUp += data.byteLength ?? data.length;
+    keep("up", data);
     super.send(data);
   }
 }
@@ -65,6 +79,17 @@ export function showWire(box, chart) {
   };
   show();
   setInterval(show, 1000 / PER_SECOND);
+}
+
+/** Shows the latest packets of a text session. */
+export function showPackets(list) {
+  list.hidden = false;
+  setInterval(() => {
+    if (!changed) return;
+    changed = false;
+    list.replaceChildren(...packets.map(([direction, text]) => element("li", { class: direction }, text.length > 400 ? `${text.slice(0, 400)} …` : text)));
+    list.scrollTop = list.scrollHeight;
+  }, 1000 / PER_SECOND);
 }
 
 function write(node, text) {
