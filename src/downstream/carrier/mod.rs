@@ -90,7 +90,15 @@ pub(crate) fn upgrade(
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let socket = socket(upgraded, json::max_message(&edge_, uri.path()));
-                json::serve(edge_, conn, socket, uri.path().into(), uri.query(), principal.into_upgrade_headers()).await;
+                json::serve(
+                    edge_,
+                    conn,
+                    socket,
+                    uri.path().into(),
+                    uri.query(),
+                    principal.into_upgrade_headers(),
+                )
+                .await;
             });
         }
     }
