@@ -29,6 +29,7 @@ export async function startMiddlebox(target) {
   const links = new Set();
   /** Sides of the proxy that were left open. */
   const left = new Set();
+  const refusals = [];
   const box = {
     url: "",
     /** WebSockets that were begun, and that `fate` has ended, by how. */
@@ -36,6 +37,11 @@ export async function startMiddlebox(target) {
     cuts: { reset: 0, close: 0, half: 0 },
     /** @type {(() => Fate | undefined) | undefined} what becomes of each WebSocket to come */
     fate: undefined,
+    /** Whether connections are closed as they come; and what waits until so many were, from now on. */
+    refuse: false,
+    async refused(count) {
+      for (let i = 0; i < count; i++) await new Promise((resolve) => refusals.push(resolve));
+    },
     /** Cuts the WebSockets that are open. */
     cut(how = "reset") {
       for (const link of links) if (link.socket) link.kill(how);
@@ -52,6 +58,11 @@ export async function startMiddlebox(target) {
   };
 
   const server = createServer({ noDelay: true }, (client) => {
+    if (box.refuse) {
+      client.resetAndDestroy();
+      for (const resolve of refusals.splice(0)) resolve();
+      return;
+    }
     const proxy = connect({ host: hostname, port: Number(port), noDelay: true });
     /** @type {Fate | undefined} */
     let fate;

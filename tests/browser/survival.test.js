@@ -85,10 +85,9 @@ test(`${CUTS} cuts at random points of a conversation`, { timeout: 240_000 }, as
   };
   const start = Date.now();
   await tab.run("start", "cuts", { backoff: { baseMs: 1, maxMs: 4 } });
-  for (let last = 0; cuts() < CUTS; ) {
+  while (cuts() < CUTS) {
     const { received, error } = await tab.run("progress");
     assert.equal(error, undefined, `after ${cuts()} cuts and ${received} messages`);
-    last = received;
     await sleep(100);
   }
   box.fate = undefined;
@@ -99,22 +98,35 @@ test(`${CUTS} cuts at random points of a conversation`, { timeout: 240_000 }, as
 });
 
 test("the browser goes offline and comes back", { timeout: 60_000 }, async () => {
-  // Only the browser's word can bring it back in time.
-  await tab.run("start", "offline", { backoff: { baseMs: 20_000, maxMs: 20_000 } });
+  await tab.run("start", "offline", {});
   await goesOn();
+  // Chromium lets nothing pass now, and does not tell the page that its connection is gone, before it is online again.
   await browser.context.setOffline(true);
   box.cut();
-  await until(({ state }) => state === "reconnecting");
-  const { received } = await tab.run("progress");
-  await sleep(500);
-  assert.equal((await tab.run("progress")).received, received);
+  await sleep(1500);
   const start = Date.now();
   await browser.context.setOffline(false);
-  await until((seen) => seen.received > received);
-  assert.ok(Date.now() - start < 2000, `it took ${Date.now() - start} ms`);
   await goesOn();
+  assert.ok(Date.now() - start < 5000, `it took ${Date.now() - start} ms`);
   const { states } = await endsWell("offline");
-  assert.deepEqual(states.slice(0, 4), ["connecting", "ready", "reconnecting", "ready"]);
+  assert.deepEqual(states, ["connecting", "ready", "reconnecting", "ready"]);
+});
+
+test("who cannot connect tries ever more rarely, and at once when the browser says that it is online", { timeout: 60_000 }, async () => {
+  await tab.run("start", "refused", { backoff: { baseMs: 5000, maxMs: 20_000 } });
+  await goesOn();
+  box.refuse = true;
+  box.cut();
+  await until(({ state }) => state === "reconnecting");
+  await box.refused(2);
+  box.refuse = false;
+  // The next attempt is at least 1.25 s away: a quarter of the base.
+  const start = Date.now();
+  await browser.context.setOffline(true);
+  await browser.context.setOffline(false);
+  await goesOn();
+  assert.ok(Date.now() - start < 1250, `it took ${Date.now() - start} ms`);
+  await endsWell("refused");
 });
 
 test("another network: the connection is dead, and nobody says so", { timeout: 60_000 }, async () => {
