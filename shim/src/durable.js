@@ -1,10 +1,10 @@
 // `bidiway/durable`: the channel for applications. Sessions survive their connections, and tokens are renewed in time.
 
 import { createChannel as createCore } from "./channel.js";
+import { openEither } from "./fallback.js";
 import { toMetadata } from "./metadata.js";
 import { timer } from "./promise.js";
 import { createLink } from "./resume.js";
-import { openWebSocket } from "./websocket.js";
 
 export { BidiwayError, Code, codeName } from "./status.js";
 
@@ -23,6 +23,8 @@ export { BidiwayError, Code, codeName } from "./status.js";
  *   default metadata of every call, such as a token. A function is asked at each connect, and told what ended the last
  *   connection. If it answers `{ metadata, expiresAt }`, it is asked again in time, and the proxy gets the new metadata
  *   without a new connection
+ * @property {typeof globalThis.fetch | null} [fetch] what makes the requests where WebSockets are blocked: wrap it to send
+ *   cookies to another origin, for instance. `null`: WebSockets only
  */
 
 /** @typedef {Omit<ChannelOptions, "metadata"> & DurableFields} DurableOptions */
@@ -42,7 +44,7 @@ export { BidiwayError, Code, codeName } from "./status.js";
  * @returns {DurableChannel}
  */
 export function createChannel({ url = "/bidiway/session", metadata, ...options } = {}) {
-  const { WebSocket = globalThis.WebSocket, connectTimeoutMs = 10_000, backoff: { baseMs = 250, maxMs = 20_000 } = {} } = options;
+  const { WebSocket = globalThis.WebSocket, fetch = globalThis.fetch, connectTimeoutMs = 10_000, backoff: { baseMs = 250, maxMs = 20_000 } = {} } = options;
   const { document } = globalThis;
   /** @type {Set<Link>} */
   const links = new Set();
@@ -77,7 +79,7 @@ export function createChannel({ url = "/bidiway/session", metadata, ...options }
   /** @type {import("./resume.js").Dialling} */
   const dialling = {
     ask: async (lastError) => [await (typeof url === "function" ? url() : url), toMetadata(await provide(lastError))],
-    open: (target) => openWebSocket(target, WebSocket),
+    open: (target) => openEither(target, WebSocket, fetch),
     spare(carrier, welcome) {
       const messages = [welcome];
       const { send } = carrier;

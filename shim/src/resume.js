@@ -27,7 +27,7 @@ import { BidiwayError, clientError } from "./status.js";
  * @typedef {object} Dialling
  * @property {(lastError?: BidiwayError) => Promise<[target: string | URL, metadata: Metadata]>} ask what to connect to, and
  *   with which default metadata
- * @property {(target: string | URL) => Carrier} open
+ * @property {(target: string | URL) => import("./fallback.js").Movable} open
  * @property {(carrier: Carrier, welcome: ArrayBuffer) => void} spare takes a carrier on which the proxy has begun another
  *   session, and the packet that says so
  * @property {number} connectTimeoutMs
@@ -190,7 +190,7 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
   };
 
   /**
-   * @param {Carrier} next
+   * @param {import("./fallback.js").Movable} next
    * @param {() => void} opened
    */
   const use = (next, opened) => {
@@ -198,6 +198,9 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
     carrier = next;
     next.onopen = () => {
       if (next === carrier) opened();
+    };
+    next.onbetter = () => {
+      if (next === carrier) link.close(CLOSE_CODES + UNAVAILABLE, "moving to a WebSocket");
     };
     next.onclose = ({ code, reason }) => {
       if (next !== carrier) return;

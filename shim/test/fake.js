@@ -17,7 +17,7 @@ export const settle = async () => {
 export const bytes = (length, fill = 7) => new Uint8Array(length).fill(fill);
 
 /** The proxy's end of one socket. */
-class Peer {
+export class Peer {
   /** Frames that came from the client and were not taken yet. */
   frames = [];
   packets = 0;

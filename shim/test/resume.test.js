@@ -246,6 +246,10 @@ test("deadlines and cancellation work without a connection, and the proxy hears 
   assert.equal((await call.status).code, Code.CANCELLED);
   const { peer: next } = await resume(proxy, 3);
   assert.deepEqual(next.frames.map(({ kind, stream }) => [kind, stream]), [["ack", 0], ["cancel", 2], ["cancel", 1]]);
+  // What was said without a connection counts as sent now.
+  next.send({ ack: 5 });
+  await settle();
+  assert.equal(next.closed, undefined);
   await channel.close();
 });
 

@@ -17,8 +17,8 @@ use http::{
 use super::{
     Config, Duration, LogSettings, Size,
     file::{
-        Defaults, Drain, DrainTimes, File, Json, Keepalive, Limits, Listener, ListenerTls, Route,
-        SchemaFiles, SchemaReflection, SchemaSource, Session, UnknownFields, Upstream, UpstreamTls,
+        Defaults, Drain, DrainTimes, File, Json, Keepalive, Limits, Listener, ListenerTls, LogMessages,
+        Route, SchemaFiles, SchemaReflection, SchemaSource, Session, UnknownFields, Upstream, UpstreamTls,
     },
     node::Position,
     pattern,
@@ -26,7 +26,7 @@ use super::{
     read::{At, Named},
 };
 use crate::{
-    downstream::{self, InvalidOrigin, Origins, RouteSettings, ServicePattern, SessionSettings},
+    downstream::{self, InvalidOrigin, MessageLog, Origins, RouteSettings, ServicePattern, SessionSettings},
     schema::{self, Descriptors, JsonOptions, Source},
     server::{
         self, DrainSettings, ListenerSettings,
@@ -292,6 +292,8 @@ impl Builder<'_> {
         let mut buffer = session.resume_buffer as u64;
         self.size(&mut buffer, given.resume_buffer.as_ref(), LEAST_REPLAY as u64, LARGEST_REPLAY);
         session.resume_buffer = buffer as usize;
+        session.fallback = given.fallback.unwrap_or(session.fallback);
+        self.time(&mut session.heartbeat, given.heartbeat.as_ref());
         session
     }
 
@@ -468,6 +470,7 @@ impl Builder<'_> {
                 timeout: None,
                 max_message,
                 json: JsonOptions::default(),
+                log_messages: None,
             }]);
         };
         let mut seen: HashMap<ServicePattern, Position> = HashMap::new();
@@ -501,10 +504,24 @@ impl Builder<'_> {
                     timeout: route.timeout.is_some().then_some(timeout),
                     max_message: max,
                     json: route.json.as_ref().map(json).unwrap_or_default(),
+                    log_messages: route.log_messages.as_ref().map(|given| self.log_messages(given)),
                 })
             })
             .collect();
         built.into_iter().collect()
+    }
+
+    fn log_messages(&mut self, given: &LogMessages) -> MessageLog {
+        let mut log = MessageLog::new(given.sample.value.0);
+        let mut max = log.max_bytes as u64;
+        self.size(&mut max, given.max_bytes.as_ref(), 1, 1 << 20);
+        log.max_bytes = max as usize;
+        for word in given.redact.iter().flatten() {
+            if !log.redact(&word.value) {
+                self.problems.add(word.at, "a word to redact needs letters or digits");
+            }
+        }
+        log
     }
 
     fn workers(&mut self, given: Option<&At<u32>>) -> usize {

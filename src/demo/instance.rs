@@ -196,6 +196,7 @@ fn proxy_settings(
         timeout: None,
         max_message: limits.max_message,
         json: schema::JsonOptions::default(),
+        log_messages: None,
     };
     let downstream = downstream::Settings {
         origins: downstream::Origins::default(),

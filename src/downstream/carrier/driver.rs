@@ -19,23 +19,19 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
+    Begun,
     calls::{Caller, Calls},
     directory::Entry,
-    link::{CLOSE_TIMEOUT, Carrier, Link},
+    link::{CLOSE_TIMEOUT, Carrier, Incoming, Link},
     mailbox::Answer,
     parking::Place,
     ready::{KeyWaker, ReadyList},
-    socket::{Broken, Incoming},
 };
 use crate::{
     downstream::{ConnInfo, Edge, Principal},
     session::{CloseReason, Event, Session, StreamId},
-    wire::{Code, Outcome, websocket::WebSocketError},
+    wire::{Code, Outcome},
 };
-
-/// How much one packet holds at most, about: enough to make a write worth its system call, little enough that a
-/// stream waits for no more than a few milliseconds of a slow line.
-const PACKET_TARGET: usize = 64 * 1024;
 
 /// How many messages are read before others on this worker get their turn.
 const READS_PER_TURN: usize = 64;
@@ -110,9 +106,9 @@ impl Driver {
         conn: ConnInfo,
         principal: Principal,
         link: Link,
-        session: Session,
-        session_id: Arc<str>,
+        begun: Begun,
     ) -> Self {
+        let Begun { session, id: session_id } = begun;
         let ready = Arc::new(ReadyList::default());
         let (own, reader) = (ready.waker(SELF), ready.waker(CARRIER));
         own.wake();
@@ -123,7 +119,12 @@ impl Driver {
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
             leave: None,
             timer: Box::pin(tokio::time::sleep_until(Instant::now())),
-            calls: Calls::new(Arc::clone(&edge), Arc::clone(&session_id), Arc::clone(&ready)),
+            calls: Calls::new(
+                Arc::clone(&edge),
+                Arc::clone(&session_id),
+                Arc::clone(&ready),
+                link.carrier.is_text(),
+            ),
             edge,
             conn,
             principal,
@@ -219,7 +220,10 @@ impl Driver {
                     self.session.handle_packet(packet, now.into_std())
                 }
                 Incoming::Packet(packet) => self.first_packet(packet, now),
-                Incoming::Text(_) => self.session.handle_text(now.into_std()),
+                Incoming::Text => self.session.handle_text(now.into_std()),
+                Incoming::Unreadable(message) => {
+                    self.session.close(CloseReason::new(Code::INVALID_ARGUMENT, "violation", message));
+                }
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
@@ -227,25 +231,14 @@ impl Driver {
                     let ends = resume::ends_session(code);
                     return self.lose(if ends { "client_closed" } else { "client_left" }, &text, ends);
                 }
-                Incoming::Broken(Broken::Lost) => {
-                    return self.lose("lost", "the client's connection was lost", false);
-                }
-                Incoming::Broken(Broken::Protocol(WebSocketError::TooLarge(limit))) => {
-                    let message = format!("a packet is larger than {limit} bytes");
-                    self.session.close(CloseReason::new(
-                        Code::RESOURCE_EXHAUSTED,
-                        "packet_too_large",
-                        message,
-                    ));
-                }
-                Incoming::Broken(Broken::Protocol(error)) => {
-                    let message = format!("the WebSocket protocol was broken: {error}");
-                    let reason = CloseReason::carrier(message);
-                    if self.detach("carrier") {
+                Incoming::Lost => return self.lose("lost", "the client's connection was lost", false),
+                Incoming::Unfit(reason) => {
+                    if self.detach(reason.label) {
                         return self.drop_carrier(&reason);
                     }
                     self.session.close(reason);
                 }
+                Incoming::Violation(reason) => self.session.close(reason),
             }
             self.drain_events();
             if !matches!(self.state, State::Open) {
@@ -286,8 +279,7 @@ impl Driver {
             }
             self.calls.end_all(&mut self.session, &outcome);
             if self.link.is_none() || !self.greeted {
-                let text = "the proxy has stopped";
-                self.session.close(CloseReason::new(Code::UNAVAILABLE, "draining", text));
+                self.stop();
             }
         }
         while self.timer.as_mut().poll(cx).is_ready() {
@@ -341,6 +333,9 @@ impl Driver {
                 Event::Detached(reason) => {
                     self.drop_carrier(&reason);
                     self.park(reason.label);
+                    if self.cut.is_none() {
+                        self.stop();
+                    }
                 }
                 Event::Closed(reason) => {
                     self.leave_directory(reason.label);
@@ -381,7 +376,7 @@ impl Driver {
             let Some(link) = &mut self.link else { break };
             let wrote = PACKET.with_borrow_mut(|packet| {
                 packet.resize(Carrier::ROOM, 0);
-                let ready = self.session.poll_packet(packet, PACKET_TARGET);
+                let ready = self.session.poll_packet(packet, link.carrier.packet_target());
                 if ready {
                     link.carrier.send(cx, packet);
                 }

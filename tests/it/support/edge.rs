@@ -39,6 +39,7 @@ pub(crate) fn settings() -> downstream::Settings {
         timeout: None,
         max_message: 4 * 1024 * 1024,
         json: JsonOptions::default(),
+        log_messages: None,
     };
     downstream::Settings { routes: vec![any], ..downstream::Settings::default() }
 }
