@@ -170,8 +170,9 @@ export function createChannel({
           leave(mine);
           if (error) return lost(error, carried);
           setState("draining");
-          notBefore = Date.now() + delayMs;
         }
+        // Also when it had left before: the proxy is about to end its calls, and those of many others.
+        if (!session) notBefore = Math.max(notBefore, Date.now() + delayMs);
         admit();
         if (!sessions.size && state === "draining") setState("idle");
       },

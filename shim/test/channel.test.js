@@ -174,6 +174,24 @@ test("a second GoAway gives back what the first one had left, and loses no call"
   assert.equal((await calls[0].status).code, Code.OK);
 });
 
+test("the delay of a second GoAway holds for those who lose their call with it, and have no other session", async (t) => {
+  timers(t);
+  const { channel, peer, proxy } = await connected();
+  const call = channel.open({ method: METHOD });
+  await settle();
+  peer.send({ goAway: { lastStream: 1, reconnectDelayMs: 0 } });
+  peer.send({ goAway: { lastStream: 1, reconnectDelayMs: 700 } });
+  peer.trailers(1, Code.UNAVAILABLE);
+  assert.equal((await call.status).code, Code.UNAVAILABLE);
+  channel.open({ method: METHOD });
+  t.mock.timers.tick(699);
+  await settle();
+  assert.equal(proxy.peers.length, 1);
+  t.mock.timers.tick(1);
+  await settle();
+  assert.equal(proxy.peers.length, 2);
+});
+
 test("calls that are given back keep their place before those that came later", async () => {
   const { channel, peer, proxy } = await connected({}, { limits: { maxStreams: 2 } });
   for (let i = 0; i < 4; i++) channel.open({ method: METHOD, metadata: { i: `${i}` } });

@@ -23,6 +23,7 @@ use hyper_util::{
 };
 use tokio::{
     net::TcpStream,
+    sync::Notify,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -138,22 +139,23 @@ impl Connections {
     }
 
     async fn serve_http(&self, io: ConnIo, peer: SocketAddr) {
-        let asked = Arc::new(AtomicBool::new(false));
+        let asked = Arc::<Asked>::default();
         let drain = &self.edge.drain;
         let service = {
             let (edge, asked) = (self.edge.clone(), asked.clone());
             let conn = ConnInfo::new(peer, self.tls.is_some());
             service_fn(move |request| {
-                asked.store(true, Ordering::Relaxed);
+                asked.note();
                 answer(edge.clone(), request, conn.clone())
             })
         };
-        // During the drain only clients come that want to go on with their sessions. They may say so first.
+        // During the drain only clients should come that want to go on with their sessions. They may say so first, and
+        // whoever else comes makes one request here, and the next elsewhere.
         let (late, limit) = (drain.draining.is_cancelled(), self.edge.settings.limits.header_timeout);
         let shutdown = async {
             drain.draining.cancelled().await;
             if late {
-                sleep(limit).await;
+                let _ = timeout(limit, asked.first()).await;
             }
         };
         let mut http = pin!(self.http.serve_connection_with_upgrades(TokioIo::new(io), service));
@@ -168,7 +170,7 @@ impl Connections {
                 // HTTP/2: GOAWAY, and the open streams go on. HTTP/1.1: close after the current response.
                 http.as_mut().graceful_shutdown();
                 let patience = async {
-                    if asked.load(Ordering::Relaxed) {
+                    if asked.already() {
                         drain.cut.cancelled().await;
                     }
                     sleep(LAST_WORDS).await;
@@ -207,11 +209,37 @@ fn answer(
     })
 }
 
+/// Whether a connection has had a request.
+#[derive(Debug, Default)]
+struct Asked {
+    flag: AtomicBool,
+    first: Notify,
+}
+
+impl Asked {
+    fn note(&self) {
+        if !self.flag.swap(true, Ordering::Relaxed) {
+            self.first.notify_one();
+        }
+    }
+
+    fn already(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
+    /// Completes with the first request. For one task.
+    async fn first(&self) {
+        if !self.already() {
+            self.first.notified().await;
+        }
+    }
+}
+
 /// Completes when no request has come in time; otherwise never. Hyper limits the time for a request's head, but not
 /// the time for the first bytes, by which it tells HTTP/1.1 from HTTP/2.
-async fn first_request_overdue(asked: &AtomicBool, limit: Duration) {
+async fn first_request_overdue(asked: &Asked, limit: Duration) {
     sleep(limit).await;
-    if asked.load(Ordering::Relaxed) {
+    if asked.already() {
         std::future::pending::<()>().await;
     }
 }

@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Settings,
+    DrainSettings, Settings,
     connection::{self, Connections},
     listener::Acceptor,
 };
@@ -83,25 +83,29 @@ impl Worker {
                 self.places.clone(),
                 drain.clone(),
                 self.sessions.clone(),
+                self.settings.drain,
             ));
         }
         Ok(())
     }
 }
 
-/// Accepts until the drain begins, and then as long as there are sessions whose clients may come back; then the port
-/// is closed.
+/// Accepts until the drain begins, and then as long as there are sessions whose clients may come back, and time for
+/// what they bring; then the port is closed.
 async fn accept(
     mut acceptor: Acceptor,
     connections: Arc<Connections>,
     places: Arc<Semaphore>,
     drain: Drain,
     sessions: Arc<SessionDirectory>,
+    times: DrainSettings,
 ) {
     let over = async {
         drain.draining.cancelled().await;
         tokio::select! {
             () = sessions.vacated() => {}
+            // Whoever comes in the last moments would only be cut off.
+            () = tokio::time::sleep(times.timeout.saturating_sub(times.grace) / 4 * 3) => {}
             () = drain.cut.cancelled() => {}
         }
     };

@@ -57,13 +57,14 @@ export async function startProxy() {
   };
 }
 
-/** Starts Chromium with a profile of its own. */
-export async function startBrowser(args = []) {
+/** Starts Chromium with a profile of its own; with these arguments, and without those that the driver would give it. */
+export async function startBrowser(args = [], ignoreDefaultArgs = []) {
   const profile = mkdtempSync(join(tmpdir(), "bidiway-chromium-"));
   const context = await chromium.launchPersistentContext(profile, {
     executablePath: CHROMIUM,
     headless: true,
     ignoreHTTPSErrors: true,
+    ignoreDefaultArgs,
     args: [
       "--no-sandbox",
       "--disable-gpu",

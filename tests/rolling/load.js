@@ -2,6 +2,7 @@
 
 import { connect } from "node:http2";
 import { WebSocket } from "ws";
+import { createChannel as createDurable } from "../../shim/src/durable.js";
 import { createChannel } from "../../shim/src/index.js";
 import { sleep } from "./rig.js";
 
@@ -176,7 +177,7 @@ export function startLoad(url, { channels, fetchers, http2, visitors }) {
   };
 
   for (let i = 0; i < channels; i++) {
-    const channel = createChannel({ url: `${url}/bidiway/session`, WebSocket });
+    const channel = (i % 8 < 4 ? createChannel : createDurable)({ url: `${url}/bidiway/session`, WebSocket });
     let draining = false;
     channel.on("state", (state) => {
       if (state === "draining") draining = true;
@@ -197,7 +198,7 @@ export function startLoad(url, { channels, fetchers, http2, visitors }) {
   }
   // Each call is a page that was just opened.
   const visit = async (message) => {
-    const channel = createChannel({ url: `${url}/bidiway/session`, WebSocket });
+    const channel = createDurable({ url: `${url}/bidiway/session`, WebSocket });
     try {
       return await overChannel(channel, message);
     } finally {

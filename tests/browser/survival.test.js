@@ -1,0 +1,167 @@
+// Sessions that survive, in Chromium: a middlebox cuts the page's connections, the network goes and comes, the page is
+// put into the browser's cache. Each time the conversation goes on: every message once, in order, both ways, and the
+// service has seen one call.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { seeded, startCable } from "./cable.js";
+import { openPage, startBrowser, startProxy } from "./rig.js";
+
+const CUTS = Number(process.env.CUTS ?? 1000);
+const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31);
+
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+let proxy, browser, box, tab;
+before(async () => {
+  proxy = await startProxy();
+  browser = await startBrowser([], ["--disable-back-forward-cache"]);
+  box = await startCable(proxy.http);
+  tab = await openPage(browser.context, box.url, "survival");
+});
+after(async () => {
+  await browser?.stop();
+  box?.stop();
+  await proxy?.stop();
+});
+
+/** Waits until the page says what is wanted of it. */
+async function until(wanted) {
+  for (;;) {
+    const seen = await tab.run("progress");
+    assert.equal(seen.error, undefined);
+    if (wanted(seen)) return seen;
+    await sleep(20);
+  }
+}
+
+/** Further messages arrive. */
+async function goesOn() {
+  const { received } = await tab.run("progress");
+  await until((seen) => seen.received > received + 50);
+}
+
+/** A metric of the proxy; several with these labels are added. */
+async function metric(name) {
+  const values = (await proxy.metrics()).matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\d+)`, "gm"));
+  return [...values].reduce((sum, [, value]) => sum + Number(value), 0);
+}
+
+/** The conversation ends well, and the service has seen what the page has. */
+async function endsWell(tag) {
+  const end = await tab.run("finish");
+  assert.equal(end.error, undefined);
+  assert.equal(end.received, end.sent);
+  assert.equal(end.headers, 1);
+  const { running, completed, cancelled, received, sent } = await stats(tag);
+  assert.deepEqual({ running, completed, cancelled }, { running: 0, completed: 1, cancelled: 0 }, "the service saw one call");
+  assert.deepEqual([received, sent], [end.sent, end.sent]);
+  return end;
+}
+
+/** The service's own count, asked for without the middlebox. */
+async function stats(tag) {
+  const response = await fetch(`${proxy.http}/demo.v1.Lab/Stats`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ tag }),
+  });
+  assert.equal(response.status, 200);
+  const counts = await response.json();
+  const names = ["running", "completed", "cancelled", "received", "sent"];
+  return Object.fromEntries(names.map((name) => [name, Number(counts[name] ?? 0)]));
+}
+
+test(`${CUTS} cuts at random points of a conversation`, { timeout: 240_000 }, async (t) => {
+  t.diagnostic(`SEED=${SEED}`);
+  const random = seeded(SEED);
+  const cuts = () => box.cuts.reset + box.cuts.close + box.cuts.half;
+  box.fate = () => {
+    if (cuts() >= CUTS) return undefined;
+    // Every fifth within the answers to upgrade and Hello; the others while messages go and come, and come again.
+    const after = 1 + Math.floor(random() * (random() < 0.2 ? 600 : 60_000));
+    const how = random();
+    return { after, how: how < 0.5 ? "reset" : how < 0.75 ? "close" : "half" };
+  };
+  const start = Date.now();
+  await tab.run("start", "cuts", { backoff: { baseMs: 1, maxMs: 4 } });
+  while (cuts() < CUTS) {
+    const { received, error } = await tab.run("progress");
+    assert.equal(error, undefined, `after ${cuts()} cuts and ${received} messages`);
+    await sleep(100);
+  }
+  box.fate = undefined;
+  await goesOn();
+  const { sent } = await endsWell("cuts");
+  t.diagnostic(`${JSON.stringify(box.cuts)} in ${Date.now() - start} ms, ${sent} messages, ${box.sockets} sockets`);
+  t.diagnostic(`resumed ${await metric("bidiway_sessions_resumed_total")} times`);
+});
+
+test("the browser goes offline and comes back", { timeout: 60_000 }, async () => {
+  await tab.run("start", "offline", {});
+  await goesOn();
+  // Chromium lets nothing pass now, and does not tell the page that its connection is gone, before it is online again.
+  await browser.context.setOffline(true);
+  box.cut();
+  await sleep(1500);
+  const start = Date.now();
+  await browser.context.setOffline(false);
+  await goesOn();
+  assert.ok(Date.now() - start < 5000, `it took ${Date.now() - start} ms`);
+  const { states } = await endsWell("offline");
+  assert.deepEqual(states.slice(0, 4), ["connecting", "ready", "reconnecting", "ready"]);
+});
+
+test("who cannot connect tries ever more rarely, and at once when the browser says that it is online", { timeout: 60_000 }, async () => {
+  await tab.run("start", "refused", { backoff: { baseMs: 5000, maxMs: 20_000 } });
+  await goesOn();
+  box.refuse = true;
+  box.cut();
+  await until(({ state }) => state === "reconnecting");
+  await box.refused(2);
+  box.refuse = false;
+  // The next attempt is at least 1.25 s away: a quarter of the base.
+  const start = Date.now();
+  await browser.context.setOffline(true);
+  await browser.context.setOffline(false);
+  await goesOn();
+  assert.ok(Date.now() - start < 1250, `it took ${Date.now() - start} ms`);
+  await endsWell("refused");
+});
+
+test("another network: the connection is dead, and nobody says so", { timeout: 60_000 }, async () => {
+  await tab.run("start", "silent", {});
+  await goesOn();
+  box.silence();
+  // The network's change is all that the page hears. It asks for a sign of life, and waits 5 s for it.
+  await browser.context.setOffline(true);
+  await browser.context.setOffline(false);
+  await goesOn();
+  await endsWell("silent");
+});
+
+test("the page is left and comes back from the browser's cache", { timeout: 60_000 }, async (t) => {
+  await tab.run("start", "back", {});
+  await goesOn();
+  await tab.page.goto(`${box.url}/bidiway/frame.js`);
+  await tab.page.goBack({ waitUntil: "commit" });
+  const cached = await tab.page.evaluate(() => window.cases?.begun() ?? false);
+  t.diagnostic(cached ? "it was in the cache" : "it was not in the cache");
+  if (cached) {
+    await goesOn();
+    await endsWell("back");
+  } else {
+    // It was left for good, and its call ended with it.
+    for (;;) {
+      const { running, cancelled } = await stats("back");
+      if (running === 0 && cancelled === 1) break;
+      await sleep(20);
+    }
+    tab = await openPage(browser.context, box.url, "survival");
+    await tab.run("start", "afresh", {});
+    await goesOn();
+    await endsWell("afresh");
+  }
+});
+
+test("nothing was thrown that nobody caught", async () => assert.deepEqual(await tab.uncaught(), []));
