@@ -201,7 +201,7 @@ async fn down(edge: &Edge, head: &Parts, body: Bytes) -> Result<Response<Body>, 
         ms => Duration::from_millis(ms.into()).max(SHORTEST_WAIT).min(longest),
     };
     match line.ask(number) {
-        Asked::Answer(bytes) => Ok(Response::new(Body::from(bytes))),
+        Asked::Answer(bytes) => Ok(complete(bytes)),
         Asked::Waits(answer) => wait(&line, answer, asked).await,
         Asked::Gap => Err(conflict("another number was due: polls are numbered 1, 2, 3, … without gaps")),
     }
@@ -218,7 +218,7 @@ async fn wait(
         Err(_) => line.stop_waiting(answer),
     };
     match bytes {
-        Some(bytes) => Ok(Response::new(Body::from(bytes))),
+        Some(bytes) => Ok(complete(bytes)),
         None if line.is_over() => Err(gone()),
         // Another one waits in its place.
         None => Ok(nothing()),
@@ -233,6 +233,14 @@ fn find(edge: &Edge, head: &Parts, name: &[u8]) -> Result<Arc<Line>, Rejection> 
     }
     let text = "this carrier belongs to another origin";
     Err(refusal(StatusCode::FORBIDDEN, Code::PERMISSION_DENIED, "carrier_origin", text))
+}
+
+/// A response that a middlebox knows the end of. Hyper leaves the length of nothing out over HTTP/2.
+fn complete(bytes: Bytes) -> Response<Body> {
+    let length = HeaderValue::from(bytes.len());
+    let mut response = Response::new(Body::from(bytes));
+    response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    response
 }
 
 fn nothing() -> Response<Body> {

@@ -371,6 +371,8 @@ impl Line {
     pub(super) fn end(&self) {
         let mut ends = self.ends();
         ends.over = true;
+        // Nobody fetches it any more, or it was fetched.
+        ends.down.out = BytesMut::new();
         ends.down.poll.waiting = None;
         wake(&mut ends.down.body);
         self.taken.notify_waiters();
