@@ -33,6 +33,10 @@ const template = JSON.stringify({
 });
 const proto = path("../../proto");
 execFileSync(path("../node_modules/.bin/buf"), ["generate", proto, "--path", `${proto}/demo`, "--template", template], { stdio: "inherit" });
+// Descriptors, as a proxy serves them.
+for (const [name, source] of [["features", path("../test/proto")], ["demo", proto]]) {
+  execFileSync(path("../node_modules/.bin/buf"), ["build", source, "--as-file-descriptor-set", "-o", `${out}/${name}.binpb`], { stdio: "inherit" });
+}
 
 const sources = ["connect", "protobuf-ts", "ts-proto", "ts-proto-iterable", "ts-proto-both", "ts-proto-signal", "ts-proto-options", "ts-proto-context"];
 await build({

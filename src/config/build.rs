@@ -32,7 +32,7 @@ use crate::{
         self, ListenerSettings,
         tls::{self, Certificate, ClientAuth, TlsError},
     },
-    session::INITIAL_CREDIT,
+    session::{INITIAL_CREDIT, LEAST_REPLAY},
     telemetry::log::check_filter,
     upstream::{self, ClientPem, ClientTls, Endpoint},
     wire::metadata,
@@ -49,6 +49,9 @@ const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 
 /// Credit beyond this is no flow control any more.
 const LARGEST_CREDIT: u64 = 16 << 20;
+
+/// A session that keeps more is no session but a file.
+const LARGEST_REPLAY: u64 = 64 << 20;
 
 /// What browsers add to requests by themselves, whatever page makes them.
 const AMBIENT: [HeaderName; 2] = [COOKIE, AUTHORIZATION];
@@ -83,6 +86,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     }
     let downstream = downstream::Settings {
         origins: origins?,
+        instance: file.instance,
         upgrade_headers,
         limits,
         session,
@@ -238,6 +242,9 @@ impl Builder<'_> {
         self.size(&mut metadata, given.max_metadata.as_ref(), 1 << 10, 1 << 20);
         limits.max_metadata = metadata as u32;
         limits.sockets_per_address = given.sockets_per_address.unwrap_or(limits.sockets_per_address);
+        limits.parked_sessions = given.parked_sessions.unwrap_or(limits.parked_sessions);
+        limits.parked_per_address = given.parked_per_address.unwrap_or(limits.parked_per_address);
+        self.size(&mut limits.parked_bytes, given.parked_bytes.as_ref(), 0, u64::MAX);
         limits.http2_streams = given.http2_streams.unwrap_or(limits.http2_streams);
         self.time(&mut limits.handshake_timeout, given.handshake_timeout.as_ref());
         self.time(&mut limits.header_timeout, given.header_timeout.as_ref());
@@ -254,6 +261,12 @@ impl Builder<'_> {
         session.max_streams = given.streams.unwrap_or(session.max_streams);
         self.time(&mut session.ping, given.ping.as_ref());
         self.time(&mut session.hello_timeout, given.hello_timeout.as_ref());
+        if let Some(Duration(grace)) = given.resume {
+            session.resume = grace;
+        }
+        let mut buffer = session.resume_buffer as u64;
+        self.size(&mut buffer, given.resume_buffer.as_ref(), LEAST_REPLAY as u64, LARGEST_REPLAY);
+        session.resume_buffer = buffer as usize;
         session.fallback = given.fallback.unwrap_or(session.fallback);
         self.time(&mut session.heartbeat, given.heartbeat.as_ref());
         session

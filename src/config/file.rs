@@ -40,6 +40,8 @@ section! { "the file"
         limits: Option<Limits>,
         /// The session protocol.
         session: Option<Session>,
+        /// A name for this instance that no other behind the same address has. Default: made anew at each start.
+        instance: Option<String>,
         /// Worker threads, each with its own connections. Default: one for each core.
         workers: Option<At<u32>>,
         /// How long open calls may go on after the signal to stop. Default: 30s.
@@ -200,6 +202,12 @@ section! { "limits"
         max_metadata: Option<At<Size>>,
         /// Open WebSockets for each client address. Default: 100.
         sockets_per_address: Option<u32>,
+        /// Sessions that wait for their clients to come back. Default: 50000.
+        parked_sessions: Option<u32>,
+        /// Those of each client address. Default: 100.
+        parked_per_address: Option<u32>,
+        /// What they keep for their clients, together. Default: 256MiB.
+        parked_bytes: Option<At<Size>>,
         /// How long a TLS handshake may take. Default: 10s.
         handshake_timeout: Option<At<Duration>>,
         /// How long a client may take to send a request's headers; also how long an idle HTTP/1.1 connection is kept.
@@ -222,6 +230,10 @@ section! { "session"
         ping: Option<At<Duration>>,
         /// How long a client may take to say Hello. Default: 10s.
         hello_timeout: Option<At<Duration>>,
+        /// How long a session without a carrier waits for its client to come back; 0s: not at all. Default: 30s.
+        resume: Option<Duration>,
+        /// Bytes that a session keeps until its client has acknowledged them. 128KiB to 64MiB. Default: 1MiB.
+        resume_buffer: Option<At<Size>>,
         /// Whether clients may come by HTTP where WebSockets do not get through. Default: true.
         fallback: Option<bool>,
         /// The longest silence of such a client's response, and the longest wait of its polls. Default: 15s.

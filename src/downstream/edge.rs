@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use axum::{Router, body::Body};
-use http::{HeaderValue, Method, Request, Response, Version, request::Parts};
+use http::{HeaderValue, Method, Request, Response, Version, header::CONTENT_TYPE, request::Parts};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
@@ -11,7 +11,9 @@ use super::{
     AddressTable, Cors, Drain, Rejection, RequestKind, Routes, Settings,
     carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
-    guard, pages,
+    guard,
+    json::{self, JsonForm},
+    pages,
     schema_pages::public_schema_router,
 };
 use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
@@ -117,10 +119,18 @@ impl Edge {
                     .await
                     .unwrap_or_else(|rejection| self.reject(rejection, &kind, version))
             }
+            RequestKind::Json(form) => json::answer(&self, head, body, &conn, &form).await,
             RequestKind::Page => {
+                // Who posts something to a method means a call; and a page may be there all the same.
+                let is_call = head.method == Method::POST && self.routes.find(head.uri.path()).is_some();
+                let (json, version) = (RequestKind::Json(JsonForm::default()), head.version);
+                let content_type = head.headers.get(CONTENT_TYPE).cloned();
                 let mut request = Request::from_parts(head, Body::new(body));
                 request.extensions_mut().insert(conn);
                 match self.pages.clone().oneshot(request).await {
+                    Ok(response) if is_call && matches!(response.status().as_u16(), 404 | 405) => {
+                        self.reject(Rejection::content_type(content_type.as_ref()), &json, version)
+                    }
                     Ok(response) => response,
                     Err(never) => match never {},
                 }

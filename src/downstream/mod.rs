@@ -12,6 +12,7 @@ mod edge;
 mod exchange;
 mod grpc_websockets;
 mod guard;
+mod json;
 mod linger;
 mod message_gate;
 mod message_meter;
@@ -29,7 +30,7 @@ mod shared_record;
 mod upgrade_headers;
 
 pub use address_table::{AddressPermit, AddressTable};
-pub(crate) use admission::{Opening, account, admit};
+pub(crate) use admission::{Admitted, Opening, account, admit};
 pub use conn_io::{ConnIo, OpenConnection};
 pub(crate) use cors::Cors;
 pub use drain::Drain;

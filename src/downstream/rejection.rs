@@ -3,7 +3,7 @@
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, Version, header};
 
-use super::{RequestKind, answer};
+use super::{RequestKind, answer, json};
 use crate::wire::{Code, Outcome};
 
 /// A refusal, before there is a call: an HTTP status for whoever reads HTTP, and a gRPC code for whoever reads gRPC.
@@ -40,6 +40,27 @@ impl Rejection {
         Self { http: StatusCode::METHOD_NOT_ALLOWED, code: Code::UNIMPLEMENTED, reason: "method", message }
     }
 
+    /// A call in no content type that is spoken. That of forms is one of them: any page can send one to any site.
+    pub(crate) fn content_type(found: Option<&HeaderValue>) -> Self {
+        let found = match found {
+            Some(value) => {
+                let value = String::from_utf8_lossy(value.as_bytes());
+                format!("{:?} is not", value.chars().take(100).collect::<String>())
+            }
+            None => "a request without content-type is not".to_owned(),
+        };
+        let message = format!(
+            "{found} a call; send JSON as application/json, lines of JSON as application/x-ndjson (both UTF-8), or \
+             gRPC-Web as application/grpc-web+proto"
+        );
+        Self {
+            http: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            code: Code::INVALID_ARGUMENT,
+            reason: "content_type",
+            message,
+        }
+    }
+
     /// Native gRPC over HTTP/1, which has no way to carry it.
     pub(crate) fn native_over_http1() -> Self {
         let message =
@@ -72,6 +93,7 @@ impl Rejection {
             RequestKind::Grpc if version == Version::HTTP_2 => {
                 answer::trailers_only(outcome, HeaderValue::from_static("application/grpc"))
             }
+            RequestKind::Json(_) => json::refusal(&outcome),
             RequestKind::Grpc
             | RequestKind::Preflight
             | RequestKind::Socket

@@ -7,6 +7,7 @@ use http::{
 };
 use hyper::ext::Protocol;
 
+use super::json::JsonForm;
 use crate::wire::grpc_web::ContentType;
 
 /// What a request is. Everything the proxy answers is one of these.
@@ -22,6 +23,8 @@ pub(crate) enum RequestKind {
     Grpc,
     /// A request of an HTTP carrier.
     HttpCarrier(HttpCarrierRequest),
+    /// A call in JSON.
+    Json(JsonForm),
     /// Anything else: the shim's files, pages, and what is not found.
     Page,
 }
@@ -74,7 +77,14 @@ impl RequestKind {
             let response = accepted(&head.headers).unwrap_or_else(|| request.clone());
             return Self::GrpcWeb(Negotiated { request, response });
         }
-        if is_grpc(content_type.as_bytes()) { Self::Grpc } else { Self::Page }
+        if is_grpc(content_type.as_bytes()) {
+            return Self::Grpc;
+        }
+        match JsonForm::of(head) {
+            // A request that fetches may say that it has JSON, but what it asks for is a page.
+            Some(form) if head.method == Method::POST && !is_own(head.uri.path()) => Self::Json(form),
+            _ => Self::Page,
+        }
     }
 }
 
@@ -92,6 +102,11 @@ fn is_grpc(content_type: &[u8]) -> bool {
     content_type.len() >= GRPC.len()
         && content_type[..GRPC.len()].eq_ignore_ascii_case(GRPC)
         && matches!(content_type.get(GRPC.len()), None | Some(b'+' | b';' | b' ' | b'\t'))
+}
+
+/// Paths of the proxy's own.
+pub(crate) fn is_own(path: &str) -> bool {
+    path.starts_with("/bidiway/")
 }
 
 fn is_socket(head: &Parts) -> bool {
@@ -179,7 +194,7 @@ mod tests {
                 "{native}"
             );
         }
-        for other in ["application/grpcx", "application/grpc-webx", "application/json", "text/plain"] {
+        for other in ["application/grpcx", "application/grpc-webx", "text/plain"] {
             assert_eq!(
                 kind("POST", Version::HTTP_2, &[("content-type", other)]),
                 RequestKind::Page,

@@ -179,6 +179,8 @@ struct DialectMetrics {
     session: Arc<CallMetrics>,
     grpc_websockets: Arc<CallMetrics>,
     grpc_websockets_multiplex: Arc<CallMetrics>,
+    json_http: Arc<CallMetrics>,
+    json_socket: Arc<CallMetrics>,
 }
 
 impl DialectMetrics {
@@ -190,6 +192,8 @@ impl DialectMetrics {
             session: metrics.calls(route, Dialect::Session),
             grpc_websockets: metrics.calls(route, Dialect::GrpcWebSockets),
             grpc_websockets_multiplex: metrics.calls(route, Dialect::GrpcWebSocketsMultiplex),
+            json_http: metrics.calls(route, Dialect::JsonHttp),
+            json_socket: metrics.calls(route, Dialect::JsonSocket),
         }
     }
 
@@ -201,6 +205,8 @@ impl DialectMetrics {
             Dialect::Session => &self.session,
             Dialect::GrpcWebSockets => &self.grpc_websockets,
             Dialect::GrpcWebSocketsMultiplex => &self.grpc_websockets_multiplex,
+            Dialect::JsonHttp => &self.json_http,
+            Dialect::JsonSocket => &self.json_socket,
         }
     }
 }

@@ -34,6 +34,10 @@ pub enum Dialect {
     GrpcWebSockets,
     /// A stream of a WebSocket with many calls, as Deephaven's client opens it.
     GrpcWebSocketsMultiplex,
+    /// JSON over HTTP.
+    JsonHttp,
+    /// A WebSocket that is one call, its messages JSON.
+    JsonSocket,
 }
 
 impl Dialect {
@@ -46,6 +50,8 @@ impl Dialect {
             Self::Session => "session",
             Self::GrpcWebSockets => "grpc-websockets",
             Self::GrpcWebSocketsMultiplex => "grpc-websockets-multiplex",
+            Self::JsonHttp => "json-http",
+            Self::JsonSocket => "json-socket",
         }
     }
 }

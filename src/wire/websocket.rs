@@ -37,8 +37,8 @@ pub enum Message {
     Ping(Bytes),
     /// An answer to a ping.
     Pong,
-    /// A text message. Its text is of no interest to anybody here.
-    Text,
+    /// A text message. Whether it is UTF-8 is for those to see who take text at all.
+    Text(Bytes),
 }
 
 /// What RFC 6455 does not allow, or what is too large.
@@ -239,7 +239,7 @@ impl MessageReader {
             return Err(WebSocketError::Fragment);
         }
         let whole = |opcode, payload| match opcode {
-            Opcode::Text => Message::Text,
+            Opcode::Text => Message::Text(payload),
             _ => Message::Binary(payload),
         };
         if header.last && self.open.is_none() {
@@ -321,7 +321,7 @@ mod tests {
     fn the_examples_of_the_rfc_are_read() {
         // RFC 6455, section 5.7: a masked "Hello", and a masked pong with the same body.
         let text = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
-        assert_eq!(read(&text), Ok(vec![Message::Text]));
+        assert_eq!(read(&text), Ok(vec![Message::Text(Bytes::from_static(b"Hello"))]));
         let mut binary = text;
         binary[0] = 0x82;
         assert_eq!(read(&binary), Ok(vec![Message::Binary("Hello".into())]));
@@ -455,7 +455,7 @@ mod tests {
         loop {
             messages.push(match context.read(&mut input) {
                 Ok(tungstenite::Message::Binary(bytes)) => Message::Binary(bytes),
-                Ok(tungstenite::Message::Text(_)) => Message::Text,
+                Ok(tungstenite::Message::Text(text)) => Message::Text(text.into()),
                 Ok(tungstenite::Message::Ping(bytes)) => Message::Ping(bytes),
                 Ok(tungstenite::Message::Pong(_)) => Message::Pong,
                 Ok(tungstenite::Message::Close(frame)) => Message::Close(frame.map(|f| f.code.into())),

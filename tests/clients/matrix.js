@@ -16,8 +16,14 @@ export const clients = CLIENTS.map(({ open, ...rest }) => rest);
 
 /**
  * Makes a call, and tells how it went for the application.
- * @param {{ client: string, kind: import("./scenarios.js").Kind, scenario: string, id: string, url: string, timeoutMs: number, atEnd: boolean }} what `atEnd`: the
- *   client shows no answer before the call has ended
+ * @param {object} what
+ * @param {string} what.client
+ * @param {import("./scenarios.js").Kind} what.kind
+ * @param {string} what.scenario
+ * @param {string} what.id
+ * @param {string} what.url
+ * @param {number} what.timeoutMs
+ * @param {boolean} what.atEnd the client shows no answer before the call has ended
  */
 export async function run({ client: name, kind, scenario: scene, id, url, timeoutMs, atEnd }) {
   const { metadata, asks, answers: expected, hangs, pingPong } = scenario(scene, kind);

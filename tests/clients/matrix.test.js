@@ -1,4 +1,4 @@
-// One matrix: every client × every kind of call × every scenario, in Chromium and in Node. See README.md.
+// One matrix: every client × every kind of call × every scenario, in browsers and in Node. See README.md.
 
 import "./globals.js";
 import assert from "node:assert/strict";

@@ -67,6 +67,7 @@ const OTHERS = {
   "shim/README.md": [
     'import { Chat } from "./gen/demo/v1/demo_pb"; declare const outgoing: AsyncIterable<{ text: string }>, signal: AbortSignal, show: (message: unknown) => void;',
     'import type { Channel } from "bidiway"; declare const channel: Channel, bytes: Uint8Array, signal: AbortSignal, show: (message: unknown) => void;',
+    'import { createChannel } from "bidiway";',
   ],
   "examples/connect-vite/README.md": ['import { createChannel } from "bidiway";'],
   "examples/python-grpcio/README.md": [""],

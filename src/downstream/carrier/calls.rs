@@ -148,8 +148,8 @@ impl Calls {
     }
 
     /// Bytes on their way, in either direction. Costs a look at every call.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.streams.values().map(Stream::held_bytes).sum()
+    pub(super) fn held_bytes(&mut self) -> usize {
+        self.streams.values_mut().map(Stream::held_bytes).sum()
     }
 
     /// Cancels every call that still runs: there is nobody to tell.

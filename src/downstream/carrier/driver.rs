@@ -154,8 +154,8 @@ impl Driver {
             }
             match self.state {
                 State::Open => {
-                    self.arm_timer();
                     self.update_place();
+                    self.arm_timer();
                     return Poll::Pending;
                 }
                 State::Ending(_) => {
@@ -208,7 +208,10 @@ impl Driver {
             let Poll::Ready(incoming) = link.carrier.poll_read(cx) else { return };
             link.reads_while_blocked += u32::from(link.blocked.is_some());
             match incoming {
-                Incoming::Packet(packet) => self.session.handle_packet(packet, now.into_std()),
+                Incoming::Packet(packet) if self.greeted => {
+                    self.session.handle_packet(packet, now.into_std())
+                }
+                Incoming::Packet(packet) => self.first_packet(packet, now),
                 Incoming::Text => self.session.handle_text(now.into_std()),
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
@@ -243,7 +246,9 @@ impl Driver {
             self.draining = None;
             // Who has not said Hello yet may be here to go on with a session.
             if self.greeted || self.edge.settings.session.resume.is_zero() {
-                self.go_away();
+                // Spread over a second, so that the clients of one instance do not all arrive at the next at once.
+                let delay = u32::from(self.conn.peer.port()) % 1000;
+                self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
             }
         }
         if self.cut.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
@@ -267,23 +272,18 @@ impl Driver {
         }
     }
 
-    fn go_away(&mut self) {
-        // Spread over a second, so that the clients of one instance do not all arrive at the next at once.
-        let delay = u32::from(self.conn.peer.port()) % 1000;
-        self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
-    }
-
     /// The timer fires at the earliest time that was ever asked for and then looks again: keepalive moves its time
     /// with every message, and must not cost a timer operation each.
     fn arm_timer(&mut self) {
-        if let Some(next) = self.session.poll_timeout() {
-            let next = Instant::from_std(next);
-            if self.timer.is_elapsed() || next < self.timer.deadline() {
-                self.timer.as_mut().reset(next);
-                let waker = self.own.waker().clone();
-                if self.timer.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                    self.own.wake();
-                }
+        let session = self.session.poll_timeout().map(Instant::from_std);
+        let place = self.place.as_ref().map(Place::next_look);
+        if let Some(next) = session.into_iter().chain(place).min()
+            && (self.timer.is_elapsed() || next < self.timer.deadline())
+        {
+            self.timer.as_mut().reset(next);
+            let waker = self.own.waker().clone();
+            if self.timer.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                self.own.wake();
             }
         }
     }

@@ -30,7 +30,7 @@ use crate::{
     session::{CloseReason, MAX_PACKET},
     wire::{
         Code,
-        frame::{FrameKind, PacketReader},
+        frame::{Frame, FrameKind, PacketReader},
         http_carrier::leading_carrier,
         v1::{HttpOpen, HttpPoll, HttpUp},
     },
@@ -117,14 +117,14 @@ async fn open(
         let text = "the proxy is shutting down";
         return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, Code::UNAVAILABLE, "draining", text));
     }
-    let place = super::admit(edge, conn).map_err(|reason| {
-        // Counted already.
-        refusal(StatusCode::TOO_MANY_REQUESTS, reason.code, reason.label, reason.message)
-    })?;
+    let place = super::admit(edge, conn).map_err(crowded)?;
+    let hello = Hello::of(&packet);
+    if place.1 && hello == Hello::New {
+        return Err(crowded(super::too_many_sockets(edge)));
+    }
     let begun = super::begin(edge)?;
     let name = edge.sessions.new_token().map_err(super::no_random_numbers)?;
-    let alone = is_alone(&packet);
-    let (line, opening) = Line::new(name, origin_of(&head.headers), poll, packet, !alone);
+    let (line, opening) = Line::new(name, origin_of(&head.headers), poll, packet, hello == Hello::Crowd);
     let line = Arc::new(line);
     let Some(listing) = edge.sessions.http.enter(&line) else {
         return Err(Rejection::internal("a carrier's name leads nowhere"));
@@ -141,12 +141,28 @@ async fn open(
     wait(&line, opening, patience).await
 }
 
-/// Whether a packet has one frame, or none that can be read; the session says what is wrong with that.
-fn is_alone(packet: &Bytes) -> bool {
-    let mut frames = PacketReader::new(packet.clone());
-    match frames.next() {
-        Ok(Some(frame)) if matches!(frame.kind, FrameKind::Hello(_)) => matches!(frames.next(), Ok(None)),
-        _ => true,
+/// What the first packet of a carrier is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hello {
+    /// Hello of a new session.
+    New,
+    /// Hello that asks for a session.
+    Resumes,
+    /// There is more in it than Hello.
+    Crowd,
+    /// There is no Hello in it; the session says what is wrong with that.
+    None,
+}
+
+impl Hello {
+    fn of(packet: &Bytes) -> Self {
+        let mut frames = PacketReader::new(packet.clone());
+        let Ok(Some(Frame { kind: FrameKind::Hello(hello), .. })) = frames.next() else { return Self::None };
+        match frames.next() {
+            Ok(None) if hello.resume_token.is_empty() => Self::New,
+            Ok(None) => Self::Resumes,
+            Ok(Some(_)) | Err(_) => Self::Crowd,
+        }
     }
 }
 
@@ -203,6 +219,7 @@ async fn down(edge: &Edge, head: &Parts, body: Bytes) -> Result<Response<Body>, 
     match line.ask(number) {
         Asked::Answer(bytes) => Ok(complete(bytes)),
         Asked::Waits(answer) => wait(&line, answer, asked).await,
+        Asked::Old => Ok(nothing()),
         Asked::Gap => Err(conflict("another number was due: polls are numbered 1, 2, 3, … without gaps")),
     }
 }
@@ -247,6 +264,11 @@ fn nothing() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
+}
+
+/// Counted already.
+fn crowded(reason: CloseReason) -> Rejection {
+    refusal(StatusCode::TOO_MANY_REQUESTS, reason.code, reason.label, reason.message)
 }
 
 fn refusal(http: StatusCode, code: Code, reason: &'static str, message: impl Into<String>) -> Rejection {

@@ -30,7 +30,7 @@ use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets};
+use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets, json};
 use crate::{
     session::{self, CloseReason, MAX_PACKET, Session, Side},
     wire::Code,
@@ -74,11 +74,29 @@ pub(crate) fn upgrade(
                 grpc_websockets::serve(edge_, conn, socket, path, principal.into_upgrade_headers()).await;
             });
         }
+        Subprotocol::Json => {
+            let uri = request.uri().clone();
+            edge.drain.tasks.spawn(async move {
+                let Ok(upgraded) = upgraded.await else { return };
+                let socket = socket(upgraded, json::max_message(&edge_, uri.path()));
+                json::serve(
+                    edge_,
+                    conn,
+                    socket,
+                    uri.path().into(),
+                    uri.query(),
+                    principal.into_upgrade_headers(),
+                )
+                .await;
+            });
+        }
     }
 
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, handshake.name);
+    if let Some(name) = handshake.name {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
     if let Some(accept) = handshake.accept {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -95,14 +113,22 @@ fn socket(upgraded: Upgraded, max_message: usize) -> Socket {
     }
 }
 
-/// A place among the address's sockets, or why there is none.
-fn admit(edge: &Edge, conn: &ConnInfo) -> Result<AddressPermit, CloseReason> {
-    edge.addresses.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
-        let limit = edge.settings.limits.sockets_per_address;
-        edge.metrics.refused("sockets_per_address");
-        let text = format!("this address has {limit} open sockets, which is the limit");
-        CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
-    })
+/// A place among the address's sockets, or why there is none. True: it has as many sockets as it may, and this one is
+/// only for a client that comes back; the proxy may not have noticed yet that its old socket is dead.
+fn admit(edge: &Edge, conn: &ConnInfo) -> Result<(AddressPermit, bool), CloseReason> {
+    let (address, limit) = (conn.peer.ip(), edge.settings.limits.sockets_per_address);
+    let crowded = if edge.settings.session.resume.is_zero() { limit } else { limit.saturating_mul(2) };
+    let place = edge.addresses.enter(address, limit).map(|place| (place, false));
+    place
+        .or_else(|| edge.addresses.enter(address, crowded).map(|place| (place, true)))
+        .ok_or_else(|| too_many_sockets(edge))
+}
+
+fn too_many_sockets(edge: &Edge) -> CloseReason {
+    let limit = edge.settings.limits.sockets_per_address;
+    edge.metrics.refused("sockets_per_address");
+    let text = format!("this address has {limit} open sockets, which is the limit");
+    CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
 }
 
 /// A session that has a carrier and nothing else yet.

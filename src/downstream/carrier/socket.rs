@@ -73,8 +73,8 @@ impl CarrierIo {
 pub(in crate::downstream) enum Incoming {
     /// A binary message: one packet.
     Packet(Bytes),
-    /// A text message, which the protocol does not have.
-    Text,
+    /// A text message. Nobody has looked whether it is UTF-8.
+    Text(Bytes),
     /// A ping or pong: the peer lives.
     Alive,
     /// The peer said that it goes. Its close code, if it gave one.
@@ -137,7 +137,7 @@ impl Socket {
     fn received(&mut self, cx: &mut Context<'_>, message: Message) -> Incoming {
         match message {
             Message::Binary(packet) => Incoming::Packet(packet),
-            Message::Text => Incoming::Text,
+            Message::Text(text) => Incoming::Text(text),
             Message::Pong => Incoming::Alive,
             Message::Ping(payload) => {
                 // What cannot be written now is written with the next flush. The driver reads only so many messages
@@ -174,8 +174,17 @@ impl Socket {
     /// Writes a packet that stands in `packet` behind [`HEADER_MAX`] bytes of room for the frame's header, and clears
     /// `packet`. Only when `poll_flush` has said ready since the last.
     pub(in crate::downstream) fn send(&mut self, cx: &mut Context<'_>, packet: &mut BytesMut) {
+        self.send_as(Opcode::Binary, cx, packet);
+    }
+
+    /// The same as a text message; what stands in `text` must be UTF-8.
+    pub(in crate::downstream) fn send_text(&mut self, cx: &mut Context<'_>, text: &mut BytesMut) {
+        self.send_as(Opcode::Text, cx, text);
+    }
+
+    fn send_as(&mut self, opcode: Opcode, cx: &mut Context<'_>, packet: &mut BytesMut) {
         if let Some((room, payload)) = packet.split_first_chunk_mut::<HEADER_MAX>() {
-            let start = write_header(Opcode::Binary, payload.len(), room);
+            let start = write_header(opcode, payload.len(), room);
             self.write(cx, &packet[start..]);
         }
         packet.clear();
@@ -251,7 +260,7 @@ impl Socket {
         loop {
             match ready!(self.poll_read(cx)) {
                 Incoming::Closed(_) | Incoming::Broken(_) => return Poll::Ready(()),
-                Incoming::Packet(_) | Incoming::Text | Incoming::Alive => {}
+                Incoming::Packet(_) | Incoming::Text(_) | Incoming::Alive => {}
             }
         }
     }

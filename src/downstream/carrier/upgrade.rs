@@ -2,10 +2,13 @@
 //! same for sessions and for the dialects in which a socket carries gRPC messages.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
+use http::{HeaderValue, Request, StatusCode, Version, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::{downstream::Rejection, wire::grpc_websockets};
+use crate::{
+    downstream::{Rejection, request_kind::is_own, route::split},
+    wire::grpc_websockets,
+};
 
 /// The subprotocol of binary sessions.
 pub const SUBPROTOCOL: &str = "bidiway.v1";
@@ -19,6 +22,8 @@ pub(crate) enum Subprotocol {
     GrpcWebSockets,
     /// `grpc-websockets-multiplex`: many calls.
     GrpcWebSocketsMultiplex,
+    /// None: one call in JSON, of the method that is the path.
+    Json,
 }
 
 /// What a valid handshake is answered with.
@@ -26,8 +31,8 @@ pub(crate) enum Subprotocol {
 pub(super) struct Handshake {
     /// What was chosen of what the client offers.
     pub(super) subprotocol: Subprotocol,
-    /// `sec-websocket-protocol`: its name, as the client wrote it.
-    pub(super) name: HeaderValue,
+    /// `sec-websocket-protocol`: its name, as the client wrote it; `None`: it offered none.
+    pub(super) name: Option<HeaderValue>,
     /// `sec-websocket-accept`; HTTP/1.1 only.
     pub(super) accept: Option<HeaderValue>,
 }
@@ -41,11 +46,12 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<Handshake, Rejection> {
             "only WebSocket version 13 (RFC 6455) is spoken here; send `sec-websocket-version: 13`",
         ));
     }
-    let Some((subprotocol, name)) = choose(headers) else {
+    let Some((subprotocol, name)) = choose(request) else {
         return Err(Rejection::handshake(
             StatusCode::BAD_REQUEST,
             "no subprotocol that is spoken here was offered; open the WebSocket with \"bidiway.v1\" (or, for gRPC \
-             clients of their own, \"grpc-websockets\" or \"grpc-websockets-multiplex\")",
+             clients of their own, \"grpc-websockets\" or \"grpc-websockets-multiplex\"; or, for a call in JSON, \
+             with none at /package.Service/Method)",
         ));
     };
     if request.version() == Version::HTTP_2 {
@@ -63,8 +69,14 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<Handshake, Rejection> {
 }
 
 /// The first of our subprotocols that is among those offered, in one header or several, and how the client wrote it.
+/// Who offers none wants a call in JSON, if the path is a method.
 /// A session's name is compared as it is: RFC 6455 does not fold its case. The others were always read in any case.
-fn choose(headers: &HeaderMap) -> Option<(Subprotocol, HeaderValue)> {
+fn choose<B>(request: &Request<B>) -> Option<(Subprotocol, Option<HeaderValue>)> {
+    let headers = request.headers();
+    if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        let path = request.uri().path();
+        return (!is_own(path) && split(path).is_some()).then_some((Subprotocol::Json, None));
+    }
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
     let offered: Vec<&str> = values
         .filter_map(|value| value.to_str().ok())
@@ -74,7 +86,7 @@ fn choose(headers: &HeaderMap) -> Option<(Subprotocol, HeaderValue)> {
     let any_case = |name: &'static str| move |token: &str| token.eq_ignore_ascii_case(name);
     let find = |subprotocol, is: &dyn Fn(&str) -> bool| {
         let token = offered.iter().find(|token| is(token))?;
-        Some((subprotocol, HeaderValue::from_str(token).ok()?))
+        Some((subprotocol, Some(HeaderValue::from_str(token).ok()?)))
     };
     find(Subprotocol::Session, &|token| token == SUBPROTOCOL)
         .or_else(|| {
@@ -135,7 +147,7 @@ mod tests {
             let request = request().header("sec-websocket-protocol", offer).body(()).unwrap();
             let handshake = check(&request).unwrap();
             assert_eq!(
-                (handshake.subprotocol, handshake.name.to_str().unwrap()),
+                (handshake.subprotocol, handshake.name.unwrap().to_str().unwrap()),
                 (subprotocol, name),
                 "{offer}"
             );

@@ -74,7 +74,7 @@ impl Carrier {
         HttpWire::new(Requests::new(self, self.port(edge), HeaderMap::new()), polls)
     }
 
-    /// A WebSocket at a path, with a subprotocol and further headers.
+    /// A WebSocket at a path, with a subprotocol (or "": none) and further headers.
     pub(crate) async fn websocket(
         self,
         address: SocketAddr,
@@ -98,7 +98,8 @@ impl Carrier {
         io.write_all(handshake_at(address, path, subprotocol, headers).as_bytes()).await.unwrap();
         let head = head(&mut io).await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        assert!(head.contains(&format!("sec-websocket-protocol: {subprotocol}\r\n")), "{head}");
+        let chosen = head.lines().find_map(|line| line.strip_prefix("sec-websocket-protocol: "));
+        assert_eq!(chosen.unwrap_or_default(), subprotocol, "{head}");
         WebSocketStream::from_raw_socket(io, Role::Client, None).await
     }
 }
@@ -131,11 +132,14 @@ pub(crate) fn handshake(address: SocketAddr) -> String {
 }
 
 fn handshake_at(address: SocketAddr, path: &str, subprotocol: &str, headers: &[(&str, &str)]) -> String {
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let mut headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    if !subprotocol.is_empty() {
+        headers.push_str(&format!("sec-websocket-protocol: {subprotocol}\r\n"));
+    }
     format!(
         "GET {path} HTTP/1.1\r\nhost: {address}\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         sec-websocket-protocol: {subprotocol}\r\n{headers}\r\n"
+         {headers}\r\n"
     )
 }
 
@@ -214,8 +218,10 @@ impl Http2 {
         let mut request = Request::builder()
             .method(Method::CONNECT)
             .uri(format!("{}{path}", self.origin))
-            .header("sec-websocket-version", "13")
-            .header("sec-websocket-protocol", subprotocol);
+            .header("sec-websocket-version", "13");
+        if !subprotocol.is_empty() {
+            request = request.header("sec-websocket-protocol", subprotocol);
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -227,7 +233,8 @@ impl Http2 {
         }
         let response = response.await.unwrap();
         assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["sec-websocket-protocol"], subprotocol);
+        let chosen = response.headers().get("sec-websocket-protocol");
+        assert_eq!(chosen.map_or("", |value| value.to_str().unwrap()), subprotocol);
         assert!(!response.headers().contains_key("sec-websocket-accept"), "RFC 8441, section 5");
         StreamIo { send, receive: response.into_body(), read: Bytes::new() }
     }

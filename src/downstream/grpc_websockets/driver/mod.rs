@@ -260,7 +260,9 @@ impl Driver {
             self.heard = now;
             match incoming {
                 Incoming::Packet(message) => self.message(message, now),
-                Incoming::Text => self.breach(1003, "a text message; this dialect has binary messages only"),
+                Incoming::Text(_) => {
+                    self.breach(1003, "a text message; this dialect has binary messages only")
+                }
                 Incoming::Alive => self.answers_while_blocked += usize::from(self.blocked.is_some()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
