@@ -4,7 +4,7 @@
 import { join, write } from "./frame.js";
 import { openHttp } from "./http.js";
 import { timer } from "./promise.js";
-import { CLOSE_CODES, FRAME, HELLO, LOST, VERSION } from "./protocol.js";
+import { CLOSE_CODES, FRAME, HEALTHY_MS, HELLO, LOST, VERSION } from "./protocol.js";
 import { drop, openWebSocket } from "./websocket.js";
 
 /** @typedef {import("./websocket.js").Carrier} Carrier */
@@ -19,7 +19,7 @@ const DOUBT_MS = 60_000;
 
 /** @type {{ [url: string]: { kind: Kind, until: number } | undefined }} what to begin with, where there is no sessionStorage */
 const choices = {};
-/** @type {{ [url: string]: number }} attempts since a WebSocket has worked, by URLs for which one has */
+/** @type {{ [url: string]: number }} WebSockets that failed or died early since one was healthy, by URLs where one has worked */
 const worked = {};
 
 /** @param {string} url */
@@ -63,6 +63,7 @@ export function openEither(target, Socket, fetch) {
   let first;
   let decided = false;
   let held = false;
+  let healthyAt = Infinity;
   const known = recall(url);
   /** @type {Kind[]} what to try */
   const kinds = fetch && known?.until > Date.now() ? [known.kind] : ["websocket"];
@@ -88,7 +89,8 @@ export function openEither(target, Socket, fetch) {
         decided = true;
         first = undefined;
         patience();
-        if (socket) worked[url] = 0;
+        if (socket) worked[url] ??= 0;
+        healthyAt = Date.now() + HEALTHY_MS;
         const until = remember(url, kind);
         if (!socket) patience(until - Date.now(), probe);
       }
@@ -102,16 +104,21 @@ export function openEither(target, Socket, fetch) {
     patience();
     drop(scout, 1000);
     if (held) remember(url, "poll");
+    let blocked = false;
+    // What the proxy says itself is an answer.
+    if (kind === "websocket" && fetch && event.code > 1001 && event.code < 1012) {
+      // Where WebSockets have worked, one failure says little. But some are let live for a moment only, again and again.
+      if (Date.now() >= healthyAt) worked[url] = 0;
+      else blocked = !(url in worked && ++worked[url] < 2);
+    }
     if (!decided) {
-      // One failure where WebSockets have worked says little. What the proxy says itself is an answer.
-      const blocked = kind === "websocket" && fetch && event.code > 1001 && event.code < 1012 && !(url in worked && worked[url]++ < 1);
       if (blocked || (held && kind === "http")) {
         kinds[0] = blocked ? "http" : "poll";
         held = false;
         return open();
       }
       remember(url, "websocket");
-    }
+    } else if (blocked) remember(url, "http");
     carrier.onclose?.(event);
   };
 

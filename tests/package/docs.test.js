@@ -66,6 +66,7 @@ const OTHERS = {
   "README.md": ['import { Chat } from "./gen/demo/v1/demo_pb"; declare const messages: AsyncIterable<{ text: string }>;'],
   "shim/README.md": [
     'import { Chat } from "./gen/demo/v1/demo_pb"; declare const outgoing: AsyncIterable<{ text: string }>, signal: AbortSignal, show: (message: unknown) => void;',
+    'declare function login(): Promise<{ token: string; expiresAt: number }>;',
     'import type { Channel } from "bidiway"; declare const channel: Channel, bytes: Uint8Array, signal: AbortSignal, show: (message: unknown) => void;',
     'import { createChannel } from "bidiway";',
   ],
