@@ -36,8 +36,8 @@ export function openHttp(url, fetch, poll, heldBack) {
   const target = new URL(url, globalThis.location?.href);
   target.protocol = target.protocol.replace("ws", "http");
   const patience = timer();
-  /** Ends with the carrier, and with it every request. */
-  const life = new AbortController();
+  /** @type {{ [path: string]: AbortController }} for the request under way on each path */
+  const requests = {};
   /** @type {Uint8Array | undefined} the name of the carrier */
   let name;
   let closed = false;
@@ -51,10 +51,18 @@ export function openHttp(url, fetch, poll, heldBack) {
   /**
    * @param {"open" | "up" | "down"} path
    * @param {Fields} body
-   * @param {RequestInit} [more]
+   * @param {boolean} [keepalive]
    */
-  const post = (path, body, more) =>
-    fetch(new URL(`http/${path}`, target).href, { method: "POST", body: write(body), cache: "no-store", signal: life.signal, ...more });
+  const post = (path, body, keepalive) => {
+    // One that got no answer.
+    requests[path]?.abort();
+    const { signal } = (requests[path] = new AbortController());
+    return fetch(new URL(`http/${path}`, target).href, { method: "POST", body: write(body), cache: "no-store", signal, keepalive });
+  };
+
+  const abort = () => {
+    for (const request of Object.values(requests)) request.abort();
+  };
 
   /**
    * @param {number} code
@@ -63,7 +71,7 @@ export function openHttp(url, fetch, poll, heldBack) {
   const end = (code, reason) => {
     if (closed) return;
     stop();
-    life.abort();
+    abort();
     carrier.onclose?.({ code, reason });
   };
 
@@ -198,8 +206,7 @@ export function openHttp(url, fetch, poll, heldBack) {
       if (closed) return;
       stop();
       // First the word, then the rest: a response that just breaks would be a lost carrier.
-      const abort = () => life.abort();
-      if (name) post("up", [0x0a, name, 0x22, [0x08, code, 0x12, reason]], { keepalive: true, signal: null }).then(abort, abort);
+      if (name) post("up", [0x0a, name, 0x22, [0x08, code, 0x12, reason]], true).then(abort, abort);
       else abort();
     },
   };

@@ -7,7 +7,7 @@ import { connect, createServer } from "node:net";
  * @param {string} origin the proxy's
  * @returns what stands before it, and what can be done to it:
  *   - `origin`: for the clients;
- *   - `cut(how)`: ends every connection: `"reset"`, or `"end"` in an orderly way;
+ *   - `cut(how)`: ends every connection: `"reset"`, or `"end"` in an orderly way; how many of them were in use;
  *   - `sockets`: `"pass"`, or what happens to WebSockets: `"refuse"` (a 403 of its own), `"kill"` (just after the 101),
  *     `"swallow"` (nothing passes after the handshake);
  *   - `hold`: responses with bodies that stream are held back until they are complete;
@@ -16,11 +16,11 @@ import { connect, createServer } from "node:net";
 export async function startMiddlebox(origin) {
   const { hostname, port } = new URL(origin);
   const open = new Set();
-  const box = { sockets: "pass", hold: false, drop: false, cuts: 0, requests: [] };
+  const box = { sockets: "pass", hold: false, drop: false, requests: [] };
   const server = createServer((client) => {
     if (box.drop) return void client.resetAndDestroy();
     const upstream = connect(Number(port), hostname);
-    const pair = { client, upstream };
+    const pair = { client, upstream, used: false };
     open.add(pair);
     let upgrade = false;
     let swallowed = false;
@@ -47,6 +47,7 @@ export async function startMiddlebox(origin) {
     });
     upstream.on("data", (data) => {
       if (swallowed) return;
+      pair.used = true;
       const head = data.toString("latin1");
       if (box.hold && /^HTTP\/1\.1 200[^]*\r\ntransfer-encoding: *chunked/i.test(head)) held = [];
       if (held) return void held.push(data);
@@ -60,8 +61,10 @@ export async function startMiddlebox(origin) {
   return Object.assign(box, {
     origin: `http://127.0.0.1:${server.address().port}`,
     cut(how = "reset") {
-      box.cuts += open.size;
-      for (const { client, upstream } of open) {
+      const used = [...open].filter((pair) => pair.used).length;
+      for (const pair of open) {
+        const { client, upstream } = pair;
+        pair.used = false;
         if (how === "end") {
           client.end();
           upstream.end();
@@ -70,8 +73,8 @@ export async function startMiddlebox(origin) {
           upstream.resetAndDestroy();
         }
       }
+      return used;
     },
-    connections: () => open.size,
     stop() {
       box.cut();
       server.close();

@@ -26,6 +26,8 @@ mod session_calls;
 mod session_carriers;
 mod session_http;
 mod session_http2;
+mod session_http_faults;
+mod session_http_refusals;
 mod session_json;
 mod session_middlebox;
 mod session_refusals;
