@@ -10,6 +10,8 @@ const CORE = "./index.js";
 const BUDGETS = [
   // docs/decisions/0004 tells where they go.
   { entry: "index.js", bytes: 5 * 1024, external: [] },
+  // The core, and what keeps sessions and gets through.
+  { entry: "durable.js", bytes: 8.5 * 1024, external: [] },
   // What an adapter adds to the core.
   { entry: "connect.js", bytes: 1.6 * 1024, external: ["@connectrpc/*", "@bufbuild/*"] },
   { entry: "connect-json.js", bytes: 0.3 * 1024, external: ["@bufbuild/*"] },

@@ -4,7 +4,7 @@ import { createCall } from "./call.js";
 import { toMetadata } from "./metadata.js";
 import { quiet, timer } from "./promise.js";
 import {
-  CANCELLED, CLOSE_CODES, DEADLINE_EXCEEDED, FAILED_PRECONDITION, INVALID_ARGUMENT, PERMISSION_DENIED,
+  CANCELLED, CLOSE_CODES, DEADLINE_EXCEEDED, FAILED_PRECONDITION, INITIAL_STREAMS, INVALID_ARGUMENT, PERMISSION_DENIED,
   RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED,
 } from "./protocol.js";
 import { createSession } from "./session.js";
@@ -62,8 +62,15 @@ import { openWebSocket } from "./websocket.js";
  */
 
 /**
+ * @typedef {(url: string | URL, WebSocket: import("./websocket.js").WebSocketClass, session: import("./session.js").Session) =>
+ *   import("./websocket.js").Carrier} OpenCarrier
+ */
+
+/**
  * A channel to a Bidiway proxy. It connects when the first call needs it.
  * @param {ChannelOptions} [options]
+ * @param {OpenCarrier} [openCarrier] for `bidiway/durable`, as what follows
+ * @param {number} [streams] how many may be opened before Welcome
  * @returns {Channel}
  */
 export function createChannel({
@@ -76,7 +83,7 @@ export function createChannel({
   maxQueuedBytes = 2 ** 24,
   backoff: { baseMs = 250, maxMs = 20_000 } = {},
   streamCredit = 2 ** 18,
-} = {}) {
+} = {}, openCarrier = openWebSocket, streams = INITIAL_STREAMS) {
   const { document } = globalThis;
   /** @type {ChannelState} */
   let state = "idle";
@@ -141,8 +148,10 @@ export function createChannel({
     let code = UNAVAILABLE;
     const mine = (session = createSession(
       streamCredit,
-      () => {
+      streams,
+      (error) => {
         if (mine !== session) return;
+        if (error) setState("reconnecting", error);
         if (mine.healthyAt) {
           setState("ready");
           next(idleTimeoutMs, () => {
@@ -177,7 +186,7 @@ export function createChannel({
       if (mine !== session) return;
       code = INVALID_ARGUMENT;
       if (!WebSocket) throw new TypeError("no WebSocket: hand one in, createChannel({ WebSocket })");
-      mine.start(toMetadata(entries), openWebSocket(target, WebSocket));
+      mine.start(toMetadata(entries), openCarrier(target, WebSocket, mine));
     } catch (cause) {
       mine.close(cause instanceof BidiwayError ? cause : clientError(code, `${cause}`, { cause }));
     }

@@ -1,10 +1,12 @@
-// `bidiway/debug`: every frame of a channel, for people. Apart from the core, so that only those who look pay for it.
+// `bidiway/debug`: the calls and every frame of a channel, for people. Apart from the core, so that only those who look pay for it.
 
 import { read, readMetadata, number, text } from "./frame.js";
 import {
-  ACK, CANCEL, CREDIT, DATA, FRAME, GO_AWAY, HALF_CLOSE, HEADERS, HELLO, LAST, OPEN, PING, PONG, REMAINING, STREAM,
-  TRAILERS, WELCOME,
+  ACK, CANCEL, CREDIT, DATA, FRAME, GO_AWAY, HALF_CLOSE, HEADERS, HELLO, LAST, OPEN, PING, PONG, REFRESH, REMAINING,
+  STREAM, TRAILERS, WELCOME,
 } from "./protocol.js";
+
+export { logCalls } from "./log.js";
 
 /** @typedef {Record<string, unknown>} Frame a frame in the words of the proto; only those of its fields that are there */
 /** @typedef {(bytes: Uint8Array) => unknown} Decode */
@@ -33,6 +35,7 @@ const withMetadata = (tag, table = {}) => (/** @type {Uint8Array} */ bytes) => (
 
 /** @type {Decode} */
 const raw = (bytes) => bytes;
+const secret = () => "(secret)";
 /** 64 bits do not fit a JavaScript number. */
 const wide = (/** @type {Uint8Array} */ varint) => varint.reduceRight((sum, byte) => sum * 128n + BigInt(byte & 127), 0n);
 
@@ -50,16 +53,29 @@ const decodeFrame = message({
   [ACK]: ["ack", number],
   [PING]: ["ping", wide],
   [PONG]: ["pong", wide],
-  [HELLO]: ["hello", withMetadata(0x22, { 0x28: ["streamCredit", number], 0x32: ["agent", text] })],
+  // Tokens are secrets, and belong into no log.
+  [HELLO]: [
+    "hello",
+    withMetadata(0x22, {
+      0x12: ["resumeToken", secret], 0x18: ["received", number], 0x28: ["streamCredit", number], 0x32: ["agent", text],
+      0x38: ["resumable", (varint) => !!number(varint)],
+    }),
+  ],
   [WELCOME]: [
     "welcome",
     message({
       0x08: ["version", number],
       0x12: ["sessionId", text],
+      0x1a: ["resumeToken", secret],
+      0x20: ["resumed", (varint) => !!number(varint)],
+      0x28: ["received", number],
       0x32: ["limits", message({ 0x08: ["maxMessage", number], 0x10: ["maxStreams", number], 0x18: ["streamCredit", number], 0x20: ["maxMetadata", number] })],
       0x38: ["pingIntervalMs", number],
+      0x40: ["resumeGraceMs", number],
+      0x48: ["resumeFailure", number],
     }),
   ],
+  [REFRESH]: ["refresh", withMetadata(0x0a)],
   [GO_AWAY]: ["goAway", message({ 0x08: ["lastStream", number], 0x10: ["code", number], 0x1a: ["message", text], 0x20: ["reconnectDelayMs", number] })],
 });
 

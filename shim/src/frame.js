@@ -73,7 +73,7 @@ const varint = (value) => (value > 127 ? [(value % 128) | 128, ...varint(Math.fl
 
 /**
  * @param {Fields} fields those that are `undefined` or 0 are left out
- * @returns {Uint8Array}
+ * @returns {Uint8Array<ArrayBuffer>}
  */
 export const write = (fields) =>
   join(

@@ -2,8 +2,8 @@
 
 import { Metadata } from "nice-grpc-web";
 import { frame, openCall, toTrailers, unframe } from "./grpc.js";
+import { pump } from "./pump.js";
 
-/** @typedef {import("./call.js").Call} Call */
 /** @typedef {import("./channel.js").Channel} Channel */
 /** @typedef {import("nice-grpc-web").Channel["transport"]} Transport */
 
@@ -20,10 +20,7 @@ export function createTransport(channel) {
     /** @type {unknown} */
     let failure;
     // Many services answer only after the first message: sending does not wait for headers.
-    send(call, body).catch((error) => {
-      failure = error;
-      call.cancel(error);
-    });
+    pump(body, call, (framed) => call.send(unframe(framed)), (error) => (failure = error));
     try {
       yield { type: "header", header: toNice(await call.headers) };
       for (;;) {
@@ -35,34 +32,13 @@ export function createTransport(channel) {
       const status = await call.status;
       if (signal.aborted) throw new DOMException("The call was aborted", "AbortError");
       // A thrown error would become UNKNOWN, whatever it says; so would a code that the library does not know.
-      const { code, message } = failure ? { code: 13, message: `${failure}` } : status;
+      // What fails when the call has its end already does not hide that.
+      const { code, message } = failure && status.cause === failure ? { code: 13, message: `${failure}` } : status;
       yield { type: "trailer", trailer: toNice(toTrailers({ ...status, code: code > 16 ? 2 : code, message })) };
     } finally {
       call.cancel();
     }
   };
-}
-
-/**
- * Sends what the library produces, until either side is done.
- * @param {Call} call
- * @param {AsyncIterable<Uint8Array>} body
- */
-async function send(call, body) {
-  let over = false;
-  const messages = body[Symbol.asyncIterator]();
-  call.status.then(() => {
-    over = true;
-    // Lets the application's generator run its `finally`; what it throws there is nobody's business any more.
-    messages.return?.().catch(() => {});
-  });
-  for (;;) {
-    const { done, value } = await messages.next();
-    if (over) return;
-    if (done) return call.halfClose();
-    // What is not sent is not sent because the call is over, and the call's status tells why.
-    await call.send(unframe(value)).catch(() => {});
-  }
 }
 
 /** @param {import("./metadata.js").Metadata} entries */

@@ -21,6 +21,7 @@ export const PONG = 0x68;
 export const HELLO = 0x72;
 export const WELCOME = 0x7a;
 export const GO_AWAY = 0x82;
+export const REFRESH = 0x8a;
 /** The frames of a Packet. */
 export const FRAME = 0x0a;
 
@@ -62,3 +63,5 @@ export const UNAVAILABLE = 14;
 export const UNAUTHENTICATED = 16;
 /** The smallest close code that stands for a status: 4000 + the status code. */
 export const CLOSE_CODES = 4000;
+/** The close code that loses a connection and not its session. */
+export const LOST = 4014;

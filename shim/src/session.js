@@ -3,7 +3,8 @@
 import { join, metadataFields, number, read, text, write } from "./frame.js";
 import { timer } from "./promise.js";
 import {
-  ACK, ACK_BYTES, ACK_FRAMES, CANCEL, CLOSE_CODES, DRAIN_POLL_MS, FRAME, HEALTHY_MS, HELLO, INITIAL_CREDIT, INITIAL_STREAMS, INTERNAL, INVALID_ARGUMENT, MAX_BUFFERED, PACKET_TARGET, PING, PONG, PROBE_MS, STREAM, UNAUTHENTICATED, UNAVAILABLE, UNKNOWN, VERSION,
+  ACK, CANCEL, CLOSE_CODES, DRAIN_POLL_MS, FRAME, HEALTHY_MS, HELLO, INITIAL_CREDIT, INTERNAL, INVALID_ARGUMENT,
+  MAX_BUFFERED, PACKET_TARGET, PING, PONG, PROBE_MS, STREAM, UNAUTHENTICATED, UNAVAILABLE, UNKNOWN, VERSION,
 } from "./protocol.js";
 import { clientError } from "./status.js";
 
@@ -24,20 +25,24 @@ import { clientError } from "./status.js";
  * @property {(...frame: Fields) => void} send a frame that waits for nothing
  * @property {(call: InnerCall) => void} wake the call may have something to send
  * @property {(call: InnerCall, id: number) => void} release the call has ended
- * @property {(error?: BidiwayError, closeCode?: number) => void} close ends the session and its calls
+ * @property {(error?: BidiwayError, closeCode?: number) => void} close ends the session and its calls, unless the
+ *   carrier has a better idea
+ * @property {(error: BidiwayError) => void} pause the carrier has lost its connection and looks for another one: until it
+ *   brings another Welcome, there are no new streams, and silence means nothing
  * @property {() => void} probe asks the proxy for a sign of life, when there was none for a while
  */
 
 /**
  * A session that waits for its carrier.
  * @param {number} window
- * @param {() => void} freed the session was opened or welcomed, or a call has ended
+ * @param {number} streams how many may be opened before Welcome tells how many the proxy allows
+ * @param {(error?: BidiwayError) => void} freed the session was opened or welcomed, or a call has ended; or it is paused
  * @param {(delayMs: number, error: BidiwayError | undefined, carried: number, again: InnerCall[]) => void} left
  *   the session takes no new calls, and is over if there is an error, which ended so many calls; `again` were not
  *   processed and wait for another session
  * @returns {Session}
  */
-export function createSession(window, freed, left) {
+export function createSession(window, streams, freed, left) {
   /** @type {Session["calls"]} */
   const calls = new Map();
   /** @type {Set<InnerCall>} those that may have something to send, in turn */
@@ -51,7 +56,6 @@ export function createSession(window, freed, left) {
   /** None before there is a carrier. */
   let maxStreams = 0;
   let pingIntervalMs = Infinity;
-  let resumable = false;
   let lastId = 0;
   /** The last stream whose Open was handed to the carrier. */
   let lastSent = 0;
@@ -60,9 +64,6 @@ export function createSession(window, freed, left) {
   let packetSize = 0;
   let scheduled = false;
   let heardAt = Date.now();
-  let received = 0;
-  let acked = 0;
-  let unackedBytes = 0;
 
   // Sending.
 
@@ -153,13 +154,6 @@ export function createSession(window, freed, left) {
     silence(PROBE_MS, () => session.close(clientError(UNAVAILABLE, "nothing was heard of the proxy"), CLOSE_CODES + UNAVAILABLE));
   };
 
-  const ack = () => {
-    if (!resumable) return;
-    acked = received;
-    unackedBytes = 0;
-    send(ACK, received);
-  };
-
   /** @param {Uint8Array} bytes */
   const handle = (bytes) => {
     const frame = read(bytes);
@@ -167,25 +161,22 @@ export function createSession(window, freed, left) {
     const id = number(stream);
     if (!session.healthyAt !== !!welcome) throw new RangeError("first_not_welcome");
     if (id) {
-      received++;
       if (id > lastId) throw new RangeError("stream_unknown");
       // Frames for a stream that has just been given up are normal.
       calls.get(id)?.handle(frame);
     } else if (welcome) {
-      const { 0x08: version, 0x1a: token, 0x32: limits, 0x38: interval } = read(welcome);
+      const { 0x08: version, 0x32: limits, 0x38: interval } = read(welcome);
       const { 0x10: max, 0x18: credit } = read(limits);
       if (number(version) !== VERSION) throw new RangeError("version_not_offered");
       session.healthyAt = Date.now() + HEALTHY_MS;
       maxStreams = number(max) || Infinity;
       session.credit = Math.max(INITIAL_CREDIT, number(credit));
-      resumable = !!token?.length;
       pingIntervalMs = number(interval) || Infinity;
       calls.forEach(session.wake);
       listen();
       freed();
     } else if (ping) {
       send(PONG, ping);
-      ack();
     } else if (goAway) {
       const { 0x08: last, 0x10: code, 0x1a: message, 0x20: delayMs } = read(goAway);
       const error = clientError(number(code) || UNAVAILABLE, text(message), { origin: "proxy" });
@@ -207,7 +198,7 @@ export function createSession(window, freed, left) {
     start(metadata, socket) {
       carrier = socket;
       carrier.onopen = () => {
-        maxStreams = INITIAL_STREAMS;
+        maxStreams = streams;
         send(HELLO, [0x0a, new Uint8Array([VERSION]), ...metadataFields(0x22, metadata), 0x28, window, 0x32, "bidiway-js/0.1.0"]);
         freed();
       };
@@ -216,9 +207,7 @@ export function createSession(window, freed, left) {
         try {
           if (!(data instanceof ArrayBuffer)) throw new RangeError("text");
           listen();
-          unackedBytes += data.byteLength;
           read(new Uint8Array(data), FRAME).list.forEach((frame) => closed || handle(frame));
-          if (received - acked >= ACK_FRAMES || unackedBytes >= ACK_BYTES) ack();
         } catch (cause) {
           session.close(
             clientError(INTERNAL, `the proxy broke the protocol: ${/** @type {Error} */ (cause).message}`, { cause }),
@@ -255,8 +244,14 @@ export function createSession(window, freed, left) {
     },
     close(error = clientError(UNAVAILABLE, "idle"), closeCode = 1000) {
       // A close reason has at most 123 bytes; ours are ASCII.
-      carrier?.close(closeCode, error.status.message.slice(0, 123));
-      end(error);
+      if (!carrier?.close(closeCode, error.status.message.slice(0, 123))) end(error);
+    },
+    pause(error) {
+      session.healthyAt = NaN;
+      maxStreams = 0;
+      pingIntervalMs = Infinity;
+      silence();
+      freed(error);
     },
     probe,
   };

@@ -33,6 +33,7 @@ export const codeName = (code) => NAMES[code] ?? `CODE_${code}`;
  * @property {"upstream" | "proxy" | "client"} origin who made the status: the gRPC service, the proxy, or this client
  * @property {boolean} [maybeProcessed] on a status made here: whether the service may have seen the call
  * @property {number} [closeCode] on a lost connection: the WebSocket close code
+ * @property {string} [reason] when a session did not go on (`bidiway/durable`): why, such as `"expired"`
  * @property {unknown} [cause] what led to a status made here, such as `signal.reason`
  */
 

@@ -270,30 +270,6 @@ test("a silent proxy is asked after two ping intervals, and given up 5 s later",
   assert.match((await call.status).message, /nothing was heard/);
 });
 
-test("without resume nothing is acknowledged; with it, every 64 frames, 64 KiB, and with each Pong", async () => {
-  const silent = await connected();
-  silent.channel.open({ method: METHOD });
-  await settle();
-  for (let i = 0; i < 200; i++) silent.peer.headers(1);
-  silent.peer.send({ ping: 1 });
-  await settle();
-  assert.equal(silent.peer.take("ack").length, 0);
-
-  const { channel, peer } = await connected({}, { resumeToken: bytes(8) });
-  channel.open({ method: METHOD });
-  await settle();
-  for (let i = 0; i < 64; i++) peer.headers(1);
-  await settle();
-  assert.deepEqual(peer.take("ack").map(({ ack }) => ack), [64]);
-  for (let i = 0; i < 5; i++) peer.data(1, bytes(16 * 1024));
-  await settle();
-  assert.equal(peer.take("ack").length, 1);
-  peer.headers(1);
-  peer.send({ ping: 1 });
-  await settle();
-  assert.deepEqual(peer.take("ack").map(({ ack }) => ack), [70]);
-});
-
 test("close() ends open and waiting calls with CANCELLED, and the channel for good", async (t) => {
   watchRejections(t);
   const { channel, peer, proxy } = await connected({}, { limits: { maxStreams: 1 } });

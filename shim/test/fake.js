@@ -17,7 +17,7 @@ export const settle = async () => {
 export const bytes = (length, fill = 7) => new Uint8Array(length).fill(fill);
 
 /** The proxy's end of one socket. */
-class Peer {
+export class Peer {
   /** Frames that came from the client and were not taken yet. */
   frames = [];
   packets = 0;
@@ -58,6 +58,10 @@ class Peer {
         limits: { maxMessage: 4 << 20, maxStreams: 100, streamCredit: 65536, maxMetadata: 16384, ...more.limits },
         pingIntervalMs: more.pingIntervalMs ?? 0,
         resumeToken: more.resumeToken,
+        resumeGraceMs: more.resumeGraceMs ?? (more.resumeToken ? 30_000 : 0),
+        resumed: more.resumed,
+        received: more.received,
+        resumeFailure: more.resumeFailure,
       },
     });
   }
@@ -112,8 +116,8 @@ export function fakeProxy() {
       this.peer.receive(data);
     }
     close(code, reason) {
-      if (code !== 1000 && !(code >= 3000 && code < 5000)) throw new Error(`close code ${code} is not allowed`);
-      if (new TextEncoder().encode(reason).length > 123) throw new Error("close reason too long");
+      if (code !== undefined && code !== 1000 && !(code >= 3000 && code < 5000)) throw new Error(`close code ${code} is not allowed`);
+      if (new TextEncoder().encode(reason ?? "").length > 123) throw new Error("close reason too long");
       this.peer.closed ??= { code, reason };
       this.readyState = 2;
     }
@@ -122,9 +126,9 @@ export function fakeProxy() {
 }
 
 /** A channel and the proxy it will connect to. */
-export function pair(options = {}) {
+export function pair({ create = createChannel, ...options } = {}) {
   const proxy = fakeProxy();
-  const channel = createChannel({ url: "ws://proxy.test/bidiway/session", WebSocket: proxy.WebSocket, idleTimeoutMs: 0, ...options });
+  const channel = create({ url: "ws://proxy.test/bidiway/session", WebSocket: proxy.WebSocket, idleTimeoutMs: 0, ...options });
   return { channel, proxy };
 }
 

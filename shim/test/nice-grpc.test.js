@@ -300,6 +300,23 @@ test("a call that ends while a message waits for credit ends with its true statu
   assert.ok(finished);
 });
 
+test("a message that cannot be written when the call has ended does not hide how it ended", async (t) => {
+  watchRejections(t);
+  const { peer, call } = await client();
+  const requests = source();
+  const answers = call.talk(requests)[Symbol.asyncIterator]();
+  const first = answers.next();
+  await settle();
+  peer.headers(1);
+  peer.data(1, encode("a"));
+  assert.deepEqual((await first).value, message("a"));
+  peer.trailers(1, 9, "not now");
+  await settle();
+  requests.push({ done: false, value: message("unwritable") });
+  await settle();
+  await assert.rejects(answers.next(), (error) => error instanceof ClientError && error.code === 9 && error.details === "not now");
+});
+
 test("a request stream that throws cancels the call, with its error", async (t) => {
   watchRejections(t);
   const { peer, call } = await client();

@@ -17,8 +17,8 @@ use http::{
 use super::{
     Config, Duration, LogSettings, Size,
     file::{
-        Defaults, File, Json, Keepalive, Limits, Listener, ListenerTls, LogMessages, Route, SchemaFiles,
-        SchemaReflection, SchemaSource, Session, UnknownFields, Upstream, UpstreamTls,
+        Defaults, Drain, DrainTimes, File, Json, Keepalive, Limits, Listener, ListenerTls, LogMessages,
+        Route, SchemaFiles, SchemaReflection, SchemaSource, Session, UnknownFields, Upstream, UpstreamTls,
     },
     node::Position,
     pattern,
@@ -29,17 +29,21 @@ use crate::{
     downstream::{self, InvalidOrigin, MessageLog, Origins, RouteSettings, ServicePattern, SessionSettings},
     schema::{self, Descriptors, JsonOptions, Source},
     server::{
-        self, ListenerSettings,
+        self, DrainSettings, ListenerSettings,
         tls::{self, Certificate, ClientAuth, TlsError},
     },
-    session::INITIAL_CREDIT,
+    session::{INITIAL_CREDIT, LEAST_REPLAY},
     telemetry::log::check_filter,
     upstream::{self, ClientPem, ClientTls, Endpoint},
     wire::metadata,
 };
 
-/// How long calls may go on after the signal to stop.
-const DRAIN: Time = Time::from_secs(30);
+/// How long calls may go on after the signal to stop. Kubernetes kills after 30 s, and the last words take time too.
+const DRAIN: Time = Time::from_secs(25);
+
+/// How long balancers may take to learn of the signal, and over how long clients are sent elsewhere.
+const DRAIN_GRACE: Time = Time::from_secs(5);
+const DRAIN_SPREAD: Time = Time::from_secs(5);
 
 /// Open connections of the process.
 const MAX_CONNECTIONS: u32 = 50_000;
@@ -49,6 +53,9 @@ const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 
 /// Credit beyond this is no flow control any more.
 const LARGEST_CREDIT: u64 = 16 << 20;
+
+/// A session that keeps more is no session but a file.
+const LARGEST_REPLAY: u64 = 64 << 20;
 
 /// What browsers add to requests by themselves, whatever page makes them.
 const AMBIENT: [HeaderName; 2] = [COOKIE, AUTHORIZATION];
@@ -75,6 +82,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         b.problems.add(level.at, error);
     }
     let workers = b.workers(file.workers.as_ref());
+    let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
     if let Some(admin) = &admin
         && file.listeners.0.iter().any(|l| l.address.value == admin.value && admin.value.port() != 0)
@@ -83,6 +91,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     }
     let downstream = downstream::Settings {
         origins: origins?,
+        instance: file.instance,
         upgrade_headers,
         limits,
         session,
@@ -97,7 +106,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
             listeners: listeners?,
             admin: admin.map(|admin| admin.value),
             workers,
-            drain: file.drain.map_or(DRAIN, |Duration(drain)| drain),
+            drain,
             max_connections: max_connections.unwrap_or(MAX_CONNECTIONS) as usize,
             downstream: Arc::new(downstream),
             upstreams: upstreams?,
@@ -116,6 +125,26 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
+    /// `watched`: somebody may ask whether the process is ready.
+    fn drain(&mut self, drain: Option<&At<Drain>>, watched: bool) -> DrainSettings {
+        let times = drain.map(|drain| &drain.value.0);
+        let given = |key: fn(&DrainTimes) -> Option<Duration>| times.and_then(key).map(|Duration(time)| time);
+        let timeout = given(|times| times.timeout).unwrap_or(DRAIN);
+        let grace = if watched { DRAIN_GRACE.min(timeout / 4) } else { Time::ZERO };
+        let grace = given(|times| times.grace).unwrap_or(grace);
+        let spread = given(|times| times.spread).unwrap_or_else(|| DRAIN_SPREAD.min(timeout / 4));
+        if let Some(drain) = drain
+            && grace.saturating_add(spread) > timeout
+        {
+            let text = format!(
+                "grace ({grace:?}) and spread ({spread:?}) do not fit into the timeout ({timeout:?}), which begins \
+                 with the signal too; make it longer than both together"
+            );
+            self.problems.add(drain.at, text);
+        }
+        DrainSettings { grace, spread, timeout }
+    }
+
     fn listeners(&mut self, listeners: &[Listener]) -> Option<Vec<ListenerSettings>> {
         let mut seen: HashMap<SocketAddr, Position> = HashMap::new();
         let built: Vec<_> = listeners
@@ -238,6 +267,9 @@ impl Builder<'_> {
         self.size(&mut metadata, given.max_metadata.as_ref(), 1 << 10, 1 << 20);
         limits.max_metadata = metadata as u32;
         limits.sockets_per_address = given.sockets_per_address.unwrap_or(limits.sockets_per_address);
+        limits.parked_sessions = given.parked_sessions.unwrap_or(limits.parked_sessions);
+        limits.parked_per_address = given.parked_per_address.unwrap_or(limits.parked_per_address);
+        self.size(&mut limits.parked_bytes, given.parked_bytes.as_ref(), 0, u64::MAX);
         limits.http2_streams = given.http2_streams.unwrap_or(limits.http2_streams);
         self.time(&mut limits.handshake_timeout, given.handshake_timeout.as_ref());
         self.time(&mut limits.header_timeout, given.header_timeout.as_ref());
@@ -254,6 +286,14 @@ impl Builder<'_> {
         session.max_streams = given.streams.unwrap_or(session.max_streams);
         self.time(&mut session.ping, given.ping.as_ref());
         self.time(&mut session.hello_timeout, given.hello_timeout.as_ref());
+        if let Some(Duration(grace)) = given.resume {
+            session.resume = grace;
+        }
+        let mut buffer = session.resume_buffer as u64;
+        self.size(&mut buffer, given.resume_buffer.as_ref(), LEAST_REPLAY as u64, LARGEST_REPLAY);
+        session.resume_buffer = buffer as usize;
+        session.fallback = given.fallback.unwrap_or(session.fallback);
+        self.time(&mut session.heartbeat, given.heartbeat.as_ref());
         session
     }
 

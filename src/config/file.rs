@@ -40,15 +40,31 @@ section! { "the file"
         limits: Option<Limits>,
         /// The session protocol.
         session: Option<Session>,
+        /// A name for this instance that no other behind the same address has. Default: made anew at each start.
+        instance: Option<String>,
         /// Worker threads, each with its own connections. Default: one for each core.
         workers: Option<At<u32>>,
-        /// How long open calls may go on after the signal to stop. Default: 30s.
-        drain: Option<Duration>,
+        /// How the proxy stops: a mapping, or a duration, which is its `timeout`.
+        drain: Option<At<Drain>>,
         /// The log, on standard error.
         log: Option<Log>,
         /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for
         /// pages without generated code. Default: false.
         schema_endpoint: Option<bool>,
+    }
+}
+
+section! { "drain"
+    /// How the proxy stops. All times begin with the signal to stop.
+    struct DrainTimes {
+        /// How long everything is served as before, while /readyz says that the proxy is not ready, and balancers
+        /// learn to send nothing more. Default: 5s with an admin port, otherwise 0s; at most a quarter of the timeout.
+        grace: Option<Duration>,
+        /// The time after the grace over which sessions are told to go elsewhere, so that not all arrive there at
+        /// once. Default: 5s, at most a quarter of the timeout.
+        spread: Option<Duration>,
+        /// How long open calls may go on. Default: 25s.
+        timeout: Option<Duration>,
     }
 }
 
@@ -215,6 +231,12 @@ section! { "limits"
         max_metadata: Option<At<Size>>,
         /// Open WebSockets for each client address. Default: 100.
         sockets_per_address: Option<u32>,
+        /// Sessions that wait for their clients to come back. Default: 50000.
+        parked_sessions: Option<u32>,
+        /// Those of each client address. Default: 100.
+        parked_per_address: Option<u32>,
+        /// What they keep for their clients, together. Default: 256MiB.
+        parked_bytes: Option<At<Size>>,
         /// How long a TLS handshake may take. Default: 10s.
         handshake_timeout: Option<At<Duration>>,
         /// How long a client may take to send a request's headers; also how long an idle HTTP/1.1 connection is kept.
@@ -237,6 +259,14 @@ section! { "session"
         ping: Option<At<Duration>>,
         /// How long a client may take to say Hello. Default: 10s.
         hello_timeout: Option<At<Duration>>,
+        /// How long a session without a carrier waits for its client to come back; 0s: not at all. Default: 30s.
+        resume: Option<Duration>,
+        /// Bytes that a session keeps until its client has acknowledged them. 128KiB to 64MiB. Default: 1MiB.
+        resume_buffer: Option<At<Size>>,
+        /// Whether clients may come by HTTP where WebSockets do not get through. Default: true.
+        fallback: Option<bool>,
+        /// The longest silence of such a client's response, and the longest wait of its polls. Default: 15s.
+        heartbeat: Option<At<Duration>>,
     }
 }
 
@@ -304,6 +334,40 @@ pub(super) enum SchemaSource {
     Off,
     Reflection,
     Files(Box<SchemaFiles>),
+}
+
+/// A mapping, or the timeout alone.
+#[derive(Clone, Debug)]
+pub(super) struct Drain(pub(super) DrainTimes);
+
+impl Read for Drain {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => DrainTimes::read(node, problems),
+            _ => Duration::read(node, problems).map(|timeout| DrainTimes {
+                grace: None,
+                spread: None,
+                timeout: Some(timeout),
+            }),
+        }
+        .map(Self)
+    }
+}
+
+impl JsonSchema for Drain {
+    fn schema_name() -> Cow<'static, str> {
+        "Drain".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (timeout, times) =
+            (generator.subschema_for::<Duration>(), generator.subschema_for::<DrainTimes>());
+        json_schema!({ "anyOf": [timeout, times] })
+    }
 }
 
 impl Read for SchemaSource {

@@ -95,6 +95,7 @@ impl Config {
             routes: None,
             limits: None,
             session: None,
+            instance: None,
             workers: None,
             drain: None,
             log: None,

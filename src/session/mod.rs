@@ -67,7 +67,7 @@ mod violation;
 pub use self::core::{OpenError, Session, Side};
 pub use event::{CloseReason, Event};
 pub use metadata::UNPROCESSED_HEADER;
-pub use resume::Refusal;
+pub use resume::{LEAST_REPLAY, Refusal};
 pub use settings::{
     FRAME_OVERHEAD, INITIAL_CREDIT, MAX_PACKET, MAX_PIECE, MIN_CREDIT, MIN_PIECE, Settings, VERSION,
 };

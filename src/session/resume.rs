@@ -14,9 +14,9 @@ use crate::wire::{
     v1::{self, ResumeFailure},
 };
 
-/// A full replay buffer waits for an Ack, which is due after 64 KiB: it has to hold more than that, and what is on its
-/// way meanwhile.
-pub(super) const LEAST_REPLAY: usize = 128 * 1024;
+/// The least bytes that a session can keep until they are acknowledged. A full replay buffer waits for an Ack, which is
+/// due after 64 KiB: it has to hold more than that, and what is on its way meanwhile.
+pub const LEAST_REPLAY: usize = 128 * 1024;
 
 /// What a session has that can be resumed.
 #[derive(Debug)]

@@ -133,6 +133,11 @@ impl Call {
         self.receiver.release(bytes);
     }
 
+    /// Bytes of the response that are here and not released: in the HTTP/2 window, polled or not.
+    pub fn buffered(&mut self) -> usize {
+        self.receiver.buffered()
+    }
+
     /// Two halves for two tasks. Dropping the receiver before the end cancels the call; dropping the sender before
     /// `finish` cancels it too.
     pub fn split(self) -> (CallSender, CallReceiver) {
@@ -339,6 +344,17 @@ impl CallReceiver {
         if let Stage::Body(stream, _) = &mut self.stage {
             // Never more than was received: `held` sees to it.
             let _ = stream.flow_control().release_capacity(bytes);
+        }
+    }
+
+    /// See [`Call::buffered`].
+    pub fn buffered(&mut self) -> usize {
+        match &mut self.stage {
+            Stage::Body(stream, _)
+            | Stage::Early(stream, ..)
+            | Stage::Put(stream, ..)
+            | Stage::NotGrpc(stream, ..) => stream.flow_control().used_capacity(),
+            Stage::Opening | Stage::Head(..) | Stage::Last(_) | Stage::Done => 0,
         }
     }
 

@@ -12,7 +12,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 
 use crate::{
-    session_resume::{resumed, session, session_with, shows, websocket, websocket_with},
+    session_resume::{resumable, resumed, session, session_with, shows, websocket, websocket_with},
     support::{
         carrier::Carrier,
         edge::{self, Edge, edge, edge_with},
@@ -211,6 +211,31 @@ async fn beyond_the_limit_the_session_that_waits_longest_goes() {
     }
 }
 
+/// The proxy notices late that a client's sockets are dead; they must not keep it out.
+#[tokio::test]
+async fn an_address_at_its_limit_of_sockets_may_still_go_on_with_its_sessions() {
+    let upstream = Scripted::start(echo).await;
+    let mut settings = edge::settings();
+    settings.limits.sockets_per_address = 2;
+    let edge = edge_with(&upstream.url, settings).await;
+    within(10, async {
+        let (first, second) = (session(Carrier::Http1, &edge).await, session(Carrier::Http1, &edge).await);
+        let (lost, _old) = first.part();
+        let mut first = resumed(lost, Carrier::Http1, &edge).await;
+        assert_eq!(first.unary(TALK, "x").await.code(), Code::OK);
+        // But not begin another one, whatever token it shows.
+        let mut socket = Socket::new(websocket(Carrier::Http1, &edge).await, resumable());
+        socket.flush().await;
+        assert_eq!(socket.close_frame().await.0, 4008);
+        let mut ws = websocket(Carrier::Http1, &edge).await;
+        ws.send(Message::Binary(hello(Bytes::from_static(b"nonsense")))).await.unwrap();
+        let Some(Ok(Message::Close(Some(frame)))) = ws.next().await else { panic!("no close frame") };
+        assert_eq!(u16::from(frame.code), 4008);
+        drop(second);
+    })
+    .await;
+}
+
 /// The value of a metric without labels.
 fn metric(edge: &Edge, name: &str) -> u64 {
     let text = edge.metrics.encode();
@@ -222,7 +247,7 @@ fn metric(edge: &Edge, name: &str) -> u64 {
 async fn what_parked_sessions_keep_stays_within_its_bound() {
     let upstream = Flooding::start().await;
     let mut settings = edge::settings();
-    settings.limits.parked_bytes = 300_000;
+    settings.limits.parked_bytes = 1_000_000;
     settings.session.resume_buffer = 128 * 1024;
     let edge = edge_with(&upstream.server.url, settings).await;
     within(30, async {
@@ -235,12 +260,12 @@ async fn what_parked_sessions_keep_stays_within_its_bound() {
             socket.message(1).await;
             parked.push(socket.cut());
             shows(&edge, &format!("bidiway_carriers_lost_total{{reason=\"lost\"}} {n}")).await;
-            assert!(metric(&edge, "bidiway_parked_bytes") <= 300_000);
+            assert!(metric(&edge, "bidiway_parked_bytes") <= 1_000_000);
         }
-        let left = metric(&edge, "bidiway_sessions_parked");
-        assert!((2..20).contains(&left), "{left} are parked");
-        assert!(metric(&edge, "bidiway_parked_bytes") > 0);
-        upstream.ended(20 - usize::try_from(left).unwrap()).await;
+        // Each call has a window of 256 KiB, which the service fills sooner or later: three are left at the end.
+        upstream.ended(17).await;
+        shows(&edge, "bidiway_sessions_parked 3").await;
+        assert!(metric(&edge, "bidiway_parked_bytes") > 3 * 200_000);
     })
     .await;
 }

@@ -55,6 +55,11 @@ impl Calls {
         Self { edge, session_id, ready, streams: StreamTable::default(), text }
     }
 
+    /// No call is open.
+    pub(super) fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
     /// The session has a new stream: its call goes upstream, or is refused.
     pub(super) fn open(&mut self, session: &mut Session, caller: Caller<'_>, id: StreamId, open: &v1::Open) {
         let Caller { conn, upgrade_headers } = caller;
@@ -190,8 +195,8 @@ impl Calls {
     }
 
     /// Bytes on their way, in either direction. Costs a look at every call.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.streams.values().map(Entry::held_bytes).sum()
+    pub(super) fn held_bytes(&mut self) -> usize {
+        self.streams.values_mut().map(Entry::held_bytes).sum()
     }
 
     /// Cancels every call that still runs: there is nobody to tell.
@@ -211,7 +216,7 @@ impl Entry {
         }
     }
 
-    fn held_bytes(&self) -> usize {
+    fn held_bytes(&mut self) -> usize {
         match self {
             Self::Binary(stream) => stream.held_bytes(),
             Self::Json(stream) => stream.held_bytes(),

@@ -1,12 +1,13 @@
 //! Carriers: what brings a session's packets. One task owns the socket and its session, without locks.
 //!
-//! `upgrade` checks the handshake, `socket` is the WebSocket, `link` is what the driver sees of a carrier, `driver` is
-//! the task, `calls` has a session's calls, `stream` joins one stream of the session to its call (`json_stream`, if its
-//! messages are JSON), `ready` tells the task which of its streams can go on.
+//! `upgrade` checks the handshake, `socket` is the WebSocket, `http_carrier` what stands in for it, `link` is what the
+//! driver sees of a carrier, `driver` is the task, `calls` has a session's calls, `stream` joins one stream of the
+//! session to its call (`json_stream`, if its messages are JSON), `ready` tells the task which of its streams can go on.
 
 mod calls;
 mod directory;
 mod driver;
+pub(super) mod http_carrier;
 mod json_stream;
 mod link;
 mod mailbox;
@@ -56,27 +57,26 @@ pub(crate) fn upgrade(
     match handshake.subprotocol {
         Subprotocol::Session | Subprotocol::TextSession => {
             let is_text = handshake.subprotocol == Subprotocol::TextSession;
-            let session_id = session_id()?;
             // Who types frames cannot keep what he has sent.
-            let resumes = !edge.settings.session.resume.is_zero() && !is_text;
-            let token = resumes.then(|| edge.sessions.new_token()).transpose().map_err(no_random_numbers)?;
+            let mut begun = begin(edge, !is_text)?;
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
-                let mut session =
-                    Session::new(Side::Proxy, settings(&edge, &session_id), Instant::now().into_std());
-                if let Some(token) = token {
-                    session.announce_resume(token);
-                }
-                let place = admit(&edge, &conn).map_err(|reason| session.close(reason)).ok();
+                let (place, crowded) = match admit(&edge, &conn) {
+                    Ok((place, crowded)) => (Some(place), crowded),
+                    Err(reason) => {
+                        begun.session.close(reason);
+                        (None, true)
+                    }
+                };
                 let carrier = if is_text {
                     Carrier::TextSocket(socket, TextFrameWriter::default())
                 } else {
                     Carrier::WebSocket(socket)
                 };
-                let link = Link::new(carrier, place);
+                let link = Link::new(carrier, place, crowded, &edge.metrics);
                 // Boxed: this future goes away when the session runs, and must not size its task.
-                Box::new(Driver::new(edge, conn, principal, link, session, session_id)).await;
+                Box::new(Driver::new(edge, conn, principal, link, begun)).await;
             });
         }
         Subprotocol::GrpcWebSockets | Subprotocol::GrpcWebSocketsMultiplex => {
@@ -120,14 +120,38 @@ fn socket(upgraded: Upgraded, max_message: usize) -> Socket {
     }
 }
 
-/// A place among the address's sockets, or why there is none.
-fn admit(edge: &Edge, conn: &ConnInfo) -> Result<AddressPermit, CloseReason> {
-    edge.addresses.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address).ok_or_else(|| {
-        let limit = edge.settings.limits.sockets_per_address;
-        edge.metrics.refused("sockets_per_address");
-        let text = format!("this address has {limit} open sockets, which is the limit");
-        CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
-    })
+/// A place among the address's sockets, or why there is none. True: it has as many sockets as it may, and this one is
+/// only for a client that comes back; the proxy may not have noticed yet that its old socket is dead.
+fn admit(edge: &Edge, conn: &ConnInfo) -> Result<(AddressPermit, bool), CloseReason> {
+    let (address, limit) = (conn.peer.ip(), edge.settings.limits.sockets_per_address);
+    let crowded = if edge.settings.session.resume.is_zero() { limit } else { limit.saturating_mul(2) };
+    let place = edge.addresses.enter(address, limit).map(|place| (place, false));
+    place
+        .or_else(|| edge.addresses.enter(address, crowded).map(|place| (place, true)))
+        .ok_or_else(|| too_many_sockets(edge))
+}
+
+fn too_many_sockets(edge: &Edge) -> CloseReason {
+    let limit = edge.settings.limits.sockets_per_address;
+    edge.metrics.refused("sockets_per_address");
+    let text = format!("this address has {limit} open sockets, which is the limit");
+    CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
+}
+
+/// A session that has a carrier and nothing else yet.
+#[derive(Debug)]
+struct Begun {
+    session: Session,
+    id: Arc<str>,
+}
+
+fn begin(edge: &Edge, resumable: bool) -> Result<Begun, Rejection> {
+    let id = session_id()?;
+    let mut session = Session::new(Side::Proxy, settings(edge, &id), Instant::now().into_std());
+    if resumable && !edge.settings.session.resume.is_zero() {
+        session.announce_resume(edge.sessions.new_token().map_err(no_random_numbers)?);
+    }
+    Ok(Begun { session, id })
 }
 
 fn settings(edge: &Edge, session_id: &str) -> session::Settings {

@@ -4,10 +4,17 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::mailbox::Mailbox;
 use crate::{downstream::address_table::subject, telemetry::Metrics};
+
+/// When a parked session is looked at first; then each time after twice as long. A service fills its windows within
+/// some round trips, or hardly ever.
+const FIRST_LOOK: Duration = Duration::from_millis(250);
 
 /// How much room there is, in the whole process.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +72,13 @@ impl Parking {
             parked.evict(oldest);
         }
         self.make_room(&mut parked);
-        Place { parking: Arc::clone(self), number, bytes }
+        Place {
+            parking: Arc::clone(self),
+            number,
+            bytes,
+            look: Instant::now() + FIRST_LOOK,
+            pause: FIRST_LOOK,
+        }
     }
 
     fn make_room(&self, parked: &mut Parked) {
@@ -107,11 +120,23 @@ pub(super) struct Place {
     parking: Arc<Parking>,
     number: u64,
     bytes: u64,
+    /// When to look how much the session keeps, and how long to wait after that.
+    look: Instant,
+    pause: Duration,
 }
 
 impl Place {
+    /// When to say how much the session keeps, also if nothing has happened in it.
+    pub(super) fn next_look(&self) -> Instant {
+        self.look
+    }
+
     /// The session keeps so many bytes now.
-    pub(super) fn update(&mut self, bytes: u64) {
+    pub(super) fn update(&mut self, bytes: u64, now: Instant) {
+        if self.look <= now {
+            self.look = now + self.pause;
+            self.pause *= 2;
+        }
         if bytes == self.bytes {
             return;
         }
@@ -183,10 +208,10 @@ mod tests {
         let mut places: Vec<_> =
             boxes.iter().zip(1..).map(|(m, n)| parking.enter(ip(n), 30, m.clone())).collect();
         assert!(!boxes.iter().any(|m| is_evicted(m)));
-        places[2].update(80);
+        places[2].update(80, Instant::now());
         let evicted: Vec<_> = boxes.iter().map(|m| is_evicted(m)).collect();
         assert_eq!(evicted, [true, true, false]);
-        places[2].update(101);
+        places[2].update(101, Instant::now());
         assert!(is_evicted(&boxes[2]), "there is no room for it even alone");
         let parked = parking.parked();
         assert_eq!((parked.places.len(), parked.by_address.len(), parked.bytes), (0, 0, 0));

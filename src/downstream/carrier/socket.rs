@@ -75,8 +75,6 @@ pub(in crate::downstream) enum Incoming {
     Packet(Bytes),
     /// A text message. Nobody has looked whether it is UTF-8.
     Text(Bytes),
-    /// What came is no frame of a text session, and why.
-    Unreadable(String),
     /// A ping or pong: the peer lives.
     Alive,
     /// The peer said that it goes. Its close code, if it gave one.
@@ -262,7 +260,7 @@ impl Socket {
         loop {
             match ready!(self.poll_read(cx)) {
                 Incoming::Closed(_) | Incoming::Broken(_) => return Poll::Ready(()),
-                Incoming::Packet(_) | Incoming::Text(_) | Incoming::Unreadable(_) | Incoming::Alive => {}
+                Incoming::Packet(_) | Incoming::Text(_) | Incoming::Alive => {}
             }
         }
     }

@@ -255,10 +255,10 @@ impl Stream {
         }
     }
 
-    /// Bytes that are on their way in either direction, outside of the session and the call.
-    pub(super) fn held_bytes(&self) -> usize {
+    /// Bytes that are on their way in either direction, outside of the session.
+    pub(super) fn held_bytes(&mut self) -> usize {
         let up: usize = self.up.iter().map(|up| up.chunk.len()).sum();
-        up + self.chunk.len() + self.waiting.as_ref().map_or(0, |piece| piece.bytes.len())
+        up + self.call.buffered()
     }
 
     /// Counts and logs the end.

@@ -190,7 +190,7 @@ impl Driver {
                     Ok(_) => self.message(text),
                     Err(_) => self.breach(1007, "a text message is not UTF-8"),
                 },
-                Incoming::Packet(_) | Incoming::Unreadable(_) => {
+                Incoming::Packet(_) => {
                     self.breach(1003, "a binary message; JSON sockets have text messages only")
                 }
                 Incoming::Alive => self.answers_while_blocked += usize::from(self.blocked.is_some()),

@@ -2,17 +2,19 @@
 
 use std::task::{Context, Waker};
 
+use bytes::Bytes;
 use tokio::{sync::oneshot::error::RecvError, time::Instant};
 
 use super::{Driver, State};
 use crate::{
     downstream::carrier::{
         mailbox::{Answer, Arrival, Mailbox},
-        token,
+        token, too_many_sockets,
     },
     session::{CloseReason, Refusal},
     wire::{
         Code,
+        frame::{Frame, FrameKind, PacketReader},
         v1::{self, ResumeFailure},
     },
 };
@@ -31,9 +33,24 @@ impl Driver {
             let mailbox = Mailbox::new(self.ready.waker(super::MAILBOX));
             self.entry = self.edge.sessions.enter(token, mailbox);
         }
-        if self.draining.is_none() {
-            self.go_away();
+    }
+
+    /// The client's Hello, unless it does something wrong. Not everybody may begin a session who may go on with one.
+    pub(super) fn first_packet(&mut self, packet: Bytes, now: Instant) {
+        match self.unwelcome().filter(|_| !asks_to_resume(&packet)) {
+            Some(reason) => self.session.close(reason),
+            None => self.session.handle_packet(packet, now.into_std()),
         }
+    }
+
+    /// Why no new session can begin on this carrier.
+    fn unwelcome(&self) -> Option<CloseReason> {
+        if self.edge.drain.draining.is_cancelled() {
+            let text = "this instance is shutting down; connect again";
+            return Some(CloseReason::new(Code::UNAVAILABLE, "draining", text));
+        }
+        let crowded = self.link.as_ref().is_some_and(|link| link.crowded);
+        crowded.then(|| too_many_sockets(&self.edge))
     }
 
     /// This carrier's client wants to go on with another session: its task gets the carrier.
@@ -61,24 +78,26 @@ impl Driver {
                 tracing::debug!(session = %self.session_id, peer = %self.conn.peer, label, "session not resumed");
                 self.edge.metrics.resume_failed(label);
                 self.link = Some(link);
-                if !self.edge.drain.draining.is_cancelled() {
+                let unwelcome = self.unwelcome();
+                if unwelcome.is_none() {
                     self.session.refuse_resume(refusal, now.into_std());
-                    None
-                } else {
-                    // No new session here. Its client tries elsewhere, and hears there what to make of it.
-                    Some(("draining", "this instance is shutting down; connect again"))
                 }
+                unwelcome
             }
             Ok(Answer::Busy(link)) => {
                 self.edge.metrics.resume_failed("busy");
                 self.link = Some(link);
-                Some(("resume_busy", "several carriers ask for this session at once; connect again"))
+                let text = "several carriers ask for this session at once; connect again";
+                Some(CloseReason::new(Code::UNAVAILABLE, "resume_busy", text))
             }
             // An arrival answers even when it is dropped.
-            Err(_) => Some(("lost", "the carrier was lost on its way to the session")),
+            Err(_) => {
+                let text = "the carrier was lost on its way to the session";
+                Some(CloseReason::new(Code::UNAVAILABLE, "lost", text))
+            }
         };
-        if let Some((label, text)) = reason {
-            self.session.close(CloseReason::new(Code::UNAVAILABLE, label, text));
+        if let Some(reason) = reason {
+            self.session.close(reason);
         }
         // Polled elsewhere meanwhile, perhaps.
         self.reader.wake();
@@ -171,16 +190,22 @@ impl Driver {
         tracing::debug!(%session, %peer, label, bytes, "session lost its carrier, and waits for another");
     }
 
-    /// A parked session's calls go on: what it keeps changes.
+    /// A parked session's calls go on: what it keeps changes. What comes into their windows wakes nobody, so it is
+    /// looked at from time to time.
     pub(super) fn update_place(&mut self) {
         if self.place.is_some() {
             let bytes = self.held_bytes();
-            self.place.iter_mut().for_each(|place| place.update(bytes));
+            self.place.iter_mut().for_each(|place| place.update(bytes, Instant::now()));
         }
     }
 
+    /// After the cut nobody is waited for.
+    pub(super) fn stop(&mut self) {
+        self.session.close(CloseReason::new(Code::UNAVAILABLE, "draining", "the proxy has stopped"));
+    }
+
     /// What is kept for the client.
-    fn held_bytes(&self) -> u64 {
+    fn held_bytes(&mut self) -> u64 {
         (self.session.held_bytes() + self.calls.held_bytes()) as u64
     }
 
@@ -191,6 +216,14 @@ impl Driver {
             Some(entry) if label == "resume_expired" => entry.expired(),
             _ => {}
         }
+    }
+}
+
+/// Whether a packet begins with a Hello that has a token.
+fn asks_to_resume(packet: &Bytes) -> bool {
+    match PacketReader::new(packet.clone()).next() {
+        Ok(Some(Frame { kind: FrameKind::Hello(hello), .. })) => !hello.resume_token.is_empty(),
+        _ => false,
     }
 }
 

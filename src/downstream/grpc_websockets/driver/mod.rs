@@ -260,7 +260,7 @@ impl Driver {
             self.heard = now;
             match incoming {
                 Incoming::Packet(message) => self.message(message, now),
-                Incoming::Text(_) | Incoming::Unreadable(_) => {
+                Incoming::Text(_) => {
                     self.breach(1003, "a text message; this dialect has binary messages only")
                 }
                 Incoming::Alive => self.answers_while_blocked += usize::from(self.blocked.is_some()),
