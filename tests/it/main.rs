@@ -13,6 +13,7 @@ mod interop;
 mod json_http;
 mod json_mistakes;
 mod json_sockets;
+mod message_log;
 mod native;
 mod oracle;
 mod process;
