@@ -1,6 +1,6 @@
 // The lines of JavaScript behind each kind of call: what this page itself does, without the decoration.
 
-const OPENING = `import { createChannel } from "/bidiway/index.js";
+const OPENING = `import { createChannel } from "/bidiway/durable.js";
 const channel = createChannel({});`;
 
 export const CODE = {

@@ -1,15 +1,15 @@
 // The page: one channel, a tab for each kind of call, a timeline, and what the wire carries.
 
-import { createChannel } from "/bidiway/index.js";
+import { createChannel } from "/bidiway/durable.js";
 import { setUpChat } from "./chat.js";
 import { CODE, showCode } from "./code.js";
 import { setUpForms } from "./forms.js";
 import { Timeline } from "./timeline.js";
-import { CountedSocket, cutSockets, showWire } from "./wire.js";
+import { CountedSocket, cuttableFetch, cutWire, isCut, mendWire, showWire } from "./wire.js";
 
 const $ = (id) => document.getElementById(id);
 
-const channel = createChannel({ WebSocket: CountedSocket });
+const channel = createChannel({ WebSocket: CountedSocket, fetch: cuttableFetch });
 const timeline = new Timeline($("events"), $("timeline-count"));
 
 showConnection();
@@ -20,7 +20,6 @@ setUpTabs();
 setUpTheme();
 
 $("clear").onclick = () => timeline.clear();
-$("cut").onclick = () => cutSockets();
 $("copy").onclick = async () => {
   await navigator.clipboard?.writeText($("code").textContent);
   $("copy").textContent = "Copied";
@@ -38,20 +37,29 @@ function showConnection() {
     closed: ["closed", "closed"],
     failed: ["closed", "refused"],
   };
+  const button = $("cut");
   let lost = 0;
   const show = (state, reason) => {
     const [look, text] = words[state] ?? ["waiting", state];
     if (state === "reconnecting" && badge.dataset.state === "open") {
       lost += 1;
-      timeline.note("The socket was lost.");
+      timeline.note("The connection is lost. The calls wait.");
     } else if (state === "ready") {
-      timeline.note(lost ? "A new socket is open." : "The WebSocket is open.");
+      timeline.note(lost ? "Connected again. The calls go on where they were." : "The connection is open.");
     }
     badge.dataset.state = look;
     const again = state === "ready" && lost > 0 ? `, ${lost === 1 ? "once" : `${lost} times`} again` : "";
     badge.textContent = text + again;
     badge.title = reason?.message ?? `${location.host}, subprotocol bidiway.v1`;
-    $("cut").disabled = state !== "ready";
+    button.disabled = state !== "ready" && !isCut();
+  };
+  button.onclick = () => {
+    const cut = !isCut();
+    if (cut) cutWire();
+    button.textContent = cut ? "Mend the wire" : "Cut the wire";
+    button.setAttribute("aria-pressed", cut);
+    timeline.note(cut ? "You have cut the wire." : "You have mended the wire.");
+    if (!cut) mendWire();
   };
   channel.on("state", show);
   show(channel.state);
