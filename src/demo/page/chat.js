@@ -46,6 +46,8 @@ class Person {
   #timeline;
   #room;
   #call;
+  /** Texts heard in this call. */
+  #heard = 0;
 
   constructor(channel, timeline, room, name) {
     this.#channel = channel;
@@ -93,6 +95,7 @@ class Person {
         kind === ChatKind.JOINED ? `${who} joined` : kind === ChatKind.LEFT ? `${who} left` : text || `join ${where}`,
     });
     this.#call = call;
+    this.#heard = 0;
     this.#paint();
     call.send({ room, user }).catch(() => {});
     const status = await call.read((message) => this.#hear(message, user));
@@ -130,7 +133,7 @@ class Person {
         { class: user === me ? "said mine" : "said" },
         element("b", {}, user),
         text,
-        element("small", {}, clock.format(time_ms)),
+        element("small", {}, `${(this.#heard += 1)} · ${clock.format(time_ms)}`),
       );
       said.style.setProperty("--hue", hueOf(user));
       this.#append(said);

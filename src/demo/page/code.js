@@ -2,7 +2,7 @@
 
 import { readable } from "./mode.js";
 
-const OPENING = `import { createChannel } from "/bidiway/index.js";
+const OPENING = `import { createChannel } from "/bidiway/durable.js";
 const channel = createChannel({});`;
 
 const BINARY = {

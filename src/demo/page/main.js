@@ -1,18 +1,19 @@
 // The page: one channel, a tab for each kind of call, a timeline, and what the wire carries.
 
-import { createChannel } from "/bidiway/index.js";
 import { setUpChat } from "./chat.js";
 import { CODE, showCode } from "./code.js";
 import { setUpForms } from "./forms.js";
 import { readable, switchMode } from "./mode.js";
 import { Timeline } from "./timeline.js";
-import { CountedSocket, cutSockets, showPackets, showWire } from "./wire.js";
+import { CountedSocket, cutWire, cuttableFetch, isCut, mendWire, showPackets, showWire } from "./wire.js";
 
 const PROTOCOL = readable ? "bidiway.v1+json" : "bidiway.v1";
 const $ = (id) => document.getElementById(id);
 
+// A session of text is for looking at: it does not outlive its socket.
+const { createChannel } = await import(readable ? "/bidiway/index.js" : "/bidiway/durable.js");
 const WebSocket = readable ? (await import("/bidiway/text.js")).textFrames(CountedSocket) : CountedSocket;
-const channel = createChannel({ WebSocket });
+const channel = createChannel({ WebSocket, fetch: cuttableFetch });
 const timeline = new Timeline($("events"), $("timeline-count"));
 
 showConnection();
@@ -26,7 +27,6 @@ setUpTheme();
 $("clear").onclick = () => timeline.clear();
 $("readable").setAttribute("aria-pressed", readable);
 $("readable").onclick = switchMode;
-$("cut").onclick = () => cutSockets();
 $("copy").onclick = async () => {
   await navigator.clipboard?.writeText($("code").textContent);
   $("copy").textContent = "Copied";
@@ -44,20 +44,30 @@ function showConnection() {
     closed: ["closed", "closed"],
     failed: ["closed", "refused"],
   };
+  const button = $("cut");
   let lost = 0;
   const show = (state, reason) => {
     const [look, text] = words[state] ?? ["waiting", state];
     if (state === "reconnecting" && badge.dataset.state === "open") {
       lost += 1;
-      timeline.note("The socket was lost.");
+      timeline.note(readable ? "The connection is lost, and the calls with it." : "The connection is lost. The calls wait.");
     } else if (state === "ready") {
-      timeline.note(lost ? "A new socket is open." : "The WebSocket is open.");
+      const again = readable ? "Connected again." : "Connected again. The calls go on where they were.";
+      timeline.note(lost ? again : "The connection is open.");
     }
     badge.dataset.state = look;
     const again = state === "ready" && lost > 0 ? `, ${lost === 1 ? "once" : `${lost} times`} again` : "";
     badge.textContent = text + again;
     badge.title = reason?.message ?? `${location.host}, subprotocol ${PROTOCOL}`;
-    $("cut").disabled = state !== "ready";
+    button.disabled = state !== "ready" && !isCut();
+  };
+  button.onclick = () => {
+    const cut = !isCut();
+    if (cut) cutWire();
+    button.textContent = cut ? "Mend the wire" : "Cut the wire";
+    button.setAttribute("aria-pressed", cut);
+    timeline.note(cut ? "You have cut the wire." : "You have mended the wire.");
+    if (!cut) mendWire();
   };
   channel.on("state", show);
   show(channel.state);

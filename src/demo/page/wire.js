@@ -17,14 +17,21 @@ function keep(direction, data) {
 }
 let changed = false;
 
-/** A WebSocket that counts. */
+/** What ends when the wire is cut; aborted as long as it is. */
+let cut = new AbortController();
+
+const CUT = { code: 1006, reason: "the wire is cut" };
+
+/** A WebSocket that counts, and that can be cut. */
 export class CountedSocket extends WebSocket {
   constructor(url, protocols) {
+    if (cut.signal.aborted) return dead();
     super(url, protocols);
     wire.sockets += 1;
     wire.open.add(this);
     this.addEventListener("close", () => wire.open.delete(this));
     this.addEventListener("message", ({ data }) => {
+      if (!wire.open.has(this)) return;
       wire.packetsDown += 1;
       wire.bytesDown += data.byteLength ?? data.length;
       keep("down", data);
@@ -39,10 +46,42 @@ export class CountedSocket extends WebSocket {
   }
 }
 
-/** Closes the sockets as a failing network would, behind the client library's back. */
-export function cutSockets() {
-  for (const socket of wire.open) socket.close();
+/** What `fetch` is for the client library, where WebSockets are blocked. */
+export function cuttableFetch(input, init = {}) {
+  const signals = [cut.signal, init.signal].filter(Boolean);
+  return fetch(input, { ...init, signal: AbortSignal.any(signals) });
 }
+
+/** A socket that never opens, as without a network. */
+function dead() {
+  const socket = { bufferedAmount: 0, send() {}, close() {} };
+  setTimeout(() => socket.onclose?.(CUT), 50);
+  return socket;
+}
+
+/**
+ * Cuts the wire, behind the client library's back: what is on its way is lost in both directions, and nothing gets
+ * through any more.
+ */
+export function cutWire() {
+  cut.abort(new TypeError(CUT.reason));
+  for (const socket of wire.open) {
+    const { onclose } = socket;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    // Without a code, as when the network is gone: the proxy keeps the session.
+    socket.close();
+    setTimeout(() => onclose?.call(socket, CUT));
+  }
+  wire.open.clear();
+}
+
+/** Mends it, and says so as a browser does. */
+export function mendWire() {
+  cut = new AbortController();
+  dispatchEvent(new Event("online"));
+}
+
+export const isCut = () => cut.signal.aborted;
 
 const SECONDS = 60;
 const PER_SECOND = 2;
