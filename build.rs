@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
-    let session = protox::compile(["bidiway/v1/session.proto"], ["proto"])?;
+    let session = protox::compile(["bidiway/v1/session.proto", "bidiway/v1/http.proto"], ["proto"])?;
     prost_build::Config::new().bytes(["."]).compile_fds(session)?;
 
     let demo = protox::compile(["demo/v1/demo.proto"], ["proto"])?;

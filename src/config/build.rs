@@ -17,8 +17,8 @@ use http::{
 use super::{
     Config, Duration, LogSettings, Size,
     file::{
-        Defaults, File, Json, Keepalive, Limits, Listener, ListenerTls, Route, SchemaFiles, SchemaReflection,
-        SchemaSource, Session, UnknownFields, Upstream, UpstreamTls,
+        Defaults, Drain, DrainTimes, File, Json, Keepalive, Limits, Listener, ListenerTls, LogMessages,
+        Route, SchemaFiles, SchemaReflection, SchemaSource, Session, UnknownFields, Upstream, UpstreamTls,
     },
     node::Position,
     pattern,
@@ -26,10 +26,10 @@ use super::{
     read::{At, Named},
 };
 use crate::{
-    downstream::{self, InvalidOrigin, Origins, RouteSettings, ServicePattern, SessionSettings},
+    downstream::{self, InvalidOrigin, MessageLog, Origins, RouteSettings, ServicePattern, SessionSettings},
     schema::{self, Descriptors, JsonOptions, Source},
     server::{
-        self, ListenerSettings,
+        self, DrainSettings, ListenerSettings,
         tls::{self, Certificate, ClientAuth, TlsError},
     },
     session::{INITIAL_CREDIT, LEAST_REPLAY},
@@ -38,8 +38,12 @@ use crate::{
     wire::metadata,
 };
 
-/// How long calls may go on after the signal to stop.
-const DRAIN: Time = Time::from_secs(30);
+/// How long calls may go on after the signal to stop. Kubernetes kills after 30 s, and the last words take time too.
+const DRAIN: Time = Time::from_secs(25);
+
+/// How long balancers may take to learn of the signal, and over how long clients are sent elsewhere.
+const DRAIN_GRACE: Time = Time::from_secs(5);
+const DRAIN_SPREAD: Time = Time::from_secs(5);
 
 /// Open connections of the process.
 const MAX_CONNECTIONS: u32 = 50_000;
@@ -78,6 +82,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         b.problems.add(level.at, error);
     }
     let workers = b.workers(file.workers.as_ref());
+    let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
     if let Some(admin) = &admin
         && file.listeners.0.iter().any(|l| l.address.value == admin.value && admin.value.port() != 0)
@@ -101,7 +106,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
             listeners: listeners?,
             admin: admin.map(|admin| admin.value),
             workers,
-            drain: file.drain.map_or(DRAIN, |Duration(drain)| drain),
+            drain,
             max_connections: max_connections.unwrap_or(MAX_CONNECTIONS) as usize,
             downstream: Arc::new(downstream),
             upstreams: upstreams?,
@@ -120,6 +125,26 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
+    /// `watched`: somebody may ask whether the process is ready.
+    fn drain(&mut self, drain: Option<&At<Drain>>, watched: bool) -> DrainSettings {
+        let times = drain.map(|drain| &drain.value.0);
+        let given = |key: fn(&DrainTimes) -> Option<Duration>| times.and_then(key).map(|Duration(time)| time);
+        let timeout = given(|times| times.timeout).unwrap_or(DRAIN);
+        let grace = if watched { DRAIN_GRACE.min(timeout / 4) } else { Time::ZERO };
+        let grace = given(|times| times.grace).unwrap_or(grace);
+        let spread = given(|times| times.spread).unwrap_or_else(|| DRAIN_SPREAD.min(timeout / 4));
+        if let Some(drain) = drain
+            && grace.saturating_add(spread) > timeout
+        {
+            let text = format!(
+                "grace ({grace:?}) and spread ({spread:?}) do not fit into the timeout ({timeout:?}), which begins \
+                 with the signal too; make it longer than both together"
+            );
+            self.problems.add(drain.at, text);
+        }
+        DrainSettings { grace, spread, timeout }
+    }
+
     fn listeners(&mut self, listeners: &[Listener]) -> Option<Vec<ListenerSettings>> {
         let mut seen: HashMap<SocketAddr, Position> = HashMap::new();
         let built: Vec<_> = listeners
@@ -267,6 +292,8 @@ impl Builder<'_> {
         let mut buffer = session.resume_buffer as u64;
         self.size(&mut buffer, given.resume_buffer.as_ref(), LEAST_REPLAY as u64, LARGEST_REPLAY);
         session.resume_buffer = buffer as usize;
+        session.fallback = given.fallback.unwrap_or(session.fallback);
+        self.time(&mut session.heartbeat, given.heartbeat.as_ref());
         session
     }
 
@@ -443,6 +470,7 @@ impl Builder<'_> {
                 timeout: None,
                 max_message,
                 json: JsonOptions::default(),
+                log_messages: None,
             }]);
         };
         let mut seen: HashMap<ServicePattern, Position> = HashMap::new();
@@ -476,10 +504,24 @@ impl Builder<'_> {
                     timeout: route.timeout.is_some().then_some(timeout),
                     max_message: max,
                     json: route.json.as_ref().map(json).unwrap_or_default(),
+                    log_messages: route.log_messages.as_ref().map(|given| self.log_messages(given)),
                 })
             })
             .collect();
         built.into_iter().collect()
+    }
+
+    fn log_messages(&mut self, given: &LogMessages) -> MessageLog {
+        let mut log = MessageLog::new(given.sample.value.0);
+        let mut max = log.max_bytes as u64;
+        self.size(&mut max, given.max_bytes.as_ref(), 1, 1 << 20);
+        log.max_bytes = max as usize;
+        for word in given.redact.iter().flatten() {
+            if !log.redact(&word.value) {
+                self.problems.add(word.at, "a word to redact needs letters or digits");
+            }
+        }
+        log
     }
 
     fn workers(&mut self, given: Option<&At<u32>>) -> usize {

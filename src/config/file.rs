@@ -44,13 +44,27 @@ section! { "the file"
         instance: Option<String>,
         /// Worker threads, each with its own connections. Default: one for each core.
         workers: Option<At<u32>>,
-        /// How long open calls may go on after the signal to stop. Default: 30s.
-        drain: Option<Duration>,
+        /// How the proxy stops: a mapping, or a duration, which is its `timeout`.
+        drain: Option<At<Drain>>,
         /// The log, on standard error.
         log: Option<Log>,
         /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for
         /// pages without generated code. Default: false.
         schema_endpoint: Option<bool>,
+    }
+}
+
+section! { "drain"
+    /// How the proxy stops. All times begin with the signal to stop.
+    struct DrainTimes {
+        /// How long everything is served as before, while /readyz says that the proxy is not ready, and balancers
+        /// learn to send nothing more. Default: 5s with an admin port, otherwise 0s; at most a quarter of the timeout.
+        grace: Option<Duration>,
+        /// The time after the grace over which sessions are told to go elsewhere, so that not all arrive there at
+        /// once. Default: 5s, at most a quarter of the timeout.
+        spread: Option<Duration>,
+        /// How long open calls may go on. Default: 25s.
+        timeout: Option<Duration>,
     }
 }
 
@@ -176,6 +190,8 @@ section! { "a route"
         max_message: Option<At<Size>>,
         /// How JSON is read and written, where a client speaks JSON.
         json: Option<Json>,
+        /// Logs messages, decoded, whatever the dialect of the call. Left out: none.
+        log_messages: Option<LogMessages>,
     }
 }
 
@@ -188,6 +204,19 @@ section! { "a route's json"
         defaults: Option<Defaults>,
         /// The names that are written: "camel" (fieldName) or "original" (field_name). Both are read. Default: camel.
         field_names: Option<FieldNames>,
+    }
+}
+
+section! { "a route's log_messages"
+    /// Which messages are logged, and how: for debugging. Services' data ends up in the log.
+    struct LogMessages {
+        /// The part of the route's calls whose messages are logged: 1 for all, 0.01 for one in a hundred.
+        sample: At<Share>,
+        /// What is masked besides passwords, secrets, tokens and the like: fields and metadata with one of these words
+        /// in their names.
+        redact: Option<Vec<At<String>>>,
+        /// The most of a message that is logged. Default: 4KiB.
+        max_bytes: Option<At<Size>>,
     }
 }
 
@@ -234,6 +263,10 @@ section! { "session"
         resume: Option<Duration>,
         /// Bytes that a session keeps until its client has acknowledged them. 128KiB to 64MiB. Default: 1MiB.
         resume_buffer: Option<At<Size>>,
+        /// Whether clients may come by HTTP where WebSockets do not get through. Default: true.
+        fallback: Option<bool>,
+        /// The longest silence of such a client's response, and the longest wait of its polls. Default: 15s.
+        heartbeat: Option<At<Duration>>,
     }
 }
 
@@ -245,6 +278,40 @@ section! { "log"
         /// error, warn, info, debug, trace or off; or directives such as `info,call=off`. Default: info, which has
         /// one line for each call.
         level: Option<At<String>>,
+    }
+}
+
+/// A part of a whole, from 0 to 1.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share(pub(super) f64);
+
+impl Read for Share {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let share = match node.value {
+            Value::Float(share) => share,
+            Value::Int(0) => 0.0,
+            Value::Int(1) => 1.0,
+            _ => -1.0,
+        };
+        if (0.0..=1.0).contains(&share) {
+            return Some(Self(share));
+        }
+        problems.add(node.at, format!("expected a number from 0 to 1, found {}", node.value.describe()));
+        None
+    }
+}
+
+impl JsonSchema for Share {
+    fn schema_name() -> Cow<'static, str> {
+        "Share".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "minimum": 0, "maximum": 1 })
     }
 }
 
@@ -267,6 +334,40 @@ pub(super) enum SchemaSource {
     Off,
     Reflection,
     Files(Box<SchemaFiles>),
+}
+
+/// A mapping, or the timeout alone.
+#[derive(Clone, Debug)]
+pub(super) struct Drain(pub(super) DrainTimes);
+
+impl Read for Drain {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => DrainTimes::read(node, problems),
+            _ => Duration::read(node, problems).map(|timeout| DrainTimes {
+                grace: None,
+                spread: None,
+                timeout: Some(timeout),
+            }),
+        }
+        .map(Self)
+    }
+}
+
+impl JsonSchema for Drain {
+    fn schema_name() -> Cow<'static, str> {
+        "Drain".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (timeout, times) =
+            (generator.subschema_for::<Duration>(), generator.subschema_for::<DrainTimes>());
+        json_schema!({ "anyOf": [timeout, times] })
+    }
 }
 
 impl Read for SchemaSource {

@@ -196,6 +196,7 @@ fn proxy_settings(
         timeout: None,
         max_message: limits.max_message,
         json: schema::JsonOptions::default(),
+        log_messages: None,
     };
     let downstream = downstream::Settings {
         origins: downstream::Origins::default(),
@@ -223,7 +224,7 @@ fn proxy_settings(
         listeners,
         admin: options.admin,
         workers: options.workers,
-        drain: Duration::from_secs(2),
+        drain: Duration::from_secs(2).into(),
         max_connections: 10_000,
         downstream: Arc::new(downstream),
         upstreams: vec![Arc::new(upstream)],

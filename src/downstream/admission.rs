@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{ConnInfo, Edge, Route, upgrade_headers};
+use super::{ConnInfo, Edge, Route, message_log, upgrade_headers};
 use crate::{
     telemetry::{CallRecord, Dialect},
     upstream::Request,
@@ -50,7 +50,10 @@ pub(crate) struct Admitted {
 pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
     let record = account(edge, &opening);
     match prepare(edge, opening) {
-        Ok((route, request)) => Ok(Admitted { route, request, record }),
+        Ok((route, mut request)) => {
+            request.tap = message_log::sampled(edge, &route, &request);
+            Ok(Admitted { route, request, record })
+        }
         Err(outcome) => {
             record.end(&outcome);
             Err(outcome)
@@ -71,9 +74,6 @@ fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), B
     let Opening { conn, session, path, mut metadata, upgrade_headers: picked, timeout, .. } = opening;
     // A session has held its metadata against the limit itself, before base64 made it longer.
     let limit = if session.is_some() { usize::MAX } else { edge.settings.limits.max_metadata as usize };
-    if edge.drain.draining.is_cancelled() {
-        return Err(refusal(Code::UNAVAILABLE, "the proxy is draining and takes no new calls"));
-    }
     let Some(route) = edge.routes.find(path) else {
         return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };
@@ -101,7 +101,7 @@ fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), B
     // A deadline past the end of time is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let content_type = HeaderValue::from_static("application/grpc");
-    Ok((Arc::clone(route), Request { path, content_type, metadata, deadline }))
+    Ok((Arc::clone(route), Request { path, content_type, metadata, deadline, tap: None }))
 }
 
 fn refusal(code: Code, message: impl Into<String>) -> Box<Outcome> {

@@ -24,8 +24,7 @@ pub(crate) struct Principal {
 impl Principal {
     /// Of a request that the guard has passed. `names`: the configured upgrade headers.
     pub(crate) fn of(names: &[HeaderName], headers: &HeaderMap) -> Self {
-        let origin = headers.get(ORIGIN).map(HeaderValue::as_bytes).and_then(origin::normal_form);
-        Self { origin, upgrade_headers: upgrade_headers::pick(names, headers) }
+        Self { origin: origin_of(headers), upgrade_headers: upgrade_headers::pick(names, headers) }
     }
 
     /// The configured headers of the client's upgrade: metadata of its calls.
@@ -37,6 +36,11 @@ impl Principal {
     pub(crate) fn into_upgrade_headers(self) -> HeaderMap {
         self.upgrade_headers
     }
+}
+
+/// A request's origin in its normal form.
+pub(crate) fn origin_of(headers: &HeaderMap) -> Option<Box<str>> {
+    headers.get(ORIGIN).map(HeaderValue::as_bytes).and_then(origin::normal_form)
 }
 
 /// Without the credentials.

@@ -94,7 +94,11 @@ impl Rejection {
                 answer::trailers_only(outcome, HeaderValue::from_static("application/grpc"))
             }
             RequestKind::Json(_) => json::refusal(&outcome),
-            RequestKind::Grpc | RequestKind::Preflight | RequestKind::Socket | RequestKind::Page => {
+            RequestKind::Grpc
+            | RequestKind::Preflight
+            | RequestKind::Socket
+            | RequestKind::HttpCarrier(_)
+            | RequestKind::Page => {
                 let text = HeaderValue::from_static("text/plain; charset=utf-8");
                 let mut response = answer::trailers_only(outcome, text);
                 *response.body_mut() = Body::from(format!("{}\n", self.message));

@@ -23,8 +23,23 @@ pub(crate) enum RequestKind {
     Grpc,
     /// A call in JSON.
     Json(JsonForm),
+    /// A request of an HTTP carrier.
+    HttpCarrier(HttpCarrierRequest),
     /// Anything else: the shim's files, pages, and what is not found.
     Page,
+}
+
+/// What is asked of an HTTP carrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HttpCarrierRequest {
+    /// A new one.
+    Open,
+    /// Take a packet.
+    Up,
+    /// Is there a packet?
+    Down,
+    /// Something that there is not.
+    Unknown,
 }
 
 /// The content types of a gRPC-Web call, each way.
@@ -47,6 +62,15 @@ impl RequestKind {
         }
         if is_socket(head) {
             return Self::Socket;
+        }
+        // Whatever its content type.
+        if let Some(request) = head.uri.path().strip_prefix("/bidiway/http/") {
+            return Self::HttpCarrier(match request {
+                "open" => HttpCarrierRequest::Open,
+                "up" => HttpCarrierRequest::Up,
+                "down" => HttpCarrierRequest::Down,
+                _ => HttpCarrierRequest::Unknown,
+            });
         }
         let Some(content_type) = head.headers.get(CONTENT_TYPE) else { return Self::Page };
         if let Some(request) = ContentType::parse(content_type.as_bytes()) {

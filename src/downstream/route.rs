@@ -2,6 +2,7 @@
 
 use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Duration};
 
+use super::MessageLog;
 use crate::{
     schema::{JsonOptions, Schema},
     telemetry::{CallMetrics, Dialect, Metrics},
@@ -45,6 +46,8 @@ pub struct RouteSettings {
     pub max_message: u64,
     /// How the route speaks JSON where a client asks for JSON.
     pub json: JsonOptions,
+    /// Which of its calls' messages are logged; `None`: none.
+    pub log_messages: Option<MessageLog>,
 }
 
 /// A route as a worker uses it.
@@ -228,6 +231,7 @@ mod tests {
                 timeout: None,
                 max_message: 1,
                 json: JsonOptions::default(),
+                log_messages: None,
             })
             .collect();
         Routes::new(&settings, &upstreams, &HashMap::new(), &Metrics::new())

@@ -69,6 +69,10 @@ pub struct SessionSettings {
     pub resume: Duration,
     /// How many bytes a session keeps until its client acknowledges them. 1 MiB.
     pub resume_buffer: usize,
+    /// Whether clients may come by HTTP where WebSockets do not get through. Yes.
+    pub fallback: bool,
+    /// The longest silence of an HTTP carrier's response, and the longest wait of a poll. 15 s.
+    pub heartbeat: Duration,
 }
 
 impl Limits {
@@ -103,6 +107,8 @@ impl Default for SessionSettings {
             hello_timeout: Duration::from_secs(10),
             resume: Duration::from_secs(30),
             resume_buffer: 1024 * 1024,
+            fallback: true,
+            heartbeat: Duration::from_secs(15),
         }
     }
 }

@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{CallMetrics, call_metrics::Traffic};
+use super::{CallMetrics, call_metrics::Traffic, carrier_count::Carrier};
 
 /// How a client speaks; the label `dialect`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +133,8 @@ pub struct Metrics {
     sessions_resumed: Counter,
     replayed_bytes: Counter,
     resume_failures: Family<Reason, Counter>,
+    pub(super) carriers_open: Family<Carrier, Gauge>,
+    pub(super) carriers: Family<Carrier, Counter>,
     carriers_lost: Family<Reason, Counter>,
     refused: Family<Reason, Counter>,
     connections_open: Gauge,
@@ -165,6 +167,8 @@ impl Metrics {
             sessions_resumed: Counter::default(),
             replayed_bytes: Counter::default(),
             resume_failures: Family::default(),
+            carriers_open: Family::default(),
+            carriers: Family::default(),
             carriers_lost: Family::default(),
             refused: Family::default(),
             connections_open: Gauge::default(),
@@ -197,6 +201,12 @@ impl Metrics {
         );
         r.register("replayed_bytes", "Bytes sent again on a new carrier", m.replayed_bytes.clone());
         r.register("resume_failures", "Carriers that asked for a session in vain", m.resume_failures.clone());
+        r.register(
+            "carriers_open",
+            "Carriers of sessions that are open now, by kind",
+            m.carriers_open.clone(),
+        );
+        r.register("carriers", "Carriers of sessions that were opened, by kind", m.carriers.clone());
         r.register("carriers_lost", "Carriers lost by sessions that go on without", m.carriers_lost.clone());
         r.register("refused", "Requests and sockets refused before they became a call", m.refused.clone());
         r.register("connections_open", "Downstream TCP connections open now", m.connections_open.clone());
@@ -418,7 +428,10 @@ impl SchemaMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Code, Origin};
+    use crate::{
+        telemetry::CarrierKind,
+        wire::{Code, Origin},
+    };
 
     #[test]
     fn every_metric_has_the_prefix_a_sentence_and_openmetrics_ends_with_eof() {
@@ -430,6 +443,7 @@ mod tests {
         metrics.refused("origin");
         metrics.resume_failed("expired");
         metrics.carrier_lost("lost");
+        drop(metrics.carrier_opened(CarrierKind::Http));
         metrics.accept_error("too_many_files");
         let text = metrics.encode();
         let names: Vec<_> = text
@@ -437,7 +451,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("# HELP "))
             .map(|line| line.split_once(' ').unwrap())
             .collect();
-        assert_eq!(names.len(), 23);
+        assert_eq!(names.len(), 25);
         for (name, help) in names {
             assert!(name.starts_with("bidiway_"), "{name}");
             assert!(help.len() > 10, "{name}: {help}");
@@ -483,8 +497,13 @@ mod tests {
         metrics.connection_closed();
         let upstream = metrics.upstream("chat");
         upstream.connected();
+        let _open = metrics.carrier_opened(CarrierKind::Http);
+        drop(metrics.carrier_opened(CarrierKind::HttpPoll));
         let text = metrics.encode();
         for line in [
+            "bidiway_carriers_open{carrier=\"http\"} 1",
+            "bidiway_carriers_open{carrier=\"http_poll\"} 0",
+            "bidiway_carriers_total{carrier=\"http_poll\"} 1",
             "bidiway_sessions_open 1",
             "bidiway_sessions_total{closed=\"drained\"} 1",
             "bidiway_connections_open 0",

@@ -5,9 +5,11 @@
 
 mod call_metrics;
 mod call_record;
+mod carrier_count;
 pub mod log;
 mod metrics;
 
 pub use call_metrics::CallMetrics;
 pub use call_record::CallRecord;
+pub use carrier_count::{CarrierCount, CarrierKind};
 pub use metrics::{Dialect, Metrics, SchemaMetrics, UpstreamMetrics};

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    Chunk,
+    Chunk, Tap,
     lane::{Ending, Lane},
     pool::{Pool, Slot},
     response::{self, Early, Head},
@@ -38,6 +38,8 @@ pub struct Request {
     pub metadata: HeaderMap,
     /// Sent as `grpc-timeout` and enforced: DEADLINE_EXCEEDED, and upstream is reset.
     pub deadline: Option<Instant>,
+    /// Sees what passes.
+    pub tap: Option<Tap>,
 }
 
 /// What comes back from upstream, in this order: at most one `Headers`, any number of `Data`, one `End`.
@@ -61,7 +63,7 @@ pub struct Call {
 }
 
 impl Call {
-    pub(super) fn open(pool: &Arc<Pool>, request: Request) -> Self {
+    pub(super) fn open(pool: &Arc<Pool>, mut request: Request) -> Self {
         let deadline = request.deadline;
         if deadline.is_some_and(|at| at <= Instant::now()) {
             return Self::refused(Outcome::proxy(
@@ -69,19 +71,24 @@ impl Call {
                 "the deadline had passed before the call was sent",
             ));
         }
+        let tap = request.tap.take();
         let lane = Lane::new(request);
         pool.place(lane.clone());
-        Self::over(lane, Some(pool.clone()), deadline)
+        let mut call = Self::over(lane, Some(pool.clone()), deadline);
+        call.sender.tap.clone_from(&tap);
+        call.receiver.tap = tap;
+        call
     }
 
     fn over(lane: Arc<Lane>, pool: Option<Arc<Pool>>, deadline: Option<Instant>) -> Self {
         Self {
-            sender: CallSender { lane: lane.clone() },
+            sender: CallSender { lane: lane.clone(), tap: None },
             receiver: CallReceiver {
                 lane,
                 pool,
                 stage: Stage::Opening,
                 held: 0,
+                tap: None,
                 deadline: deadline.map(|at| Box::pin(sleep_until(at))),
             },
         }
@@ -142,6 +149,7 @@ impl Call {
 #[derive(Debug)]
 pub struct CallSender {
     lane: Arc<Lane>,
+    tap: Option<Tap>,
 }
 
 impl CallSender {
@@ -152,6 +160,9 @@ impl CallSender {
 
     /// See [`Call::send`].
     pub fn send(&mut self, chunk: Chunk, last: bool) {
+        if self.tap.as_ref().is_some_and(|tap| !tap.up(&chunk)) {
+            self.tap = None;
+        }
         self.lane.send(chunk, last);
     }
 
@@ -175,6 +186,7 @@ pub struct CallReceiver {
     stage: Stage,
     /// Bytes of `Data` that are not released.
     held: usize,
+    tap: Option<Tap>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -221,6 +233,16 @@ struct NotGrpc {
 impl CallReceiver {
     /// See [`Call::poll_receive`].
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        let received = self.receive(cx);
+        if let (Poll::Ready(received), Some(tap)) = (&received, &self.tap)
+            && !tap.down(received)
+        {
+            self.tap = None;
+        }
+        received
+    }
+
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         loop {
             // What most polls are about, apart from the rest: here the stage stays where it is.
             if let Stage::Body(stream, _) = &mut self.stage {

@@ -15,6 +15,7 @@ mod lane;
 mod pool;
 mod response;
 mod settings;
+mod tap;
 mod tls;
 
 pub use call::{Call, CallReceiver, CallSender, Received, Request};
@@ -22,6 +23,7 @@ pub use channel::Channel;
 pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use settings::Settings;
+pub use tap::{Passed, Tap};
 pub use tls::{ClientPem, ClientTls, TlsError, provider};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -9,12 +9,14 @@ pub mod envelope;
 pub mod frame;
 pub mod grpc_web;
 pub mod grpc_websockets;
+pub mod http_carrier;
 pub mod metadata;
 pub mod status;
+pub mod text_frame;
 pub mod timeout;
 pub mod websocket;
 
-/// The session protocol's messages, generated from `proto/bidiway/v1/session.proto`.
+/// The session protocol's messages, generated from `proto/bidiway/v1/session.proto` and `http.proto`.
 #[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated code; the proto file documents it")]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/bidiway.v1.rs"));

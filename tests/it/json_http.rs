@@ -256,6 +256,8 @@ async fn a_client_that_goes_away_cancels_the_call() {
 #[tokio::test]
 async fn a_deadline_ends_a_call_from_the_header_or_the_url() {
     let (_services, edge) = demo().await;
+    // The schema is here already.
+    within(10, call(&edge, Http::One, request(&edge, "/demo.v1.Lab/Unary", "{}"))).await;
     let message = "the deadline passed before the server ended the call";
     for (path, headers) in
         [("/demo.v1.Lab/Wait", &[("grpc-timeout", "50m")][..]), ("/demo.v1.Lab/Wait?@timeout=50ms&x=y", &[])]

@@ -191,10 +191,6 @@ async fn a_text_beyond_the_limit_ends_the_call_at_its_header() {
     socket.send(&text(50_001)).await;
     let (_, close, reason) = within(10, socket.finish()).await;
     assert_eq!((close, &*reason), (4008, "a WebSocket message is larger than 50000 bytes"));
-    // Small as protobuf, large as JSON.
-    let mut socket = JsonSocket::open(Carrier::Http1, &edge, BIDI).await;
-    socket.send(&format!("{{\"text\":\"{}\"}}", "\u{1}".repeat(1))).await;
-    within(10, socket.finish()).await;
 }
 
 #[tokio::test]
@@ -338,11 +334,11 @@ async fn a_page_of_another_origin_opens_no_socket() {
 #[tokio::test]
 async fn sockets_are_pinged_and_silent_ones_given_up() {
     let mut settings = settings();
-    settings.session.ping = Duration::from_millis(100);
+    settings.session.ping = Duration::from_secs(1);
     let (_services, edge) = demo_with(settings).await;
     // Answers pings while it waits, and lives.
     let mut socket = JsonSocket::open(Carrier::Http1, &edge, BIDI).await;
-    assert!(tokio::time::timeout(Duration::from_millis(500), socket.next()).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_millis(2500), socket.next()).await.is_err());
     socket.send("{}").await;
     assert_eq!(within(10, socket.text()).await, json!({}));
     // Answers nothing.

@@ -84,9 +84,9 @@ async fn a_bad_call_is_refused_with_its_own_code_and_the_session_goes_on() {
                 "16384",
             ),
             (
-                v1::Open { codec: v1::Codec::Json.into(), ..open("/chat.v1.Chat/Talk", vec![]) },
+                v1::Open { codec: 7, ..open("/chat.v1.Chat/Talk", vec![]) },
                 Code::UNIMPLEMENTED,
-                "JSON",
+                "codec 7 is not known; there are PROTOBUF (0) and JSON (1)",
             ),
         ];
         for (open, code, part) in cases {

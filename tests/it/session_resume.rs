@@ -6,7 +6,6 @@ use bidiway::{
     session::{Event, Settings},
     wire::{Code, v1},
 };
-use futures_util::StreamExt;
 use h2::Reason;
 use tokio::sync::{Notify, mpsc};
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};

@@ -5,9 +5,16 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::{ready::ReadyList, stream::Stream};
+use super::{
+    json_stream::JsonStream,
+    ready::{KeyWaker, ReadyList},
+    stream::Stream,
+};
 use crate::{
-    downstream::{ConnInfo, Edge, Opening, admit},
+    downstream::{
+        ConnInfo, Edge, Opening, admit,
+        json::{JsonCall, Single},
+    },
     session::{Session, StreamId, StreamTable},
     telemetry::{CallRecord, Dialect},
     wire::{Code, Outcome, metadata, v1},
@@ -28,12 +35,29 @@ pub(super) struct Calls {
     session_id: Arc<str>,
     /// Where streams are noted that can go on, under their numbers.
     ready: Arc<ReadyList>,
-    streams: StreamTable<Stream>,
+    streams: StreamTable<Entry>,
+    /// The session's frames are text: all messages are JSON.
+    text: bool,
+}
+
+/// A stream and its call.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are binary, and cost no allocation of their own")]
+enum Entry {
+    /// Its messages pass as they are.
+    Binary(Stream),
+    /// Its messages are JSON for the client.
+    Json(Box<JsonStream>),
 }
 
 impl Calls {
-    pub(super) fn new(edge: Arc<Edge>, session_id: Arc<str>, ready: Arc<ReadyList>) -> Self {
-        Self { edge, session_id, ready, streams: StreamTable::default() }
+    pub(super) fn new(edge: Arc<Edge>, session_id: Arc<str>, ready: Arc<ReadyList>, text: bool) -> Self {
+        Self { edge, session_id, ready, streams: StreamTable::default(), text }
+    }
+
+    /// No call is open.
+    pub(super) fn is_empty(&self) -> bool {
+        self.streams.is_empty()
     }
 
     /// The session has a new stream: its call goes upstream, or is refused.
@@ -55,20 +79,27 @@ impl Calls {
         });
         match admitted {
             Ok(admitted) => {
-                let call = admitted.route.upstream.call(admitted.request);
                 let waker = self.ready.waker(id.into());
                 waker.wake();
-                let max_message = admitted.route.settings.max_message;
-                self.streams.insert(id, Stream::new(id, call, waker, admitted.record, max_message));
+                let entry = if self.text || open.codec == v1::Codec::Json as i32 {
+                    let call = JsonCall::new(admitted, Single::HalfClosed);
+                    Entry::Json(Box::new(JsonStream::new(id, call, waker, self.text)))
+                } else {
+                    let call = admitted.route.upstream.call(admitted.request);
+                    let max_message = admitted.route.settings.max_message;
+                    Entry::Binary(Stream::new(id, call, waker, admitted.record, max_message))
+                };
+                self.streams.insert(id, entry);
             }
-            Err(outcome) => session.end(id, trailers(&outcome)),
+            Err(outcome) => session.end(id, trailers(&outcome, outcome.status.details.clone())),
         }
     }
 
     /// The metadata of an Open, if the frame asks for what there is.
     fn readable(&self, conn: &ConnInfo, open: &v1::Open) -> Result<HeaderMap, Box<Outcome>> {
-        let outcome = if open.codec != v1::Codec::Protobuf as i32 {
-            Outcome::proxy(Code::UNIMPLEMENTED, "the JSON codec is not available; send protobuf messages")
+        let outcome = if v1::Codec::try_from(open.codec).is_err() {
+            let text = format!("codec {} is not known; there are PROTOBUF (0) and JSON (1)", open.codec);
+            Outcome::proxy(Code::UNIMPLEMENTED, text)
         } else {
             match metadata::from_entries(&open.metadata) {
                 Ok(metadata) => return Ok(metadata),
@@ -91,16 +122,23 @@ impl Calls {
         first: bool,
         last: bool,
     ) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        if let Err(outcome) = stream.push_up(session, bytes, remaining, first, last) {
-            self.end(session, id, &outcome);
+        match self.streams.get_mut(&id) {
+            Some(Entry::Binary(stream)) => {
+                if let Err(outcome) = stream.push_up(session, bytes, remaining, first, last) {
+                    self.end(session, id, &outcome);
+                }
+            }
+            Some(Entry::Json(stream)) => stream.push_up(bytes, remaining, first, last),
+            None => {}
         }
     }
 
     /// The client sends no more messages on a stream.
     pub(super) fn half_closed(&mut self, session: &mut Session, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.end_up(session);
+        match self.streams.get_mut(&id) {
+            Some(Entry::Binary(stream)) => stream.end_up(session),
+            Some(Entry::Json(stream)) => stream.end_up(),
+            None => {}
         }
     }
 
@@ -124,19 +162,28 @@ impl Calls {
 
     /// A stream can go on.
     pub(super) fn poll(&mut self, session: &mut Session, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        stream.waker().arm();
-        stream.pump_up(session);
-        if let Some(outcome) = stream.pump_down(session) {
+        let outcome = match self.streams.get_mut(&id) {
+            Some(Entry::Binary(stream)) => {
+                stream.waker().arm();
+                stream.pump_up(session);
+                stream.pump_down(session)
+            }
+            Some(Entry::Json(stream)) => stream.poll(session),
+            None => None,
+        };
+        if let Some(outcome) = outcome {
             self.end(session, id, &outcome);
         }
     }
 
     fn end(&mut self, session: &mut Session, id: StreamId, outcome: &Outcome) {
-        session.end(id, trailers(outcome));
-        if let Some(stream) = self.streams.remove(&id) {
-            stream.close(outcome);
-        }
+        let Some(entry) = self.streams.remove(&id) else { return };
+        let details = match &entry {
+            Entry::Binary(_) => outcome.status.details.clone(),
+            Entry::Json(stream) => stream.details(outcome),
+        };
+        session.end(id, trailers(outcome, details));
+        entry.close(outcome);
     }
 
     /// Ends every call with an outcome of the proxy's, which the clients are told.
@@ -149,7 +196,7 @@ impl Calls {
 
     /// Bytes on their way, in either direction. Costs a look at every call.
     pub(super) fn held_bytes(&mut self) -> usize {
-        self.streams.values_mut().map(Stream::held_bytes).sum()
+        self.streams.values_mut().map(Entry::held_bytes).sum()
     }
 
     /// Cancels every call that still runs: there is nobody to tell.
@@ -161,11 +208,35 @@ impl Calls {
     }
 }
 
-fn trailers(outcome: &Outcome) -> v1::Trailers {
+impl Entry {
+    fn waker(&self) -> &KeyWaker {
+        match self {
+            Self::Binary(stream) => stream.waker(),
+            Self::Json(stream) => stream.waker(),
+        }
+    }
+
+    fn held_bytes(&mut self) -> usize {
+        match self {
+            Self::Binary(stream) => stream.held_bytes(),
+            Self::Json(stream) => stream.held_bytes(),
+        }
+    }
+
+    /// Counts and logs the end, unless the stream has done so.
+    fn close(self, outcome: &Outcome) {
+        match self {
+            Self::Binary(stream) => stream.close(outcome),
+            Self::Json(stream) => stream.close(outcome),
+        }
+    }
+}
+
+fn trailers(outcome: &Outcome, details: Bytes) -> v1::Trailers {
     v1::Trailers {
         code: outcome.status.code.0,
         message: outcome.status.message.clone(),
-        details: outcome.status.details.clone(),
+        details,
         metadata: metadata::to_entries(&outcome.trailers),
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{
+    http_carrier::HttpCarriers,
     mailbox::{Arrival, Mailbox},
     parking::{Parking, Place, Room},
     token::{self, InstanceId, Locator},
@@ -24,6 +25,8 @@ const REMEMBERED: usize = 1024;
 /// It is touched when a session begins, ends, or is asked for, and by no message.
 #[derive(Debug)]
 pub struct SessionDirectory {
+    /// The carriers that are found by their names.
+    pub(super) http: Arc<HttpCarriers>,
     instance: InstanceId,
     parking: Arc<Parking>,
     known: Mutex<Known>,
@@ -52,6 +55,7 @@ impl SessionDirectory {
             None => InstanceId::random()?,
         };
         Ok(Arc::new(Self {
+            http: Arc::default(),
             instance,
             parking: Parking::new(room, Arc::clone(metrics)),
             known: Mutex::default(),
@@ -97,9 +101,11 @@ impl SessionDirectory {
         arrival.refuse(Refusal::Failure(failure));
     }
 
-    /// Completes when no session is left that a client could come back to.
+    /// Completes when no session is left that a client could come back to, and none whose requests come on new
+    /// connections.
     pub async fn vacated(&self) {
         loop {
+            self.http.vacated().await;
             let left = self.vacant.notified();
             if self.known().sessions.is_empty() {
                 return;

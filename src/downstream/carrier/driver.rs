@@ -19,23 +19,19 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
+    Begun,
     calls::{Caller, Calls},
     directory::Entry,
-    link::{CLOSE_TIMEOUT, Carrier, Link},
+    link::{CLOSE_TIMEOUT, Carrier, Incoming, Link},
     mailbox::Answer,
     parking::Place,
     ready::{KeyWaker, ReadyList},
-    socket::{Broken, Incoming},
 };
 use crate::{
     downstream::{ConnInfo, Edge, Principal},
     session::{CloseReason, Event, Session, StreamId},
-    wire::{Code, Outcome, websocket::WebSocketError},
+    wire::{Code, Outcome},
 };
-
-/// How much one packet holds at most, about: enough to make a write worth its system call, little enough that a
-/// stream waits for no more than a few milliseconds of a slow line.
-const PACKET_TARGET: usize = 64 * 1024;
 
 /// How many messages are read before others on this worker get their turn.
 const READS_PER_TURN: usize = 64;
@@ -86,6 +82,8 @@ pub(super) struct Driver {
     timer: Pin<Box<Sleep>>,
     /// `None` when it has come.
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// When the client is sent elsewhere, once the drain has begun.
+    leave: Option<Pin<Box<Sleep>>>,
     /// `None` when it has come.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
@@ -108,9 +106,9 @@ impl Driver {
         conn: ConnInfo,
         principal: Principal,
         link: Link,
-        session: Session,
-        session_id: Arc<str>,
+        begun: Begun,
     ) -> Self {
+        let Begun { session, id: session_id } = begun;
         let ready = Arc::new(ReadyList::default());
         let (own, reader) = (ready.waker(SELF), ready.waker(CARRIER));
         own.wake();
@@ -119,8 +117,14 @@ impl Driver {
         Self {
             draining: Some(Box::pin(edge.drain.draining.clone().cancelled_owned())),
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
+            leave: None,
             timer: Box::pin(tokio::time::sleep_until(Instant::now())),
-            calls: Calls::new(Arc::clone(&edge), Arc::clone(&session_id), Arc::clone(&ready)),
+            calls: Calls::new(
+                Arc::clone(&edge),
+                Arc::clone(&session_id),
+                Arc::clone(&ready),
+                link.carrier.is_text(),
+            ),
             edge,
             conn,
             principal,
@@ -216,7 +220,10 @@ impl Driver {
                     self.session.handle_packet(packet, now.into_std())
                 }
                 Incoming::Packet(packet) => self.first_packet(packet, now),
-                Incoming::Text(_) => self.session.handle_text(now.into_std()),
+                Incoming::Text => self.session.handle_text(now.into_std()),
+                Incoming::Unreadable(message) => {
+                    self.session.close(CloseReason::new(Code::INVALID_ARGUMENT, "violation", message));
+                }
                 Incoming::Alive => self.session.handle_activity(now.into_std()),
                 Incoming::Closed(code) => {
                     let code = code.unwrap_or(1005); // RFC 6455, section 7.1.5: none was given
@@ -224,25 +231,14 @@ impl Driver {
                     let ends = resume::ends_session(code);
                     return self.lose(if ends { "client_closed" } else { "client_left" }, &text, ends);
                 }
-                Incoming::Broken(Broken::Lost) => {
-                    return self.lose("lost", "the client's connection was lost", false);
-                }
-                Incoming::Broken(Broken::Protocol(WebSocketError::TooLarge(limit))) => {
-                    let message = format!("a packet is larger than {limit} bytes");
-                    self.session.close(CloseReason::new(
-                        Code::RESOURCE_EXHAUSTED,
-                        "packet_too_large",
-                        message,
-                    ));
-                }
-                Incoming::Broken(Broken::Protocol(error)) => {
-                    let message = format!("the WebSocket protocol was broken: {error}");
-                    let reason = CloseReason::carrier(message);
-                    if self.detach("carrier") {
+                Incoming::Lost => return self.lose("lost", "the client's connection was lost", false),
+                Incoming::Unfit(reason) => {
+                    if self.detach(reason.label) {
                         return self.drop_carrier(&reason);
                     }
                     self.session.close(reason);
                 }
+                Incoming::Violation(reason) => self.session.close(reason),
             }
             self.drain_events();
             if !matches!(self.state, State::Open) {
@@ -261,10 +257,14 @@ impl Driver {
             self.draining = None;
             // Who has not said Hello yet may be here to go on with a session.
             if self.greeted || self.edge.settings.session.resume.is_zero() {
-                // Spread over a second, so that the clients of one instance do not all arrive at the next at once.
-                let delay = u32::from(self.conn.peer.port()) % 1000;
-                self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
+                // Without calls it will not be back before it has one.
+                let share = if self.calls.is_empty() { Duration::ZERO } else { self.edge.drain.share() };
+                self.leave = Some(Box::pin(tokio::time::sleep(share)));
             }
+        }
+        if self.leave.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
+            self.leave = None;
+            self.go_away(Duration::ZERO);
         }
         if self.cut.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
             self.cut = None;
@@ -272,10 +272,14 @@ impl Driver {
                 Code::UNAVAILABLE,
                 "the proxy is shutting down and the call did not finish before the drain deadline",
             );
+            // Clients that lose a call now are likely to be back, and all of them at once.
+            self.leave = None;
+            if self.greeted {
+                self.go_away(self.edge.drain.share());
+            }
             self.calls.end_all(&mut self.session, &outcome);
             if self.link.is_none() || !self.greeted {
-                let text = "the proxy has stopped";
-                self.session.close(CloseReason::new(Code::UNAVAILABLE, "draining", text));
+                self.stop();
             }
         }
         while self.timer.as_mut().poll(cx).is_ready() {
@@ -285,6 +289,12 @@ impl Driver {
             let soonest = now + Duration::from_millis(1);
             self.timer.as_mut().reset(Instant::from_std(next).max(soonest));
         }
+    }
+
+    /// Sends the client elsewhere; it shall come there after `delay`.
+    fn go_away(&mut self, delay: Duration) {
+        let delay = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
+        self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
     }
 
     /// The timer fires at the earliest time that was ever asked for and then looks again: keepalive moves its time
@@ -323,6 +333,9 @@ impl Driver {
                 Event::Detached(reason) => {
                     self.drop_carrier(&reason);
                     self.park(reason.label);
+                    if self.cut.is_none() {
+                        self.stop();
+                    }
                 }
                 Event::Closed(reason) => {
                     self.leave_directory(reason.label);
@@ -363,7 +376,7 @@ impl Driver {
             let Some(link) = &mut self.link else { break };
             let wrote = PACKET.with_borrow_mut(|packet| {
                 packet.resize(Carrier::ROOM, 0);
-                let ready = self.session.poll_packet(packet, PACKET_TARGET);
+                let ready = self.session.poll_packet(packet, link.carrier.packet_target());
                 if ready {
                     link.carrier.send(cx, packet);
                 }

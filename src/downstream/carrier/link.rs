@@ -3,18 +3,76 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
 
-use super::socket::{Broken, Incoming, Socket};
-use crate::{downstream::AddressPermit, wire::websocket::HEADER_MAX};
+use super::{
+    http_carrier::HttpCarrier,
+    socket::{self, Socket},
+};
+use crate::{
+    downstream::AddressPermit,
+    session::CloseReason,
+    telemetry::{CarrierCount, CarrierKind, Metrics},
+    wire::{
+        Code,
+        text_frame::{self, TextFrameWriter},
+        websocket::{HEADER_MAX, WebSocketError},
+    },
+};
 
 /// How long the peer may take to answer our close frame.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How much one packet holds at most, about: enough to make a write worth its system call, little enough that a
+/// stream waits for no more than a few milliseconds of a slow line.
+pub(super) const PACKET_TARGET: usize = 64 * 1024;
+
+/// What comes from a carrier.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// A packet.
+    Packet(Bytes),
+    /// A text message, which the protocol does not have.
+    Text,
+    /// The peer lives.
+    Alive,
+    /// The peer said that it goes. Its close code, if it gave one.
+    Closed(Option<u16>),
+    /// The carrier is lost.
+    Lost,
+    /// The peer broke the rules of the carrier, which is of no more use. The session may go on without.
+    Unfit(CloseReason),
+    /// The peer did what ends the session too.
+    Violation(CloseReason),
+    /// The peer sent a message that is no frame of this kind of session. Says why.
+    Unreadable(String),
+}
+
+impl Incoming {
+    /// What a socket says, as it is where packets are binary messages.
+    fn of(incoming: socket::Incoming) -> Self {
+        match incoming {
+            socket::Incoming::Packet(packet) => Self::Packet(packet),
+            socket::Incoming::Text(_) => Self::Text,
+            socket::Incoming::Alive => Self::Alive,
+            socket::Incoming::Closed(code) => Self::Closed(code),
+            socket::Incoming::Broken(socket::Broken::Lost) => Self::Lost,
+            socket::Incoming::Broken(socket::Broken::Protocol(WebSocketError::TooLarge(limit))) => {
+                Self::Violation(packet_too_large(limit))
+            }
+            socket::Incoming::Broken(socket::Broken::Protocol(error)) => {
+                let message = format!("the WebSocket protocol was broken: {error}");
+                Self::Unfit(CloseReason::carrier(message))
+            }
+        }
+    }
+}
 
 /// What carries packets. Each kind does the same things; the driver knows no other.
 ///
@@ -23,16 +81,55 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) enum Carrier {
     /// A WebSocket, over HTTP/1.1 or HTTP/2.
     WebSocket(Socket),
+    /// A response down and requests up, or polls.
+    Http(HttpCarrier),
+    /// A WebSocket whose messages are text, one frame in each.
+    TextSocket(Socket, TextFrameWriter),
 }
 
 impl Carrier {
     /// Room that a packet has in front for the carrier's own framing.
     pub(super) const ROOM: usize = HEADER_MAX;
 
-    /// The next thing that the peer sent. After `Closed` or `Broken` nothing more is asked for.
+    /// How metrics call it.
+    pub(super) fn kind(&self) -> CarrierKind {
+        match self {
+            Self::WebSocket(_) | Self::TextSocket(..) => CarrierKind::WebSocket,
+            Self::Http(http) => http.kind(),
+        }
+    }
+
+    /// Whether the session's frames are text here.
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self, Self::TextSocket(..))
+    }
+
+    /// The next thing that the peer sent. After all but `Packet`, `Text` and `Alive` nothing more is asked for.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         match self {
-            Self::WebSocket(socket) => socket.poll_read(cx),
+            Self::WebSocket(socket) => socket.poll_read(cx).map(Incoming::of),
+            Self::TextSocket(socket, _) => socket.poll_read(cx).map(|incoming| match incoming {
+                socket::Incoming::Text(text) => {
+                    let mut packet = BytesMut::new();
+                    match text_frame::read(&text, &mut packet) {
+                        Ok(()) => Incoming::Packet(packet.freeze()),
+                        Err(error) => Incoming::Unreadable(error.to_string()),
+                    }
+                }
+                socket::Incoming::Packet(_) => {
+                    Incoming::Unreadable("a binary message in a session of text".to_owned())
+                }
+                other => Incoming::of(other),
+            }),
+            Self::Http(http) => http.poll_read(cx),
+        }
+    }
+
+    /// How much the next packet should hold, about.
+    pub(super) fn packet_target(&self) -> usize {
+        match self {
+            Self::WebSocket(_) | Self::TextSocket(..) => PACKET_TARGET,
+            Self::Http(http) => http.packet_target(),
         }
     }
 
@@ -41,36 +138,63 @@ impl Carrier {
     pub(super) fn send(&mut self, cx: &mut Context<'_>, packet: &mut BytesMut) {
         match self {
             Self::WebSocket(socket) => socket.send(cx, packet),
+            Self::Http(http) => http.send(packet),
+            Self::TextSocket(socket, writer) => {
+                let frames = Bytes::copy_from_slice(&packet[Self::ROOM..]);
+                let written = writer.write(frames, |text| {
+                    packet.truncate(Self::ROOM);
+                    packet.extend_from_slice(text.as_bytes());
+                    socket.send_text(cx, packet);
+                    packet.resize(Self::ROOM, 0);
+                });
+                debug_assert!(written.is_ok(), "a packet of our own holds frames");
+                packet.clear();
+            }
         }
     }
 
-    /// Brings what waits to the peer; ready when nothing waits any more.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    /// Brings what waits to the peer; ready when another packet may be sent.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
         match self {
-            Self::WebSocket(socket) => socket.poll_flush(cx),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.poll_flush(cx).map_err(|_| Lost),
+            Self::Http(http) => http.poll_flush(cx.waker()),
         }
     }
 
     /// A sign of life below the session, which the browser answers even while the page's script is busy.
     pub(super) fn ping(&mut self, cx: &mut Context<'_>) {
         match self {
-            Self::WebSocket(socket) => socket.ping(cx),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.ping(cx),
+            // There is none. What is lost is found out by the session's own Ping.
+            Self::Http(_) => {}
         }
     }
 
     /// Says goodbye, with a close code and a reason. Nothing is sent after it.
     pub(super) fn close(&mut self, cx: &mut Context<'_>, code: u16, reason: &str) {
         match self {
-            Self::WebSocket(socket) => socket.close(cx, code, reason),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.close(cx, code, reason),
+            Self::Http(http) => http.close(code, reason),
         }
     }
 
     /// After `close`: ready when the peer has heard it, or is gone.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::WebSocket(socket) => socket.poll_closed(cx),
+            Self::WebSocket(socket) | Self::TextSocket(socket, _) => socket.poll_closed(cx),
+            Self::Http(http) => http.poll_closed(cx.waker()),
         }
     }
+}
+
+/// The carrier is lost.
+#[derive(Debug)]
+pub(super) struct Lost;
+
+/// A packet beyond what any carrier takes.
+pub(super) fn packet_too_large(limit: usize) -> CloseReason {
+    let message = format!("a packet is larger than {limit} bytes");
+    CloseReason::new(Code::RESOURCE_EXHAUSTED, "packet_too_large", message)
 }
 
 /// A carrier, and what goes with it wherever it goes.
@@ -81,6 +205,7 @@ pub(super) struct Link {
     _place: Option<AddressPermit>,
     /// The address has as many sockets as it may without this one, which therefore can only go on with a session.
     pub(super) crowded: bool,
+    _count: CarrierCount,
     /// Since when the last flush has not finished: nothing more is written.
     pub(super) blocked: Option<Instant>,
     /// Messages read since then.
@@ -88,8 +213,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(carrier: Carrier, place: Option<AddressPermit>, crowded: bool) -> Self {
-        Self { carrier, _place: place, crowded, blocked: None, reads_while_blocked: 0 }
+    pub(super) fn new(
+        carrier: Carrier,
+        place: Option<AddressPermit>,
+        crowded: bool,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let count = metrics.carrier_opened(carrier.kind());
+        Self { carrier, _place: place, crowded, _count: count, blocked: None, reads_while_blocked: 0 }
     }
 
     /// Closes a carrier that the session has no more use for. The future ends when the peer has heard it.

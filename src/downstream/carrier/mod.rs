@@ -1,12 +1,14 @@
 //! Carriers: what brings a session's packets. One task owns the socket and its session, without locks.
 //!
-//! `upgrade` checks the handshake, `socket` is the WebSocket, `link` is what the driver sees of a carrier, `driver` is
-//! the task, `calls` has a session's calls, `stream` joins one stream of the session to its call, `ready` tells the
-//! task which of its streams can go on.
+//! `upgrade` checks the handshake, `socket` is the WebSocket, `http_carrier` what stands in for it, `link` is what the
+//! driver sees of a carrier, `driver` is the task, `calls` has a session's calls, `stream` joins one stream of the
+//! session to its call (`json_stream`, if its messages are JSON), `ready` tells the task which of its streams can go on.
 
 mod calls;
 mod directory;
 mod driver;
+pub(super) mod http_carrier;
+mod json_stream;
 mod link;
 mod mailbox;
 mod parking;
@@ -32,7 +34,7 @@ use tokio::time::Instant;
 use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets, json};
 use crate::{
     session::{self, CloseReason, MAX_PACKET, Session, Side},
-    wire::Code,
+    wire::{Code, text_frame::TextFrameWriter},
 };
 use driver::Driver;
 use link::{Carrier, Link};
@@ -53,27 +55,28 @@ pub(crate) fn upgrade(
     let principal = Principal::of(&edge.settings.upgrade_headers, request.headers());
     let (edge_, conn) = (Arc::clone(edge), conn.clone());
     match handshake.subprotocol {
-        Subprotocol::Session => {
-            let session_id = session_id()?;
-            let resumes = !edge.settings.session.resume.is_zero();
-            let token = resumes.then(|| edge.sessions.new_token()).transpose().map_err(no_random_numbers)?;
+        Subprotocol::Session | Subprotocol::TextSession => {
+            let is_text = handshake.subprotocol == Subprotocol::TextSession;
+            // Who types frames cannot keep what he has sent.
+            let mut begun = begin(edge, !is_text)?;
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
-                let mut session =
-                    Session::new(Side::Proxy, settings(&edge, &session_id), Instant::now().into_std());
-                if let Some(token) = token {
-                    session.announce_resume(token);
-                }
-                let link = match admit(&edge, &conn) {
-                    Ok((place, crowded)) => Link::new(Carrier::WebSocket(socket), Some(place), crowded),
+                let (place, crowded) = match admit(&edge, &conn) {
+                    Ok((place, crowded)) => (Some(place), crowded),
                     Err(reason) => {
-                        session.close(reason);
-                        Link::new(Carrier::WebSocket(socket), None, true)
+                        begun.session.close(reason);
+                        (None, true)
                     }
                 };
+                let carrier = if is_text {
+                    Carrier::TextSocket(socket, TextFrameWriter::default())
+                } else {
+                    Carrier::WebSocket(socket)
+                };
+                let link = Link::new(carrier, place, crowded, &edge.metrics);
                 // Boxed: this future goes away when the session runs, and must not size its task.
-                Box::new(Driver::new(edge, conn, principal, link, session, session_id)).await;
+                Box::new(Driver::new(edge, conn, principal, link, begun)).await;
             });
         }
         Subprotocol::GrpcWebSockets | Subprotocol::GrpcWebSocketsMultiplex => {
@@ -90,7 +93,8 @@ pub(crate) fn upgrade(
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let socket = socket(upgraded, json::max_message(&edge_, uri.path()));
-                json::serve(edge_, conn, socket, uri.path().into(), uri.query(), principal.into_upgrade_headers()).await;
+                let headers = principal.into_upgrade_headers();
+                json::serve(edge_, conn, socket, uri.path().into(), uri.query(), headers).await;
             });
         }
     }
@@ -132,6 +136,22 @@ fn too_many_sockets(edge: &Edge) -> CloseReason {
     edge.metrics.refused("sockets_per_address");
     let text = format!("this address has {limit} open sockets, which is the limit");
     CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
+}
+
+/// A session that has a carrier and nothing else yet.
+#[derive(Debug)]
+struct Begun {
+    session: Session,
+    id: Arc<str>,
+}
+
+fn begin(edge: &Edge, resumable: bool) -> Result<Begun, Rejection> {
+    let id = session_id()?;
+    let mut session = Session::new(Side::Proxy, settings(edge, &id), Instant::now().into_std());
+    if resumable && !edge.settings.session.resume.is_zero() {
+        session.announce_resume(edge.sessions.new_token().map_err(no_random_numbers)?);
+    }
+    Ok(Begun { session, id })
 }
 
 fn settings(edge: &Edge, session_id: &str) -> session::Settings {

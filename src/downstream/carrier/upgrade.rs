@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::{
     downstream::{Rejection, request_kind::is_own, route::split},
-    wire::grpc_websockets,
+    wire::{grpc_websockets, text_frame::TEXT_SUBPROTOCOL},
 };
 
 /// The subprotocol of binary sessions.
@@ -18,6 +18,8 @@ pub const SUBPROTOCOL: &str = "bidiway.v1";
 pub(crate) enum Subprotocol {
     /// Packets of a session.
     Session,
+    /// Frames of a session as text.
+    TextSession,
     /// `grpc-websockets`: one call.
     GrpcWebSockets,
     /// `grpc-websockets-multiplex`: many calls.
@@ -89,6 +91,7 @@ fn choose<B>(request: &Request<B>) -> Option<(Subprotocol, Option<HeaderValue>)>
         Some((subprotocol, Some(HeaderValue::from_str(token).ok()?)))
     };
     find(Subprotocol::Session, &|token| token == SUBPROTOCOL)
+        .or_else(|| find(Subprotocol::TextSession, &|token| token == TEXT_SUBPROTOCOL))
         .or_else(|| {
             find(Subprotocol::GrpcWebSocketsMultiplex, &any_case(grpc_websockets::MULTIPLEX_SUBPROTOCOL))
         })

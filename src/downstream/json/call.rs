@@ -147,6 +147,21 @@ impl JsonCall {
         }
     }
 
+    /// A status's details alone: a list in JSON, or nothing when there are none.
+    pub(crate) fn details_to_json(&self, outcome: &Outcome) -> Bytes {
+        #[derive(serde::Deserialize)]
+        struct Details<'a> {
+            #[serde(borrow)]
+            details: &'a serde_json::value::RawValue,
+        }
+        if outcome.status.details.is_empty() {
+            return Bytes::new();
+        }
+        let status = self.status_to_json(outcome);
+        let details = serde_json::from_slice(&status).map(|Details { details }| details.get());
+        Bytes::copy_from_slice(details.unwrap_or_default().as_bytes())
+    }
+
     /// A message of the client.
     pub(crate) fn push(&mut self, json: Bytes) {
         if self.up_done || self.failure.is_some() {

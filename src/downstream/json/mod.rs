@@ -11,7 +11,9 @@ mod options;
 mod request;
 mod socket;
 
+pub(crate) use call::{Event, JsonCall, Single};
 pub(crate) use http::{answer, refusal};
+pub(crate) use options::metadata_to_json;
 pub(crate) use socket::{max_message, serve};
 
 use crate::{

@@ -25,6 +25,7 @@ pub(crate) fn request() -> Request {
         content_type: HeaderValue::from_static("application/grpc"),
         metadata: HeaderMap::new(),
         deadline: None,
+        tap: None,
     }
 }
 

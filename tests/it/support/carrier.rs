@@ -26,6 +26,7 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use super::{
     edge::Edge,
+    http_carrier::{HttpWire, Requests},
     socket::{Io, Socket},
 };
 
@@ -49,7 +50,7 @@ pub(crate) const CARRIERS: [Carrier; 4] =
     [Carrier::Http1, Carrier::Http1Tls, Carrier::Http2, Carrier::Http2Tls];
 
 impl Carrier {
-    fn has_tls(self) -> bool {
+    pub(crate) fn has_tls(self) -> bool {
         matches!(self, Self::Http1Tls | Self::Http2Tls)
     }
 
@@ -66,6 +67,11 @@ impl Carrier {
     /// A session with whatever listens there.
     pub(crate) async fn connect_to(self, address: SocketAddr, settings: Settings) -> Socket {
         Socket::new(self.websocket(address, "/bidiway/session", SESSION, &[]).await, settings)
+    }
+
+    /// An HTTP carrier, opened by its first packet.
+    pub(crate) fn http(self, edge: &Edge, polls: bool) -> HttpWire {
+        HttpWire::new(Requests::new(self, self.port(edge), HeaderMap::new()), polls)
     }
 
     /// A WebSocket at a path, with a subprotocol (or "": none) and further headers.

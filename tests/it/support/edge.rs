@@ -39,6 +39,7 @@ pub(crate) fn settings() -> downstream::Settings {
         timeout: None,
         max_message: 4 * 1024 * 1024,
         json: JsonOptions::default(),
+        log_messages: None,
     };
     downstream::Settings { routes: vec![any], ..downstream::Settings::default() }
 }
@@ -88,7 +89,7 @@ async fn start(
         listeners: vec![listener(None), listener(Some(super::carrier::certificate()))],
         admin: None,
         workers,
-        drain: std::time::Duration::from_secs(30),
+        drain: std::time::Duration::from_secs(30).into(),
         max_connections: 1000,
         downstream: Arc::new(downstream),
         schemas: HashMap::from([(upstream.name.clone(), schema)]),

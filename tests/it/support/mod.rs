@@ -5,6 +5,7 @@ pub(crate) mod carrier;
 pub(crate) mod edge;
 pub(crate) mod grpc_websocket;
 pub(crate) mod http;
+pub(crate) mod http_carrier;
 pub(crate) mod json;
 pub(crate) mod middlebox;
 pub(crate) mod raw;

@@ -18,13 +18,60 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, client::IntoClientRequest, http::HeaderValue, protocol::CloseFrame},
 };
 
+use super::http_carrier::HttpWire;
+
 /// What a socket is made of.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-/// A session on a WebSocket, driven by hand: commands are sent at once, events are read when asked for.
+/// What carries packets.
+pub(crate) enum Wire {
+    WebSocket(Box<WebSocketStream<Box<dyn Io>>>),
+    Http(Box<HttpWire>),
+}
+
+impl Wire {
+    pub(crate) async fn send(&mut self, message: Message) -> Result<(), ()> {
+        match self {
+            Self::WebSocket(ws) => ws.send(message).await.map_err(drop),
+            Self::Http(http) => http.send(message).await,
+        }
+    }
+
+    /// Says goodbye. Without a code, it is 1000 on an HTTP carrier.
+    pub(crate) async fn close(&mut self, frame: Option<CloseFrame>) -> Result<(), ()> {
+        match self {
+            Self::WebSocket(ws) => WebSocketStream::close(ws, frame).await.map_err(drop),
+            Self::Http(http) => {
+                http.close(frame.map_or(1000, |frame| u16::from(frame.code).into())).await;
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Option<Result<Message, ()>> {
+        match self {
+            Self::WebSocket(ws) => Some(ws.next().await?.map_err(drop)),
+            Self::Http(http) => http.next().await,
+        }
+    }
+}
+
+impl From<WebSocketStream<Box<dyn Io>>> for Wire {
+    fn from(ws: WebSocketStream<Box<dyn Io>>) -> Self {
+        Self::WebSocket(Box::new(ws))
+    }
+}
+
+impl From<HttpWire> for Wire {
+    fn from(http: HttpWire) -> Self {
+        Self::Http(Box::new(http))
+    }
+}
+
+/// A session on a WebSocket or another carrier, driven by hand: commands are sent at once, events are read when asked for.
 pub(crate) struct Socket {
-    ws: WebSocketStream<Box<dyn Io>>,
+    pub(crate) ws: Wire,
     pub(crate) session: Session,
     events: VecDeque<Event>,
     /// The close frame, once it has come.
@@ -41,7 +88,7 @@ pub(crate) struct Lost {
 
 impl Lost {
     /// Says Hello with the token on a new carrier, and waits for no answer.
-    pub(crate) async fn resume(mut self, ws: WebSocketStream<Box<dyn Io>>) -> Socket {
+    pub(crate) async fn resume(mut self, ws: impl Into<Wire>) -> Socket {
         self.session.reattach(Instant::now().into_std());
         let mut socket = Socket { events: self.events, ..Socket::with(ws, self.session) };
         socket.flush().await;
@@ -80,13 +127,13 @@ impl Socket {
         Ok(Self::new(ws, settings))
     }
 
-    pub(crate) fn new(ws: WebSocketStream<Box<dyn Io>>, settings: Settings) -> Self {
+    pub(crate) fn new(ws: impl Into<Wire>, settings: Settings) -> Self {
         Self::with(ws, Session::new(Side::Client, settings, Instant::now().into_std()))
     }
 
     /// Goes on with a session that has perhaps sent something already.
-    pub(crate) fn with(ws: WebSocketStream<Box<dyn Io>>, session: Session) -> Self {
-        Self { ws, session, events: VecDeque::new(), closed: None, consumes: true }
+    pub(crate) fn with(ws: impl Into<Wire>, session: Session) -> Self {
+        Self { ws: ws.into(), session, events: VecDeque::new(), closed: None, consumes: true }
     }
 
     /// Loses its carrier, without a word to the other side.
@@ -95,7 +142,7 @@ impl Socket {
     }
 
     /// The session without its carrier, which may go on living; nothing of it is read any more.
-    pub(crate) fn part(mut self) -> (Lost, WebSocketStream<Box<dyn Io>>) {
+    pub(crate) fn part(mut self) -> (Lost, Wire) {
         assert!(self.session.detach(Instant::now().into_std()), "it cannot be resumed");
         (Lost { session: self.session, events: self.events }, self.ws)
     }

@@ -1,0 +1,268 @@
+//! The HTTP carrier, where WebSockets do not get through: packets in a response that streams down, or in the answers to
+//! polls, and in the bodies of requests up (docs/protocol.md, section 20).
+//!
+//! Requests come on any worker. `table` leads them to their carrier's `line`, at the other end of which the session's
+//! task has the `carrier`; `body` has what is read and written.
+
+mod body;
+mod carrier;
+mod line;
+mod table;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
+use prost::Message;
+use tokio::time::timeout;
+
+use super::{
+    driver::Driver,
+    link::{Carrier, Link, packet_too_large},
+};
+use crate::{
+    downstream::{
+        ConnInfo, Edge, Principal, Rejection, linger::linger, principal::origin_of,
+        request_kind::HttpCarrierRequest,
+    },
+    session::{CloseReason, MAX_PACKET},
+    wire::{
+        Code,
+        frame::{FrameKind, PacketReader},
+        http_carrier::leading_carrier,
+        v1::{HttpOpen, HttpPoll, HttpUp},
+    },
+};
+use body::{DownBody, Unread};
+pub(super) use carrier::HttpCarrier;
+use line::{Asked, Line, Put, SHORTEST_WAIT};
+pub(super) use table::HttpCarriers;
+
+/// Answers a request of an HTTP carrier, after the guard has passed it.
+pub(crate) async fn answer(
+    edge: &Arc<Edge>,
+    head: Parts,
+    body: Incoming,
+    conn: &ConnInfo,
+    request: HttpCarrierRequest,
+) -> Result<Response<Body>, Rejection> {
+    if !edge.settings.session.fallback {
+        return Err(not_here("this proxy has no HTTP carrier (`session.fallback`); use a WebSocket"));
+    }
+    if request == HttpCarrierRequest::Unknown {
+        return Err(not_here("the HTTP carrier has the paths /bidiway/http/open, …/up and …/down"));
+    }
+    if head.method != Method::POST {
+        let message = "the requests of an HTTP carrier are made with POST".to_owned();
+        return Err(Rejection { message, ..Rejection::method() });
+    }
+    let body = whole(edge, &head, body).await?;
+    let mut response = match request {
+        HttpCarrierRequest::Open => open(edge, &head, body, conn).await?,
+        HttpCarrierRequest::Up => up(edge, &head, body).await?,
+        HttpCarrierRequest::Down | HttpCarrierRequest::Unknown => down(edge, &head, body).await?,
+    };
+    let has_body = response.status() == StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    if has_body {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        // nginx and those that learned from it hold responses back until they have a buffer full, unless told so.
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    }
+    Ok(response)
+}
+
+/// A request's body. One that is too large ends the session, if it can be found.
+async fn whole(edge: &Edge, head: &Parts, mut body: Incoming) -> Result<Bytes, Rejection> {
+    match body::read(&mut body).await {
+        Ok(bytes) => Ok(bytes),
+        Err(Unread::TooLarge(beginning)) => {
+            linger(&edge.drain, head.version, body);
+            if let Some(line) = leading_carrier(&beginning).and_then(|name| edge.sessions.http.find(name))
+                && line.origin == origin_of(&head.headers)
+            {
+                line.violate(packet_too_large(MAX_PACKET));
+            }
+            Err(too_large())
+        }
+        Err(Unread::Late) => {
+            let text = "the body did not come within 10 s";
+            Err(refusal(StatusCode::REQUEST_TIMEOUT, Code::DEADLINE_EXCEEDED, "carrier_late", text))
+        }
+        // Nobody reads this.
+        Err(Unread::Broken) => Err(malformed("the body broke off")),
+    }
+}
+
+/// A new carrier.
+async fn open(
+    edge: &Arc<Edge>,
+    head: &Parts,
+    body: Bytes,
+    conn: &ConnInfo,
+) -> Result<Response<Body>, Rejection> {
+    let HttpOpen { packet, poll } =
+        HttpOpen::decode(body).map_err(|error| malformed(format!("the body is no HttpOpen: {error}")))?;
+    if packet.is_empty() {
+        return Err(malformed("there is no packet in it; it must hold Hello"));
+    }
+    if packet.len() > MAX_PACKET {
+        return Err(too_large());
+    }
+    if edge.drain.cut.is_cancelled() {
+        let text = "the proxy is shutting down";
+        return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, Code::UNAVAILABLE, "draining", text));
+    }
+    let (place, crowded) = super::admit(edge, conn).map_err(|reason| {
+        // Counted already.
+        refusal(StatusCode::TOO_MANY_REQUESTS, reason.code, reason.label, reason.message)
+    })?;
+    let begun = super::begin(edge, true)?;
+    let name = edge.sessions.new_token().map_err(super::no_random_numbers)?;
+    let alone = is_alone(&packet);
+    let (line, opening) = Line::new(name, origin_of(&head.headers), poll, packet, !alone);
+    let line = Arc::new(line);
+    let Some(listing) = edge.sessions.http.enter(&line) else {
+        return Err(Rejection::internal("a carrier's name leads nowhere"));
+    };
+    let carrier = Carrier::Http(HttpCarrier::new(Arc::clone(&line), listing));
+    let link = Link::new(carrier, Some(place), crowded, &edge.metrics);
+    let principal = Principal::of(&edge.settings.upgrade_headers, &head.headers);
+    let heartbeat = edge.settings.session.heartbeat;
+    edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn.clone(), principal, link, begun));
+    if !poll {
+        return Ok(Response::new(Body::new(DownBody::new(line, heartbeat))));
+    }
+    let patience = edge.settings.session.hello_timeout + heartbeat;
+    wait(&line, opening, patience).await
+}
+
+/// Whether a packet has one frame, or none that can be read; the session says what is wrong with that.
+fn is_alone(packet: &Bytes) -> bool {
+    let mut frames = PacketReader::new(packet.clone());
+    match frames.next() {
+        Ok(Some(frame)) if matches!(frame.kind, FrameKind::Hello(_)) => matches!(frames.next(), Ok(None)),
+        _ => true,
+    }
+}
+
+/// A packet of the client's, or its last word.
+async fn up(edge: &Edge, head: &Parts, body: Bytes) -> Result<Response<Body>, Rejection> {
+    let HttpUp { carrier, number, packet, close } =
+        HttpUp::decode(body).map_err(|error| malformed(format!("the body is no HttpUp: {error}")))?;
+    let line = find(edge, head, &carrier)?;
+    if let Some(close) = close {
+        line.hang_up(u16::try_from(close.code).ok().filter(|&code| code != 0));
+        return Ok(nothing());
+    }
+    let wrong = match (number, packet.is_empty()) {
+        (0, _) => Some("it has no number; packets are numbered from 1"),
+        (_, true) => Some("there is no packet in it"),
+        _ => None,
+    };
+    if let Some(text) = wrong {
+        line.violate(CloseReason::new(Code::INVALID_ARGUMENT, "malformed", text));
+        return Err(malformed(text));
+    }
+    if packet.len() > MAX_PACKET {
+        line.violate(packet_too_large(MAX_PACKET));
+        return Err(too_large());
+    }
+    match line.put(number, packet) {
+        Put::Taken => Ok(nothing()),
+        Put::Waits if line.taken(number).await => Ok(nothing()),
+        Put::Waits => Err(gone()),
+        Put::Gap => Err(conflict(
+            "another number was due: packets are numbered 1, 2, 3, … without gaps, and one is under way at a time",
+        )),
+    }
+}
+
+/// A poll.
+async fn down(edge: &Edge, head: &Parts, body: Bytes) -> Result<Response<Body>, Rejection> {
+    let HttpPoll { carrier, number, wait_ms } =
+        HttpPoll::decode(body).map_err(|error| malformed(format!("the body is no HttpPoll: {error}")))?;
+    let line = find(edge, head, &carrier)?;
+    if number == 0 {
+        let text = "it has no number; polls are numbered from 1";
+        line.violate(CloseReason::new(Code::INVALID_ARGUMENT, "malformed", text));
+        return Err(malformed(text));
+    }
+    if !line.polls {
+        return Err(conflict("this carrier streams; open one with `poll` to poll"));
+    }
+    let longest = edge.settings.session.heartbeat;
+    let asked = match wait_ms {
+        0 => longest,
+        ms => Duration::from_millis(ms.into()).max(SHORTEST_WAIT).min(longest),
+    };
+    match line.ask(number) {
+        Asked::Answer(bytes) => Ok(Response::new(Body::from(bytes))),
+        Asked::Waits(answer) => wait(&line, answer, asked).await,
+        Asked::Gap => Err(conflict("another number was due: polls are numbered 1, 2, 3, … without gaps")),
+    }
+}
+
+/// The answer to a poll: what comes, or nothing.
+async fn wait(
+    line: &Line,
+    mut answer: tokio::sync::oneshot::Receiver<Bytes>,
+    patience: Duration,
+) -> Result<Response<Body>, Rejection> {
+    let bytes = match timeout(patience, &mut answer).await {
+        Ok(answer) => answer.ok(),
+        Err(_) => line.stop_waiting(answer),
+    };
+    match bytes {
+        Some(bytes) => Ok(Response::new(Body::from(bytes))),
+        None if line.is_over() => Err(gone()),
+        // Another one waits in its place.
+        None => Ok(nothing()),
+    }
+}
+
+/// The carrier that a request names, if it may use it.
+fn find(edge: &Edge, head: &Parts, name: &[u8]) -> Result<Arc<Line>, Rejection> {
+    let line = edge.sessions.http.find(name).ok_or_else(gone)?;
+    if line.origin == origin_of(&head.headers) {
+        return Ok(line);
+    }
+    let text = "this carrier belongs to another origin";
+    Err(refusal(StatusCode::FORBIDDEN, Code::PERMISSION_DENIED, "carrier_origin", text))
+}
+
+fn nothing() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+fn refusal(http: StatusCode, code: Code, reason: &'static str, message: impl Into<String>) -> Rejection {
+    Rejection { http, code, reason, message: message.into() }
+}
+
+fn not_here(message: &str) -> Rejection {
+    refusal(StatusCode::NOT_FOUND, Code::UNIMPLEMENTED, "carrier_path", message)
+}
+
+fn malformed(message: impl Into<String>) -> Rejection {
+    refusal(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, "carrier_malformed", message)
+}
+
+fn conflict(message: &str) -> Rejection {
+    refusal(StatusCode::CONFLICT, Code::FAILED_PRECONDITION, "carrier_gap", message)
+}
+
+fn gone() -> Rejection {
+    let text = "there is no such carrier: it has ended, or it is another instance's; open a new one";
+    refusal(StatusCode::GONE, Code::NOT_FOUND, "carrier_unknown", text)
+}
+
+fn too_large() -> Rejection {
+    let text = format!("a packet may have {MAX_PACKET} bytes, and a request little more");
+    refusal(StatusCode::PAYLOAD_TOO_LARGE, Code::RESOURCE_EXHAUSTED, "carrier_too_large", text)
+}
