@@ -16,6 +16,7 @@ let tests = 0;
 function setup(t, { http: settings, ...options } = {}) {
   watchRejections(t);
   t.mock.timers.enable({ apis: ["setTimeout", "Date"], now: 1_000_000 });
+  t.mock.method(Math, "random", () => 0.5);
   const proxy = fakeProxy();
   const origin = `http://proxy${++tests}.test`;
   const http = fakeHttp(proxy.peers, { origin, ...settings });

@@ -14,6 +14,7 @@ const connected = (options, welcome) => connectedTo({ create: createChannel, fet
 function setup(t) {
   watchRejections(t);
   t.mock.timers.enable({ apis: ["setTimeout", "Date"], now: 1_000_000 });
+  t.mock.method(Math, "random", () => 0.5);
   return (ms) => t.mock.timers.tick(ms);
 }
 
