@@ -2,7 +2,7 @@
 
 import { read, readMetadata, number, text } from "./frame.js";
 import {
-  ACK, CANCEL, CREDIT, DATA, FRAME, GO_AWAY, HALF_CLOSE, HEADERS, HELLO, LAST, OPEN, PING, PONG, REMAINING, STREAM,
+  ACK, CANCEL, CREDIT, DATA, FRAME, GO_AWAY, HALF_CLOSE, HEADERS, HELLO, LAST, OPEN, PING, PONG, REFRESH, REMAINING, STREAM,
   TRAILERS, WELCOME,
 } from "./protocol.js";
 
@@ -38,10 +38,14 @@ const raw = (bytes) => bytes;
 /** 64 bits do not fit a JavaScript number. */
 const wide = (/** @type {Uint8Array} */ varint) => varint.reduceRight((sum, byte) => sum * 128n + BigInt(byte & 127), 0n);
 
+/** Who has a resume token has the session. */
+const secret = () => "•••";
+const flag = (/** @type {Uint8Array} */ varint) => !!number(varint);
+
 const decodeFrame = message({
   [STREAM]: ["stream", number],
   [REMAINING]: ["remaining", number],
-  [LAST]: ["last", (varint) => !!number(varint)],
+  [LAST]: ["last", flag],
   [DATA]: ["data", raw],
   [HALF_CLOSE]: ["halfClose", message({})],
   [OPEN]: ["open", withMetadata(0x12, { 0x0a: ["method", text], 0x18: ["timeoutMs", number], 0x20: ["codec", number] })],
@@ -52,17 +56,24 @@ const decodeFrame = message({
   [ACK]: ["ack", number],
   [PING]: ["ping", wide],
   [PONG]: ["pong", wide],
-  [HELLO]: ["hello", withMetadata(0x22, { 0x28: ["streamCredit", number], 0x32: ["agent", text] })],
+  // Tokens are secrets, and belong into no log.
+  [HELLO]: ["hello", withMetadata(0x22, { 0x12: ["resumeToken", secret], 0x18: ["received", number], 0x38: ["resumable", flag], 0x28: ["streamCredit", number], 0x32: ["agent", text] })],
   [WELCOME]: [
     "welcome",
     message({
       0x08: ["version", number],
       0x12: ["sessionId", text],
+      0x1a: ["resumeToken", secret],
+      0x20: ["resumed", flag],
+      0x28: ["received", number],
       0x32: ["limits", message({ 0x08: ["maxMessage", number], 0x10: ["maxStreams", number], 0x18: ["streamCredit", number], 0x20: ["maxMetadata", number] })],
       0x38: ["pingIntervalMs", number],
+      0x40: ["resumeGraceMs", number],
+      0x48: ["resumeFailure", number],
     }),
   ],
   [GO_AWAY]: ["goAway", message({ 0x08: ["lastStream", number], 0x10: ["code", number], 0x1a: ["message", text], 0x20: ["reconnectDelayMs", number] })],
+  [REFRESH]: ["refresh", withMetadata(0x0a)],
 });
 
 /**

@@ -8,40 +8,49 @@ import { createLink } from "./resume.js";
 
 export { BidiwayError, Code, codeName } from "./status.js";
 
-/** @typedef {import("./channel.js").Channel} Channel */
-/** @typedef {import("./channel.js").ChannelOptions} ChannelOptions */
+/** @typedef {import("./call.js").Call} Call */
+/** @typedef {import("./channel.js").CallOptions} CallOptions */
+/** @typedef {import("./channel.js").ChannelState} ChannelState */
+/** @typedef {import("./metadata.js").Metadata} Metadata */
 /** @typedef {import("./metadata.js").MetadataInit} MetadataInit */
+/** @typedef {import("./status.js").Status} Status */
 /** @typedef {import("./resume.js").Link} Link */
 /** @typedef {import("./websocket.js").Carrier} Carrier */
 
-/** @typedef {{ metadata?: MetadataInit, expiresAt: number | Date }} Expiring default metadata until a time */
-/** @typedef {MetadataInit | Expiring | undefined} Provided */
+/**
+ * Default metadata until a time.
+ * @typedef {object} ExpiringMetadata
+ * @property {MetadataInit} [metadata]
+ * @property {number | Date} expiresAt in milliseconds, as `Date.now()` counts them, or a `Date`
+ */
+
+/** @typedef {MetadataInit | ExpiringMetadata | undefined} ProvidedMetadata */
 
 /**
- * @typedef {object} DurableFields
- * @property {MetadataInit | ((lastError?: import("./status.js").BidiwayError) => Provided | Promise<Provided>)} [metadata]
+ * @typedef {object} DurableOptions
+ * @property {MetadataInit | ((lastError?: import("./status.js").BidiwayError) => ProvidedMetadata | Promise<ProvidedMetadata>)} [metadata]
  *   default metadata of every call, such as a token. A function is asked at each connect, and told what ended the last
- *   connection. If it answers `{ metadata, expiresAt }`, it is asked again in time, and the proxy gets the new metadata
- *   without a new connection
+ *   connection. If it answers `{ metadata, expiresAt }`, it is asked again when nine tenths of the time are over, and the
+ *   proxy gets the new metadata without another connection
  * @property {typeof globalThis.fetch | null} [fetch] what makes the requests where WebSockets are blocked: wrap it to send
  *   cookies to another origin, for instance. `null`: WebSockets only
  */
 
-/** @typedef {Omit<ChannelOptions, "metadata"> & DurableFields} DurableOptions */
+/** @typedef {Omit<import("./channel.js").ChannelOptions, "metadata"> & DurableOptions} ChannelOptions those of `bidiway`, and more */
 
 /**
  * @typedef {object} Refreshing
  * @property {(metadata?: MetadataInit) => Promise<void>} refresh
  *   Other default metadata for the calls to come, without another connection. Without an argument, the function that was
- *   given as `metadata` is asked.
+ *   given as `metadata` is asked. Rejects when that fails, or with a `TypeError` for what gRPC does not allow.
  */
 
-/** @typedef {Channel & Refreshing} DurableChannel */
+/** @typedef {import("./channel.js").Channel & Refreshing} Channel fits wherever a channel of `bidiway` does */
 
 /**
  * A channel whose calls survive a lost connection: they go on, on another one, and no message is lost or comes twice.
- * @param {DurableOptions} [options]
- * @returns {DurableChannel}
+ * @param {ChannelOptions} [options]
+ * @returns {Channel}
  */
 export function createChannel({ url = "/bidiway/session", metadata, ...options } = {}) {
   const { WebSocket = globalThis.WebSocket, fetch = globalThis.fetch, connectTimeoutMs = 10_000, backoff: { baseMs = 250, maxMs = 20_000 } = {} } = options;
@@ -57,7 +66,7 @@ export function createChannel({ url = "/bidiway/session", metadata, ...options }
   const provide = async (lastError) => {
     const provided = await (typeof metadata === "function" ? metadata(lastError) : metadata);
     if (!provided || !("expiresAt" in provided)) return /** @type {MetadataInit | undefined} */ (provided);
-    const { metadata: entries, expiresAt } = /** @type {Expiring} */ (provided);
+    const { metadata: entries, expiresAt } = /** @type {ExpiringMetadata} */ (provided);
     renew(+expiresAt);
     return entries;
   };
@@ -88,7 +97,7 @@ export function createChannel({ url = "/bidiway/session", metadata, ...options }
       carrier.onclose = drop;
       unused(connectTimeoutMs, () => {
         drop();
-        carrier.close(1000, "not needed");
+        carrier.close(1000, "");
       });
       spare = () => {
         drop();

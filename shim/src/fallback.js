@@ -4,8 +4,8 @@
 import { join, write } from "./frame.js";
 import { openHttp } from "./http.js";
 import { timer } from "./promise.js";
-import { CLOSE_CODES, FRAME, HELLO, UNAVAILABLE, VERSION } from "./protocol.js";
-import { openWebSocket } from "./websocket.js";
+import { CLOSE_CODES, FRAME, HEALTHY_MS, HELLO, LOST, VERSION } from "./protocol.js";
+import { drop, openWebSocket } from "./websocket.js";
 
 /** @typedef {import("./websocket.js").Carrier} Carrier */
 /** @typedef {"websocket" | "http" | "poll"} Kind */
@@ -19,7 +19,7 @@ const DOUBT_MS = 60_000;
 
 /** @type {{ [url: string]: { kind: Kind, until: number } | undefined }} what to begin with, where there is no sessionStorage */
 const choices = {};
-/** @type {{ [url: string]: number }} attempts since a WebSocket has worked, by URLs for which one has */
+/** @type {{ [url: string]: number }} WebSockets that failed or died early since one was healthy, by URLs where one has worked */
 const worked = {};
 
 /** @param {string} url */
@@ -63,16 +63,10 @@ export function openEither(target, Socket, fetch) {
   let first;
   let decided = false;
   let held = false;
+  let healthyAt = Infinity;
   const known = recall(url);
   /** @type {Kind[]} what to try */
   const kinds = fetch && known?.until > Date.now() ? [known.kind] : ["websocket"];
-
-  /** @param {Carrier | undefined} carrier */
-  const drop = (carrier) => {
-    if (!carrier) return;
-    carrier.onopen = carrier.onmessage = carrier.onclose = null;
-    carrier.close(CLOSE_CODES + UNAVAILABLE, "not this way");
-  };
 
   const open = () => {
     const kind = kinds[0];
@@ -82,7 +76,7 @@ export function openEither(target, Socket, fetch) {
       : openHttp(url, /** @type {typeof globalThis.fetch} */ (fetch), kind === "poll", () => (held = true));
     if (socket && fetch) {
       patience(WELCOME_MS, () => {
-        drop(inner);
+        drop(inner, LOST);
         failed({ code: 1006, reason: "the WebSocket is silent" });
       });
     }
@@ -95,7 +89,8 @@ export function openEither(target, Socket, fetch) {
         decided = true;
         first = undefined;
         patience();
-        if (socket) worked[url] = 0;
+        if (socket) worked[url] ??= 0;
+        healthyAt = Date.now() + HEALTHY_MS;
         const until = remember(url, kind);
         if (!socket) patience(until - Date.now(), probe);
       }
@@ -107,25 +102,30 @@ export function openEither(target, Socket, fetch) {
   const failed = (/** @type {{ code: number, reason: string }} */ event) => {
     const [kind] = kinds;
     patience();
-    drop(scout);
+    drop(scout, 1000);
     if (held) remember(url, "poll");
+    let blocked = false;
+    // What the proxy says itself is an answer.
+    if (kind === "websocket" && fetch && event.code > 1001 && event.code < 1012) {
+      // Where WebSockets have worked, one failure says little. But some are let live for a moment only, again and again.
+      if (Date.now() >= healthyAt) worked[url] = 0;
+      else blocked = !(url in worked && ++worked[url] < 2);
+    }
     if (!decided) {
-      // One failure where WebSockets have worked says little. What the proxy says itself is an answer.
-      const blocked = kind === "websocket" && fetch && event.code > 1001 && event.code < 1012 && !(url in worked && worked[url]++ < 1);
       if (blocked || (held && kind === "http")) {
         kinds[0] = blocked ? "http" : "poll";
         held = false;
         return open();
       }
       remember(url, "websocket");
-    }
+    } else if (blocked) remember(url, "http");
     carrier.onclose?.(event);
   };
 
   /** Does a WebSocket work now? One of its own is asked, with a session that nobody needs. */
   const probe = () => {
     const later = () => {
-      drop(scout);
+      drop(scout, 1000);
       scout = undefined;
       patience(remember(url, kinds[0]) - Date.now(), probe);
     };
@@ -136,7 +136,7 @@ export function openEither(target, Socket, fetch) {
     }
     patience(WELCOME_MS, later);
     const works = () => {
-      scout?.close(1000, "");
+      drop(scout, 1000);
       scout = undefined;
       patience();
       remember(url, "websocket");
@@ -150,10 +150,7 @@ export function openEither(target, Socket, fetch) {
 
   /** @type {Movable} */
   const carrier = {
-    onopen: null,
-    onmessage: null,
-    onclose: null,
-    get bufferedAmount() {
+      get bufferedAmount() {
       return inner.bufferedAmount;
     },
     send(packet) {
@@ -162,7 +159,7 @@ export function openEither(target, Socket, fetch) {
     },
     close(code, reason) {
       patience();
-      drop(scout);
+      drop(scout, 1000);
       inner.close(code, reason);
     },
   };

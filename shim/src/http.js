@@ -22,8 +22,8 @@ const RETRY_MS = 200;
 
 /** What the path says when a request fails on the way: the next one may get through. */
 const PASSING = [0, 408, 502, 503, 504];
-/** Refusals that another attempt would get, too. */
-const DEFECTS = { 400: INVALID_ARGUMENT, 405: INVALID_ARGUMENT, 413: RESOURCE_EXHAUSTED };
+/** Refusals that another attempt would get, too, as close codes. */
+const DEFECTS = { 400: CLOSE_CODES + INVALID_ARGUMENT, 413: CLOSE_CODES + RESOURCE_EXHAUSTED };
 
 /**
  * @param {string | URL} url the session endpoint
@@ -36,8 +36,8 @@ export function openHttp(url, fetch, poll, heldBack) {
   const target = new URL(url, globalThis.location?.href);
   target.protocol = target.protocol.replace("ws", "http");
   const patience = timer();
-  /** @type {Set<() => void>} aborts the requests under way */
-  const aborts = new Set();
+  /** @type {{ [path: string]: AbortController }} for the request under way on each path */
+  const requests = {};
   /** @type {Uint8Array | undefined} the name of the carrier */
   let name;
   let closed = false;
@@ -49,33 +49,19 @@ export function openHttp(url, fetch, poll, heldBack) {
   let packets = 0;
 
   /**
-   * @template T
    * @param {"open" | "up" | "down"} path
    * @param {Fields} body
-   * @param {number} timeoutMs
-   * @param {(response: Response) => T | Promise<T>} use
    * @param {boolean} [keepalive]
    */
-  const post = async (path, body, timeoutMs, use, keepalive) => {
-    const controller = new AbortController();
-    const abort = () => controller.abort();
-    const expiry = timer();
-    expiry(timeoutMs, abort);
-    if (!keepalive) aborts.add(abort);
-    try {
-      return await use(
-        await fetch(new URL(`http/${path}`, target).href, {
-          method: "POST",
-          body: write(body),
-          cache: "no-store",
-          signal: controller.signal,
-          keepalive,
-        }),
-      );
-    } finally {
-      expiry();
-      aborts.delete(abort);
-    }
+  const post = (path, body, keepalive) => {
+    // One that got no answer.
+    requests[path]?.abort();
+    const { signal } = (requests[path] = new AbortController());
+    return fetch(new URL(`http/${path}`, target).href, { method: "POST", body: write(body), cache: "no-store", signal, keepalive });
+  };
+
+  const abort = () => {
+    for (const request of Object.values(requests)) request.abort();
   };
 
   /**
@@ -85,7 +71,7 @@ export function openHttp(url, fetch, poll, heldBack) {
   const end = (code, reason) => {
     if (closed) return;
     stop();
-    abortAll();
+    abort();
     carrier.onclose?.({ code, reason });
   };
 
@@ -95,14 +81,9 @@ export function openHttp(url, fetch, poll, heldBack) {
     globalThis.removeEventListener?.("pagehide", leave);
   };
 
-  const abortAll = () => {
-    for (const abort of aborts) abort();
-  };
-
   /** @param {number} status */
   const refused = (status) => {
-    const code = /** @type {{ [status: number]: number }} */ (DEFECTS)[status];
-    end(code ? CLOSE_CODES + code : 1006, status ? `HTTP status ${status}` : "");
+    end(/** @type {{ [status: number]: number }} */ (DEFECTS)[status] ?? 1006, status ? `HTTP status ${status}` : "");
   };
 
   const tooLong = () => {
@@ -140,27 +121,25 @@ export function openHttp(url, fetch, poll, heldBack) {
     return bytes;
   };
 
+  /** @param {Response} response that is complete */
+  const take = async (response) => void handle(new Uint8Array(await response.arrayBuffer()));
+
   /** @param {Uint8Array} packet with Hello */
   const open = async (packet) => {
     started = true;
     patience(poll ? ANSWER_MS : HELD_BACK_MS, tooLong);
     try {
-      await post("open", [0x0a, packet, 0x10, +poll], 0, async (response) => {
-        if (response.status !== 200) return refused(response.status);
-        if (poll) return void handle(new Uint8Array(await response.arrayBuffer()));
+      const response = await post("open", [0x0a, packet, 0x10, +poll]);
+      if (response.status !== 200) return refused(response.status);
+      if (poll) await take(response);
+      else {
         const reader = /** @type {ReadableStream<Uint8Array<ArrayBuffer>>} */ (response.body).getReader();
         /** @type {Uint8Array<ArrayBuffer>} */
         let rest = new Uint8Array();
-        for (;;) {
-          const { value, done } = await reader.read();
-          if (done) break;
-          rest = handle(rest.length ? join([rest, value]) : value);
-        }
-      });
+        for (let read; !(read = await reader.read()).done; ) rest = handle(join([rest, read.value]));
+      }
       for (let i = 1; poll && name && !closed; i++) {
-        await attempt("down", [0x0a, name, 0x10, i, 0x18, POLL_MS], async (response) =>
-          handle(new Uint8Array(await response.arrayBuffer())),
-        );
+        await attempt("down", [0x0a, name, 0x10, i, 0x18, POLL_MS], take);
       }
     } catch {
       // Told by the end.
@@ -172,21 +151,20 @@ export function openHttp(url, fetch, poll, heldBack) {
    * Sends a request until it has an answer.
    * @param {"up" | "down"} path
    * @param {Fields} body
-   * @param {(response: Response) => unknown} use
+   * @param {(response: Response) => Promise<void> | void} use
    */
   const attempt = async (path, body, use) => {
-    for (let i = 0, status; !closed; ) {
-      try {
-        status = await post(path, body, ANSWER_MS, async (response) => {
-          if (response.ok) await use(response);
-          return response.ok ? 200 : response.status;
-        });
-      } catch {
-        status = 0;
-      }
-      if (status === 200) return;
+    const clock = timer();
+    const wait = (/** @type {number} */ delayMs) => new Promise((resolve) => clock(delayMs, () => resolve(0)));
+    for (let i = 0, status; !closed; await wait(RETRY_MS * 2 ** i)) {
+      status = await Promise.race([
+        wait(ANSWER_MS),
+        post(path, body)
+          .then(async (response) => (response.ok ? use(response) : response.status))
+          .catch(() => 0),
+      ]);
+      if (status === undefined) return clock();
       if (!PASSING.includes(status) || ++i === TRIES) return refused(status);
-      await new Promise((resolve) => timer()(RETRY_MS * 2 ** i, () => resolve(undefined)));
     }
   };
 
@@ -217,9 +195,6 @@ export function openHttp(url, fetch, poll, heldBack) {
   /** @type {Carrier} */
   const carrier = {
     bufferedAmount: 0,
-    onopen: null,
-    onmessage: null,
-    onclose: null,
     send(packet) {
       if (closed) return;
       if (!started) return void open(packet);
@@ -231,8 +206,8 @@ export function openHttp(url, fetch, poll, heldBack) {
       if (closed) return;
       stop();
       // First the word, then the rest: a response that just breaks would be a lost carrier.
-      const word = name && post("up", [0x0a, name, 0x22, [0x08, code, 0x12, reason]], ANSWER_MS, () => {}, true);
-      Promise.resolve(word).catch(() => {}).finally(abortAll);
+      if (name) post("up", [0x0a, name, 0x22, [0x08, code, 0x12, reason]], true).then(abort, abort);
+      else abort();
     },
   };
   globalThis.addEventListener?.("pagehide", leave);

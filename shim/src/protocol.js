@@ -63,3 +63,5 @@ export const UNAVAILABLE = 14;
 export const UNAUTHENTICATED = 16;
 /** The smallest close code that stands for a status: 4000 + the status code. */
 export const CLOSE_CODES = 4000;
+/** The close code that loses a connection and not its session. */
+export const LOST = 4014;

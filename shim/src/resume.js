@@ -5,10 +5,11 @@
 import { join, metadataFields, number, read, write } from "./frame.js";
 import { timer } from "./promise.js";
 import {
-  ACK, ACK_BYTES, ACK_FRAMES, CLOSE_CODES, FRAME, HELLO, INTERNAL, INVALID_ARGUMENT, PACKET_TARGET, PING, PONG, PROBE_MS,
+  ACK, ACK_BYTES, ACK_FRAMES, CLOSE_CODES, FRAME, HELLO, INTERNAL, INVALID_ARGUMENT, LOST, PACKET_TARGET, PING, PONG, PROBE_MS,
   REFRESH, STREAM, UNAVAILABLE, VERSION,
 } from "./protocol.js";
 import { BidiwayError, clientError } from "./status.js";
+import { drop } from "./websocket.js";
 
 /** @typedef {import("./metadata.js").Metadata} Metadata */
 /** @typedef {import("./websocket.js").Carrier} Carrier */
@@ -117,15 +118,18 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
     }
   };
 
-  /** Handles packets of the connection no more. */
-  const leave = () => {
-    const old = carrier;
+  /**
+   * Handles packets of the connection no more.
+   * @param {number} [code] closes it
+   * @param {string} [reason]
+   */
+  const leave = (code, reason) => {
+    drop(carrier, code, reason);
     carrier = undefined;
     attached = false;
     epoch++;
     retry();
     patience();
-    return old;
   };
 
   /**
@@ -138,9 +142,10 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
   /**
    * The session is without a connection.
    * @param {BidiwayError} error
+   * @param {number} [code] with which its connection is closed
    */
-  const suspend = (error) => {
-    const old = leave();
+  const suspend = (error, code) => {
+    leave(code);
     lastError = error;
     if (!expires) {
       expires = Date.now() + graceMs;
@@ -148,7 +153,6 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
     }
     if (Date.now() >= session.healthyAt) attempts = 0;
     session.pause(error);
-    return old;
   };
 
   /**
@@ -157,7 +161,7 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
    * @param {boolean} [polite] whether the proxy asks us to stay away for a moment
    */
   const detach = (error, polite) => {
-    suspend(error);
+    suspend(error, LOST);
     // Some attempts have to fall into the grace that is left.
     const most = Math.min(maxMs, baseMs * 2 ** (attempts && attempts - 1), (expires - Date.now()) / 3);
     // Jitter, of which a quarter is certain: those that had wholly random delays, and are many, would come back twice as
@@ -167,13 +171,10 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
   };
 
   const attempt = async () => {
-    leave()?.close(CLOSE_CODES + UNAVAILABLE, "another attempt");
+    leave(LOST);
     if (Date.now() >= expires) return giveUp("grace over");
     const mine = epoch;
-    patience(connectTimeoutMs, () => {
-      carrier?.close(CLOSE_CODES + UNAVAILABLE, "no Welcome");
-      detach(clientError(UNAVAILABLE, `no connection within ${connectTimeoutMs} ms`));
-    });
+    patience(connectTimeoutMs, () => detach(clientError(UNAVAILABLE, `no connection within ${connectTimeoutMs} ms`)));
     try {
       const [target, metadata] = await ask(lastError);
       if (mine !== epoch) return;
@@ -196,15 +197,10 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
   const use = (next, opened) => {
     let greeted = false;
     carrier = next;
-    next.onopen = () => {
-      if (next === carrier) opened();
-    };
-    next.onbetter = () => {
-      if (next === carrier) link.close(CLOSE_CODES + UNAVAILABLE, "moving to a WebSocket");
-    };
+    next.onopen = opened;
+    next.onbetter = () => link.close(LOST, "moving to a WebSocket");
     next.onclose = ({ code, reason }) => {
-      if (next !== carrier) return;
-      const ends = code === 1000 || code === 1001 || (code >= CLOSE_CODES && code !== CLOSE_CODES + UNAVAILABLE);
+      const ends = code === 1000 || code === 1001 || (code >= CLOSE_CODES && code !== LOST);
       if (!ends && token && (session.calls.size || kept.length)) {
         return detach(clientError(UNAVAILABLE, reason, { closeCode: code }), code >= 1012);
       }
@@ -214,7 +210,6 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
       link.onclose?.({ code, reason });
     };
     next.onmessage = ({ data }) => {
-      if (next !== carrier) return;
       if (!expires) patience();
       let count = 0;
       try {
@@ -259,17 +254,15 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
     };
   };
 
-  const stop = () => {
+  /** @type {typeof leave} */
+  const stop = (code, reason) => {
     over = true;
     grace();
-    return leave();
+    leave(code, reason);
   };
 
   /** @type {Link} */
   const link = {
-    onopen: null,
-    onmessage: null,
-    onclose: null,
     get bufferedAmount() {
       return attached && carrier ? Math.max(keptBytes, carrier.bufferedAmount) : Infinity;
     },
@@ -289,12 +282,11 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
       if (token && received > acked && frames.some(([tag]) => tag === PONG)) ack();
     },
     close(code, reason) {
-      if (attached && token && code === CLOSE_CODES + UNAVAILABLE) {
-        carrier?.close(code, reason);
+      if (attached && token && code === LOST) {
         detach(clientError(UNAVAILABLE, reason));
         return true;
       }
-      stop()?.close(code, reason);
+      stop(code, reason);
     },
     refresh(metadata) {
       if (attached && session.healthyAt) control(REFRESH, metadataFields(0x0a, metadata));
@@ -305,12 +297,14 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
       attempts = 0;
       if (expires) return void attempt();
       control(PING, 1);
-      patience(PROBE_MS, () => session.close(clientError(UNAVAILABLE, "nothing was heard of the proxy"), CLOSE_CODES + UNAVAILABLE));
+      patience(PROBE_MS, () => session.close(clientError(UNAVAILABLE, "nothing was heard of the proxy"), LOST));
     },
     park() {
       if (!token || over) return;
+      const old = /** @type {any} */ (carrier);
+      suspend(clientError(UNAVAILABLE, "the page was put away"));
       // Without a code: the session goes on, if the page comes back.
-      /** @type {any} */ (suspend(clientError(UNAVAILABLE, "the page was put away")))?.close();
+      old?.close();
     },
     live: () => !over,
   };

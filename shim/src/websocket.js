@@ -9,9 +9,9 @@
  * @property {(code: number, reason: string) => unknown} close with a WebSocket close code. Truthy if the session goes on
  *   nevertheless, on another connection
  * @property {number} bufferedAmount bytes handed to `send` that have not left yet, as far as the platform tells
- * @property {(() => void) | null} onopen packets can be sent from now on
- * @property {((event: { data: unknown }) => void) | null} onmessage a packet as an `ArrayBuffer`
- * @property {((event: { code: number, reason: string }) => void) | null} onclose
+ * @property {(() => void) | null} [onopen] packets can be sent from now on
+ * @property {((event: { data: unknown }) => void) | null} [onmessage] a packet as an `ArrayBuffer`
+ * @property {((event: { code: number, reason: string }) => void) | null} [onclose]
  */
 
 /**
@@ -45,3 +45,15 @@ export function openWebSocket(url, Socket) {
   socket.onerror = () => {};
   return /** @type {any} */ (socket);
 }
+
+/**
+ * Nothing of the carrier is handled any more.
+ * @param {Carrier | undefined} carrier
+ * @param {number} [code] closes it
+ * @param {string} [reason]
+ */
+export const drop = (carrier, code, reason = "") => {
+  if (!carrier) return;
+  carrier.onopen = carrier.onmessage = carrier.onclose = null;
+  if (code) carrier.close(code, reason);
+};

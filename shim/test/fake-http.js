@@ -25,9 +25,9 @@ class Carrier {
   closed = false;
 
   /** @param peers where the Peer goes */
-  constructor(peers, url, poll) {
+  constructor(peers, poll, connect) {
     this.poll = poll;
-    this.peer = new Peer(this, url, poll ? "poll" : "http");
+    this.peer = connect?.(this) ?? new Peer(this, "http", poll ? "poll" : "http");
     peers.push(this.peer);
     this.waiting.push(down({ opened: { carrier: this.name } }));
   }
@@ -54,8 +54,9 @@ class Carrier {
  * @param peers
  * @param hook may answer instead of the proxy, or see what passes:
  *   `({ path, message, process }) => Response | undefined | Promise`; `process()` gives the proxy's answer
+ * @param connect makes something else than a Peer of a carrier
  */
-export function fakeHttp(peers, { hook, origin = "http://proxy.test", chunk = (bytes) => [bytes], held = false } = {}) {
+export function fakeHttp(peers, { hook, origin = "http://proxy.test", chunk = (bytes) => [bytes], held = false, connect } = {}) {
   const carriers = [];
   const log = [];
   const http = { carriers, log, hook, held, get last() { return carriers.at(-1); } };
@@ -64,7 +65,7 @@ export function fakeHttp(peers, { hook, origin = "http://proxy.test", chunk = (b
 
   const proxy = {
     open({ packet, poll }, signal) {
-      const carrier = new Carrier(peers, "http", poll);
+      const carrier = new Carrier(peers, poll, connect);
       carriers.push(carrier);
       carrier.peer.receive(packet);
       assert.deepEqual(carrier.peer.frames.map(({ kind }) => kind), ["hello"], "open carries Hello alone");
@@ -87,7 +88,7 @@ export function fakeHttp(peers, { hook, origin = "http://proxy.test", chunk = (b
             } catch {}
           };
           carrier.break = gone;
-          signal.addEventListener("abort", gone);
+          signal?.addEventListener("abort", gone);
           carrier.flush = () => {
             if (http.held && !carrier.closed) return;
             const bytes = carrier.take();
@@ -166,11 +167,11 @@ export function fakeHttp(peers, { hook, origin = "http://proxy.test", chunk = (b
     const message = decode({ open: "HttpOpen", up: "HttpUp", down: "HttpPoll" }[path], body);
     const entry = { path, message, keepalive };
     log.push(entry);
-    const aborted = new Promise((_, reject) => signal.addEventListener("abort", () => reject(broken())));
+    const aborted = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(broken())));
     aborted.catch(() => {});
     const process = async () => proxy[path](message, signal);
     const response = await Promise.race([Promise.resolve(http.hook?.({ ...entry, process })).then((answer) => answer || process()), aborted]);
-    if (signal.aborted) throw broken();
+    if (signal?.aborted) throw broken();
     return response;
   };
   return http;

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { readPacket } from "../src/debug.js";
 import { join, metadataFields, write } from "../src/frame.js";
 import {
-  ACK, CANCEL, CREDIT, DATA, FRAME, HALF_CLOSE, HELLO, LAST, OPEN, PING, PONG, REMAINING, STREAM,
+  ACK, CANCEL, CREDIT, DATA, FRAME, HALF_CLOSE, HELLO, LAST, OPEN, PING, PONG, REFRESH, REMAINING, STREAM,
 } from "../src/protocol.js";
 import { Packet } from "./fake.js";
 
@@ -35,6 +35,12 @@ const SENT = {
     [STREAM, 1, OPEN, [0x0a, "/a.B/C", ...metadataFields(0x12, [["x", "y".repeat(40_000)]])]],
     { stream: 1, open: { method: "/a.B/C", metadata: [{ name: "x", text: "y".repeat(40_000) }] } },
   ],
+  "refresh": [[REFRESH, metadataFields(0x0a, metadata)], { refresh: { metadata: wire(metadata) } }],
+  "hello, to resume": [
+    [HELLO, [0x0a, new Uint8Array([1]), 0x12, new Uint8Array([9, 9]), 0x18, 300, 0x38, 1]],
+    { hello: { versions: [1], resumeToken: new Uint8Array([9, 9]), received: 300, resumable: true } },
+  ],
+  "ack of nothing": [[ACK, new Uint8Array([0])], { ack: 0 }],
   "cancel": [[STREAM, 1, CANCEL, []], { stream: 1, cancel: {} }],
   "credit": [[STREAM, 1, CREDIT, 2 ** 40], { stream: 1, credit: 2 ** 40 }],
   "ack": [[ACK, 300], { ack: 300 }],
@@ -71,8 +77,13 @@ const RECEIVED = {
   "pong": [{ pong: 0 }, { pong: 0n }],
   "welcome": [
     { welcome: { version: 1, sessionId: "s", resumeToken: new Uint8Array([1]), resumed: true, received: 3, limits: { maxMessage: 4, maxStreams: 5, streamCredit: 6, maxMetadata: 7 }, pingIntervalMs: 8, resumeGraceMs: 9 } },
-    { welcome: { version: 1, sessionId: "s", limits: { maxMessage: 4, maxStreams: 5, streamCredit: 6, maxMetadata: 7 }, pingIntervalMs: 8 } },
+    { welcome: { version: 1, sessionId: "s", resumeToken: "•••", resumed: true, received: 3, limits: { maxMessage: 4, maxStreams: 5, streamCredit: 6, maxMetadata: 7 }, pingIntervalMs: 8, resumeGraceMs: 9 } },
   ],
+  "a hello that resumes": [
+    { hello: { versions: [1], resumeToken: new Uint8Array([1]), received: 3, metadata: wire(metadata), streamCredit: 65536, agent: "x", resumable: true } },
+    { hello: { resumeToken: "•••", received: 3, metadata, streamCredit: 65536, agent: "x", resumable: true } },
+  ],
+  "a refresh": [{ refresh: { metadata: wire(metadata) } }, { refresh: { metadata } }],
   "a bare welcome": [{ welcome: {} }],
   "go away": [{ goAway: { lastStream: 7, code: 14, message: "bye", reconnectDelayMs: 500 } }],
   "a frame of a kind that is not known": [{ stream: 1 }],

@@ -423,6 +423,7 @@ test("where a WebSocket has worked, its loss and one refusal are no reason to le
   await settle();
   proxy.last.welcome({ resumeToken: T1 });
   await settle();
+  tick(10_000);
   proxy.last.close(1006);
   await settle();
   assert.deepEqual(proxy.last.protocols, ["bidiway.v1"]);
@@ -438,6 +439,33 @@ test("where a WebSocket has worked, its loss and one refusal are no reason to le
   proxy.last.welcome({ resumed: true, received: 1, resumeToken: T2 });
   proxy.last.trailers(1);
   assert.equal((await call.status).code, Code.OK);
+});
+
+test("WebSockets that are killed soon after each Welcome are left for HTTP at the second time, for a minute", async (t) => {
+  const { channel, proxy, tick } = setup(t);
+  channel.open({ method: METHOD });
+  for (let i = 0; i < 2; i++) {
+    await settle();
+    assert.deepEqual(proxy.last.protocols, ["bidiway.v1"]);
+    proxy.last.accept();
+    await settle();
+    proxy.last.welcome({ resumed: i > 0, received: i, resumeToken: i ? T2 : T1 });
+    await settle();
+    tick(200);
+    proxy.last.close(1006);
+    await settle();
+    tick(250);
+  }
+  await settle();
+  const peer = proxy.last;
+  assert.equal(peer.protocols, "http");
+  peer.welcome({ resumed: true, received: 1, resumeToken: T1 });
+  await settle();
+  peer.send({ pong: peer.take("ping")[0].ping });
+  await settle();
+  tick(60_000);
+  await settle();
+  assert.deepEqual(proxy.last.protocols, ["bidiway.v1"]);
 });
 
 test("when neither works, attempts go on, and a call that waits hears of it", async (t) => {

@@ -156,9 +156,9 @@ test("a status message is no format", async () => {
   const { peer, channel } = await logged({ console });
   const call = channel.open({ method: "/t.S/One" });
   await settle();
-  peer.trailers(1, 9, "100% of %s and %c");
+  peer.trailers(1, 9, "100%% of %s and %c");
   await assert.rejects(call.next());
-  assert.match(said[0], /^#1 ✗ t\.S\/One FAILED_PRECONDITION: 100% of %s and %c · \d+ ms/);
+  assert.match(said[0], /^#1 ✗ t\.S\/One FAILED_PRECONDITION: 100%% of %s and %c · \d+ ms/);
 });
 
 test("calls that run at the same time are told apart by number and colour", async () => {

@@ -3,8 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Code, createChannel } from "../src/durable.js";
+import { broken, fakeHttp } from "./fake-http.js";
 import { Packet, settle, watchRejections } from "./fake.js";
-import { Keeper } from "./keeper.js";
+import { Keeper, Wire } from "./keeper.js";
 
 /** Small, and the same everywhere (mulberry32). */
 function random(seed) {
@@ -37,7 +38,7 @@ function check(data, n, who) {
  * One bidirectional call with numbered messages both ways, and unary ones beside it, while the wire is cut `cuts` times.
  * @returns {Promise<Record<string, number>>} where the cuts fell
  */
-async function survive(t, seed, cuts) {
+async function survive(t, seed, cuts, blocked = 0) {
   const rand = random(seed);
   const chance = (p) => rand() < p;
   t.mock.method(Math, "random", rand);
@@ -79,7 +80,48 @@ async function survive(t, seed, cuts) {
       },
     },
   );
-  const channel = createChannel({ url: "ws://proxy.test/", WebSocket: keeper.WebSocket, fetch: null, idleTimeoutMs: 0, streamCredit: 32_768 });
+  // A carrier over HTTP is a wire like others; but its requests get lost, and so do their answers.
+  const http = fakeHttp([], {
+    origin: `http://proxy${seed}.test`,
+    connect(carrier) {
+      const wire = new Wire(keeper, carrier);
+      wire.opened = true;
+      keeper.wires.push(wire);
+      const peer = {
+        frames: [],
+        receive(packet) {
+          peer.frames = Packet.toObject(Packet.decode(packet), { oneofs: true }).frames;
+          wire.up.push(new Uint8Array(packet));
+        },
+        close: (code, reason) => wire.closeFromProxy(code, reason),
+        get closed() {},
+        set closed({ code }) {
+          wire.clientClosed = true;
+          wire.up.push(() => (code === 4014 ? keeper.detach(wire) : keeper.end(wire.session, `closed with ${code}`)));
+        },
+        set gone(_) {
+          wire.clientClosed = true;
+          keeper.detach(wire);
+        },
+      };
+      return peer;
+    },
+    async hook({ path, process }) {
+      if (path === "open") return;
+      if (chance(0.03)) throw broken();
+      const answer = await process();
+      if (chance(0.03)) throw broken();
+      return answer;
+    },
+  });
+  let requests = 0;
+  const channel = createChannel({
+    url: `http://proxy${seed}.test/bidiway/session`,
+    WebSocket: keeper.WebSocket,
+    fetch: blocked ? (...args) => (requests++, http.fetch(...args)) : null,
+    idleTimeoutMs: 0,
+    streamCredit: 32_768,
+  });
   const call = channel.open({ method: "/demo.v1.Chat/Talk" });
   let stopped = false;
   let resume = () => {};
@@ -118,7 +160,8 @@ async function survive(t, seed, cuts) {
     } else if (!wire || wire.clientClosed) {
       t.mock.timers.tick(1 + Math.floor(rand() * 400));
     } else if (!wire.opened) {
-      wire.open();
+      if (chance(blocked)) wire.cut(true);
+      else wire.open();
     } else if (wire.up.length && chance(0.5)) {
       wire.deliverUp();
     } else if (wire.down.length) {
@@ -156,7 +199,7 @@ async function survive(t, seed, cuts) {
   assert.equal(unaryDone, unaryOpened);
   assert.equal(keeper.sessions.filter(({ last }) => last).length, 1);
   await channel.close();
-  return { ...where, sent, read, unary: unaryDone, resumes: keeper.resumes };
+  return { ...where, sent, read, unary: unaryDone, resumes: keeper.resumes, requests };
 }
 
 test("a conversation is cut 2,000 times, and each message arrives once and in order, both ways", async (t) => {
@@ -164,7 +207,24 @@ test("a conversation is cut 2,000 times, and each message arrives once and in or
   t.mock.timers.enable({ apis: ["setTimeout", "Date"], now: 1_000_000 });
   const where = await survive(t, 1, 2000);
   t.diagnostic(JSON.stringify(where));
-  for (const [place, count] of Object.entries(where)) assert.ok(count > 0, `no cut at ${place}`);
+  for (const [place, count] of Object.entries(where)) assert.ok(count > 0 || place === "requests", `no cut at ${place}`);
+});
+
+test("20 conversations are cut 40 times each where WebSockets are blocked now and then, and requests and answers get lost", async (t) => {
+  watchRejections(t);
+  t.mock.timers.enable({ apis: ["setTimeout", "Date"], now: 1_000_000 });
+  const total = {};
+  for (let seed = 200; seed < 220; seed++) {
+    try {
+      for (const [place, count] of Object.entries(await survive(t, seed, 40, 0.6))) total[place] = (total[place] ?? 0) + count;
+    } catch (cause) {
+      throw new Error(`seed ${seed}: ${cause.message}`, { cause });
+    } finally {
+      Math.random.mock?.restore();
+    }
+  }
+  t.diagnostic(JSON.stringify(total));
+  assert.ok(total.requests > 1000);
 });
 
 test("40 conversations are cut 40 times each", async (t) => {

@@ -26,6 +26,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/demo/forms.js", JS, include_str!("page/forms.js")),
     ("/demo/main.js", JS, include_str!("page/main.js")),
     ("/demo/messages.js", JS, include_str!("page/messages.js")),
+    ("/demo/mode.js", JS, include_str!("page/mode.js")),
     ("/demo/result.js", JS, include_str!("page/result.js")),
     ("/demo/timeline.js", JS, include_str!("page/timeline.js")),
     ("/demo/wire.js", JS, include_str!("page/wire.js")),

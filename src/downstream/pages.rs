@@ -37,8 +37,8 @@ async fn asset(Path(file): Path<String>, request: HeaderMap) -> Response<Body> {
 async fn not_found() -> Response<Body> {
     text(
         StatusCode::NOT_FOUND,
-        "This is Bidiway, a gRPC proxy for browsers. It answers gRPC-Web, gRPC, and WebSockets with the \
-         subprotocol bidiway.v1; the JavaScript client is under /bidiway/.\n",
+        "This is Bidiway, a gRPC proxy for browsers. It answers gRPC-Web, gRPC, JSON posted to a method \
+         (application/json), and WebSockets with the subprotocol bidiway.v1; the JavaScript client is under /bidiway/.\n",
     )
 }
 

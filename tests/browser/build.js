@@ -49,6 +49,6 @@ await build({
   format: "esm",
   target: "es2022",
   external: ["/bidiway/*"],
-  alias: { "#gen": join(out, "gen") },
+  alias: { "#gen": join(out, "gen"), "#talk": join(here, "talk.js") },
   logLevel: "warning",
 });

@@ -3,11 +3,11 @@
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * @param {{ createChannel: Function, createJsonClient: Function, reflect: Function, logCalls: Function }} shim
+ * @param {{ createChannel: Function, createJsonClient: Function, reflect: Function, logCalls: Function, textFrames: Function }} shim
  * @param {string} origin of the proxy
  * @param {object} options of channels
  */
-export function createCases({ createChannel, createJsonClient, reflect, logCalls }, origin, options) {
+export function createCases({ createChannel, createJsonClient, reflect, logCalls, textFrames }, origin, options) {
   const channel = createChannel({ url: `${origin}/bidiway/session`, ...options });
   const schemas = { url: `${origin}/bidiway/schema` };
   const json = createJsonClient(channel);
@@ -191,6 +191,30 @@ export function createCases({ createChannel, createJsonClient, reflect, logCalls
       const { client } = await reflect(logging, { ...schemas, services: ["demo.v1.Greeter", "demo.v1.Lab"] });
       await client("demo.v1.Greeter").hello({ name: "Ada" }, { headers: { authorization: "Bearer abc" } });
       for await (const _ of client("demo.v1.Lab").serverStream({ count: 3 }));
+    },
+
+    /** All four kinds of calls in a text session. */
+    async text() {
+      const channel = createChannel({ url: `${origin}/bidiway/session`, WebSocket: textFrames() });
+      const json = createJsonClient(channel);
+      const unary = await json.call("demo.v1.Greeter/Hello", { name: "Ada 😀" });
+      const sum = await json.call("demo.v1.Lab/ClientStream", upload(3));
+      const numbers = [];
+      for await (const { number } of json.stream("demo.v1.Lab/ServerStream", { count: 200, size: 1000 })) numbers.push(number);
+      const echoes = [];
+      const echo = json.duplex("demo.v1.Lab/Bidi");
+      for (let k = 1; k <= 3; k++) {
+        await echo.send({ number: k });
+        echoes.push((await echo.next()).value.number);
+      }
+      echo.halfClose();
+      await echo.next();
+      // Larger than any window, with characters of all sizes.
+      const text = "aä€😀".repeat(50_000);
+      const large = (await json.call("demo.v1.Lab/Unary", { text })).text === text;
+      const { code, details } = await json.call("demo.v1.Lab/Fail", { code: 9, message: "no", reason: "WHY" }).catch((error) => error);
+      await channel.close();
+      return { unary, sum, numbers, echoes, large, error: { code, details: JSON.parse(new TextDecoder().decode(details)) } };
     },
 
     close: () => channel.close(),

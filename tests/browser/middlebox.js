@@ -1,124 +1,83 @@
-// A TCP middlebox between browser and proxy: it cuts connections, at any byte, and can fall silent.
+// A TCP middlebox between clients and the proxy: it cuts connections, and treats WebSockets as bad company does.
 
+import { once } from "node:events";
 import { connect, createServer } from "node:net";
 
-/** Random numbers from a seed (mulberry32), so that a failure can be seen again. */
-export function seeded(seed) {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 /**
- * How a WebSocket's connection ends: after so many bytes beyond the request that opened it, counted in both directions
- * together. `reset` and `close` reach both sides; after `half` the proxy's side stays open and silent, as when a phone
- * has changed its network.
- * @typedef {{ after: number, how: "reset" | "close" | "half" }} Fate
+ * @param {string} origin the proxy's
+ * @returns what stands before it, and what can be done to it:
+ *   - `origin`: for the clients;
+ *   - `cut(how)`: ends every connection: `"reset"`, or `"end"` in an orderly way; how many of them were in use;
+ *   - `sockets`: `"pass"`, or what happens to WebSockets: `"refuse"` (a 403 of its own), `"kill"` (just after the 101),
+ *     `"swallow"` (nothing passes after the handshake);
+ *   - `hold`: responses with bodies that stream are held back until they are complete;
+ *   - `drop`: new connections are reset.
  */
-
-/**
- * Listens on a port of its own and passes everything to `target`.
- * @param {string} target
- */
-export async function startMiddlebox(target) {
-  const { hostname, port } = new URL(target);
-  /** @type {Set<{ client: import("node:net").Socket, proxy: import("node:net").Socket, socket: boolean, kill: (how: Fate["how"]) => void, silence: () => void }>} */
-  const links = new Set();
-  /** Sides of the proxy that were left open. */
-  const left = new Set();
-  const refusals = [];
-  const box = {
-    url: "",
-    /** Whether `fate` and `cut` concern all connections, and not only those of WebSockets. */
-    everything: false,
-    /** WebSockets that were begun, and that `fate` has ended, by how. */
-    sockets: 0,
-    cuts: { reset: 0, close: 0, half: 0 },
-    /** @type {(() => Fate | undefined) | undefined} what becomes of each WebSocket to come */
-    fate: undefined,
-    /** Whether connections are closed as they come; and what waits until so many were, from now on. */
-    refuse: false,
-    async refused(count) {
-      for (let i = 0; i < count; i++) await new Promise((resolve) => refusals.push(resolve));
-    },
-    /** Cuts the WebSockets that are open. */
-    cut(how = "reset") {
-      for (const link of links) if (link.socket) link.kill(how);
-    },
-    /** Lets nothing pass any more on the WebSockets that are open, and tells nobody. */
-    silence() {
-      for (const link of links) if (link.socket) link.silence();
-    },
-    stop() {
-      server.close();
-      for (const link of links) link.kill("reset");
-      for (const proxy of left) proxy.destroy();
-    },
-  };
-
-  const server = createServer({ noDelay: true }, (client) => {
-    if (box.refuse) {
-      client.resetAndDestroy();
-      for (const resolve of refusals.splice(0)) resolve();
-      return;
-    }
-    const proxy = connect({ host: hostname, port: Number(port), noDelay: true });
-    /** @type {Fate | undefined} */
-    let fate;
-    let begun = false;
-    let silent = false;
-    const link = {
-      client,
-      proxy,
-      socket: false,
-      silence: () => (silent = true),
-      kill(how) {
-        if (!links.delete(link)) return;
-        client[how === "reset" ? "resetAndDestroy" : "destroySoon"]();
-        if (how === "half") {
-          silent = true;
-          left.add(proxy.on("close", () => left.delete(proxy)));
-        } else proxy[how === "reset" ? "resetAndDestroy" : "destroySoon"]();
-      },
+export async function startMiddlebox(origin) {
+  const { hostname, port } = new URL(origin);
+  const open = new Set();
+  const box = { sockets: "pass", hold: false, drop: false, requests: [] };
+  const server = createServer((client) => {
+    if (box.drop) return void client.resetAndDestroy();
+    const upstream = connect(Number(port), hostname);
+    const pair = { client, upstream, used: false };
+    open.add(pair);
+    let upgrade = false;
+    let swallowed = false;
+    /** What is held back of a response, and whether one streams. */
+    let held;
+    const done = () => {
+      open.delete(pair);
+      client.destroy();
+      upstream.destroy();
     };
-    links.add(link);
-
-    /** Passes bytes on, as far as the connection's fate lets them. */
-    const pass = (from, to, up) => (chunk) => {
-      if (silent || !links.has(link)) return;
-      if (!begun && up) {
-        begun = true;
-        link.socket = box.everything || /\r\nupgrade: websocket\r\n/i.test(chunk.toString("latin1"));
-        if (link.socket) {
-          box.sockets++;
-          fate = box.fate?.();
-          if (fate) fate.after += chunk.length;
+    for (const socket of [client, upstream]) {
+      socket.setNoDelay(true);
+      socket.on("error", done);
+      socket.on("close", done);
+    }
+    client.on("data", (data) => {
+      const [line] = data.toString("latin1").split("\r\n", 1);
+      if (/ HTTP\/1\.1$/.test(line)) box.requests.push(line.replace(/ HTTP.*/, ""));
+      if (/\r\nupgrade: *websocket/i.test(data.toString("latin1"))) {
+        upgrade = true;
+        if (box.sockets === "refuse") return void client.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+      }
+      if (!swallowed) upstream.write(data);
+    });
+    upstream.on("data", (data) => {
+      if (swallowed) return;
+      pair.used = true;
+      const head = data.toString("latin1");
+      if (box.hold && /^HTTP\/1\.1 200[^]*\r\ntransfer-encoding: *chunked/i.test(head)) held = [];
+      if (held) return void held.push(data);
+      client.write(data);
+      if (upgrade && box.sockets === "swallow") swallowed = true;
+      if (upgrade && box.sockets === "kill") setTimeout(done, 50);
+    });
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return Object.assign(box, {
+    origin: `http://127.0.0.1:${server.address().port}`,
+    cut(how = "reset") {
+      const used = [...open].filter((pair) => pair.used).length;
+      for (const pair of open) {
+        const { client, upstream } = pair;
+        pair.used = false;
+        if (how === "end") {
+          client.end();
+          upstream.end();
+        } else {
+          client.resetAndDestroy();
+          upstream.resetAndDestroy();
         }
       }
-      if (fate && chunk.length >= fate.after) {
-        // The rest is lost; what came before still arrives, unless the reset is quicker.
-        to.write(chunk.subarray(0, fate.after));
-        box.cuts[fate.how]++;
-        link.kill(fate.how);
-        return;
-      }
-      if (fate) fate.after -= chunk.length;
-      if (!to.write(chunk)) {
-        from.pause();
-        to.once("drain", () => from.resume());
-      }
-    };
-    client.on("data", pass(client, proxy, true));
-    proxy.on("data", pass(proxy, client, false));
-    for (const side of [client, proxy]) {
-      side.on("error", () => {});
-      side.on("close", () => silent || link.kill("close"));
-    }
+      return used;
+    },
+    stop() {
+      box.cut();
+      server.close();
+    },
   });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  box.url = `http://127.0.0.1:${server.address().port}`;
-  return box;
 }

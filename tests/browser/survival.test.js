@@ -4,7 +4,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { seeded, startMiddlebox } from "./middlebox.js";
+import { seeded, startCable } from "./cable.js";
 import { openPage, startBrowser, startProxy } from "./rig.js";
 
 const CUTS = Number(process.env.CUTS ?? 1000);
@@ -16,7 +16,7 @@ let proxy, browser, box, tab;
 before(async () => {
   proxy = await startProxy();
   browser = await startBrowser([], ["--disable-back-forward-cache"]);
-  box = await startMiddlebox(proxy.http);
+  box = await startCable(proxy.http);
   tab = await openPage(browser.context, box.url, "survival");
 });
 after(async () => {

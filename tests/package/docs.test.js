@@ -60,7 +60,7 @@ const SECTIONS = {
   "connect-web over gRPC-Web, unchanged": [1, es],
   "JSON, without generated code": [2],
   "Connect clients, without generated code": [1],
-  "Seeing what passes": [2],
+  "Seeing what passes": [3],
   "Plain calls": [1],
 };
 
@@ -69,6 +69,7 @@ const OTHERS = {
   "README.md": ['import { Chat } from "./gen/demo/v1/demo_pb"; declare const messages: AsyncIterable<{ text: string }>;'],
   "shim/README.md": [
     'import { Chat } from "./gen/demo/v1/demo_pb"; declare const outgoing: AsyncIterable<{ text: string }>, signal: AbortSignal, show: (message: unknown) => void;',
+    "declare function login(): Promise<{ token: string, expiresAt: number }>;",
     'import type { Channel } from "bidiway"; declare const channel: Channel, show: (message: unknown) => void;',
     'import type { Channel } from "bidiway"; declare const channel: Channel, bytes: Uint8Array, signal: AbortSignal, show: (message: unknown) => void;',
     "",

@@ -1,5 +1,6 @@
 // A call of the channel that shows itself on the timeline, with messages instead of bytes.
 
+import { codec, read, write } from "./mode.js";
 import { codeName, ok } from "./result.js";
 
 /** Totals over all calls of this page, for the wire facts. */
@@ -27,7 +28,7 @@ export class DemoCall {
     totals.calls += 1;
     totals.open += 1;
     this.began = performance.now();
-    this.#call = channel.open({ method, metadata, timeoutMs });
+    this.#call = channel.open({ method, metadata, timeoutMs, codec });
     /** Initial metadata; never rejects. */
     this.headers = this.#call.headers.then((headers) => {
       if (headers.length) this.#trace("down", "headers", names(headers));
@@ -43,7 +44,7 @@ export class DemoCall {
 
   /** Resolves when the session's credit admits the message. */
   async send(message) {
-    const bytes = this.#types.request.encode(message);
+    const bytes = write(this.#types.request, message);
     totals.messagesUp += 1;
     totals.payloadUp += bytes.length;
     if (!this.#quiet) this.#trace("up", "", this.#describe(message), bytes.length);
@@ -65,7 +66,7 @@ export class DemoCall {
   async *[Symbol.asyncIterator]() {
     for await (const bytes of this.#call) {
       await this.headers;
-      const message = this.#types.response.decode(bytes);
+      const message = read(this.#types.response, bytes);
       totals.messagesDown += 1;
       totals.payloadDown += bytes.length;
       if (!this.#quiet) this.#trace("down", "", this.#describe(message), bytes.length);

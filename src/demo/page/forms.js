@@ -3,6 +3,7 @@
 import { DemoCall } from "./call.js";
 import { bytes, count, duration, element, plural } from "./format.js";
 import * as messages from "./messages.js";
+import { codec, read, write } from "./mode.js";
 import { CODES, ok, resultCard } from "./result.js";
 
 const number = (input) => (input.value === "" ? undefined : Number(input.value));
@@ -130,12 +131,12 @@ class DownloadForm extends CallForm {
   async #watch() {
     const call = this.call;
     while (this.paused && this.call === call && call) {
-      const asking = this.channel.open({ method: "/demo.v1.Lab/Stats" });
-      asking.send(messages.StatsRequest.encode({ tag: this.tag })).catch(() => {});
+      const asking = this.channel.open({ method: "/demo.v1.Lab/Stats", codec });
+      asking.send(write(messages.StatsRequest, { tag: this.tag })).catch(() => {});
       asking.halfClose();
       try {
         for await (const reply of asking) {
-          const { sent } = messages.StatsReply.decode(reply);
+          const { sent } = read(messages.StatsReply, reply);
           if (this.paused) {
             this.meter.note.textContent = `Paused at ${count(this.got)}. The service could send ${count(sent)}, then had to wait too: what is under way is bounded.`;
           }

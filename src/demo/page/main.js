@@ -1,25 +1,32 @@
 // The page: one channel, a tab for each kind of call, a timeline, and what the wire carries.
 
-import { createChannel } from "/bidiway/durable.js";
 import { setUpChat } from "./chat.js";
 import { CODE, showCode } from "./code.js";
 import { setUpForms } from "./forms.js";
+import { readable, switchMode } from "./mode.js";
 import { Timeline } from "./timeline.js";
-import { CountedSocket, cuttableFetch, cutWire, isCut, mendWire, showWire } from "./wire.js";
+import { CountedSocket, cutWire, cuttableFetch, isCut, mendWire, showPackets, showWire } from "./wire.js";
 
+const PROTOCOL = readable ? "bidiway.v1+json" : "bidiway.v1";
 const $ = (id) => document.getElementById(id);
 
-const channel = createChannel({ WebSocket: CountedSocket, fetch: cuttableFetch });
+// A session of text is for looking at: it does not outlive its socket.
+const { createChannel } = await import(readable ? "/bidiway/index.js" : "/bidiway/durable.js");
+const WebSocket = readable ? (await import("/bidiway/text.js")).textFrames(CountedSocket) : CountedSocket;
+const channel = createChannel({ WebSocket, fetch: cuttableFetch });
 const timeline = new Timeline($("events"), $("timeline-count"));
 
 showConnection();
 setUpForms(channel, timeline);
 const chat = setUpChat(channel, timeline);
 showWire($("wire"), $("traffic"));
+if (readable) showPackets($("packets"));
 setUpTabs();
 setUpTheme();
 
 $("clear").onclick = () => timeline.clear();
+$("readable").setAttribute("aria-pressed", readable);
+$("readable").onclick = switchMode;
 $("copy").onclick = async () => {
   await navigator.clipboard?.writeText($("code").textContent);
   $("copy").textContent = "Copied";
@@ -43,14 +50,15 @@ function showConnection() {
     const [look, text] = words[state] ?? ["waiting", state];
     if (state === "reconnecting" && badge.dataset.state === "open") {
       lost += 1;
-      timeline.note("The connection is lost. The calls wait.");
+      timeline.note(readable ? "The connection is lost, and the calls with it." : "The connection is lost. The calls wait.");
     } else if (state === "ready") {
-      timeline.note(lost ? "Connected again. The calls go on where they were." : "The connection is open.");
+      const again = readable ? "Connected again." : "Connected again. The calls go on where they were.";
+      timeline.note(lost ? again : "The connection is open.");
     }
     badge.dataset.state = look;
     const again = state === "ready" && lost > 0 ? `, ${lost === 1 ? "once" : `${lost} times`} again` : "";
     badge.textContent = text + again;
-    badge.title = reason?.message ?? `${location.host}, subprotocol bidiway.v1`;
+    badge.title = reason?.message ?? `${location.host}, subprotocol ${PROTOCOL}`;
     button.disabled = state !== "ready" && !isCut();
   };
   button.onclick = () => {

@@ -5,9 +5,14 @@ const utf8 = new TextEncoder();
 const text = new TextDecoder();
 
 // A field is { no, type } with the type "uint" (every varint of at most 53 bits), "string", "bytes", "map" (of
-// strings), or another message; `repeated` makes it a list. Absent fields decode to their proto3 default.
+// strings), an enum (its numbers by name), or another message; `repeated` makes it a list. Absent fields decode to their
+// proto3 default.
 const field = (no, type, repeated = false) => ({ no, type, repeated });
 
+/** The name of a field in JSON. */
+const camelCase = (name) => name.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
+
+/** A message type, with its messages as bytes and as proto3 JSON. */
 function define(fields) {
   const byNumber = new Map(Object.entries(fields).map(([name, f]) => [f.no, { name, ...f }]));
 
@@ -18,7 +23,7 @@ function define(fields) {
       if (type === "map") values = Object.entries(values ?? {});
       else if (!repeated) values = isDefault(values) ? [] : [values];
       for (const value of values ?? []) {
-        if (type === "uint") {
+        if (isVarint(type)) {
           varint(out, no * 8);
           varint(out, value);
         } else {
@@ -48,21 +53,58 @@ function define(fields) {
         continue;
       }
       if (type === "string") value = text.decode(value);
-      else if (typeof type === "object") value = type.decode(value);
+      else if (isMessage(type)) value = type.decode(value);
       if (repeated) message[name].push(value);
       else message[name] = value;
     }
     return message;
   }
 
-  return { encode, decode };
+  function toJson(message) {
+    const json = {};
+    for (const [name, { type, repeated }] of Object.entries(fields)) {
+      const value = message[name];
+      if (isDefault(value)) continue;
+      const convert = (one) => (type === "bytes" ? base64(one) : isMessage(type) ? type.toJson(one) : one);
+      json[camelCase(name)] = repeated ? value.map(convert) : convert(value);
+    }
+    return json;
+  }
+
+  function fromJson(json) {
+    const message = {};
+    for (const [name, { type, repeated }] of Object.entries(fields)) {
+      const value = json[camelCase(name)];
+      // 64 bits come as text, enums by name.
+      const convert = (one) =>
+        type === "uint" ? Number(one)
+        : type === "bytes" ? Uint8Array.from(atob(one), (char) => char.charCodeAt(0))
+        : isMessage(type) ? type.fromJson(one)
+        : isVarint(type) ? type[one] ?? one
+        : one;
+      message[name] = value === undefined ? defaultOf(type, repeated) : repeated ? value.map(convert) : convert(value);
+    }
+    return message;
+  }
+
+  return { encode, decode, toJson, fromJson };
+}
+
+const isMessage = (type) => typeof type.decode === "function";
+const isVarint = (type) => type === "uint" || (typeof type === "object" && !isMessage(type));
+
+/** As long as a stack allows at once. */
+function base64(bytes) {
+  let binary = "";
+  for (let i = 0; i < bytes.length; i += 8192) binary += String.fromCharCode(...bytes.subarray(i, i + 8192));
+  return btoa(binary);
 }
 
 const isDefault = (value) => value === undefined || value === 0 || value === "" || value?.length === 0;
 
 function defaultOf(type, repeated) {
   if (repeated) return [];
-  if (type === "uint") return 0;
+  if (isVarint(type)) return 0;
   if (type === "string") return "";
   if (type === "bytes") return new Uint8Array();
   return type === "map" ? {} : undefined;
@@ -110,15 +152,15 @@ const Entry = define({ key: field(1, "string"), value: field(2, "string") });
 export const Empty = define({});
 export const HelloRequest = define({ name: field(1, "string") });
 export const HelloReply = define({ text: field(1, "string") });
+export const ChatKind = { TEXT: 0, JOINED: 1, LEFT: 2, NOTICE: 3 };
 export const ChatMessage = define({
   room: field(1, "string"),
   user: field(2, "string"),
   text: field(3, "string"),
-  kind: field(4, "uint"),
+  kind: field(4, ChatKind),
   time_ms: field(5, "uint"),
   members: field(6, "uint"),
 });
-export const ChatKind = { TEXT: 0, JOINED: 1, LEFT: 2, NOTICE: 3 };
 export const Payload = define({
   number: field(1, "uint"),
   text: field(2, "string"),

@@ -2,6 +2,7 @@
 
 import { count, duration, element } from "./format.js";
 import { decodeDetails } from "./messages.js";
+import { readable } from "./mode.js";
 
 export const CODES = [
   "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -46,7 +47,10 @@ export function table(title, entries) {
 
 function details(status) {
   try {
-    return status.details?.length ? decodeDetails(status.details) : [];
+    if (!status.details?.length) return [];
+    if (!readable) return decodeDetails(status.details);
+    // In a text session the proxy has read them.
+    return JSON.parse(new TextDecoder().decode(status.details)).map(({ "@type": type, ...value }) => ({ type: type.replace(/.*\//, ""), value }));
   } catch {
     return [{ type: "details that are no google.rpc.Status", value: status.details }];
   }

@@ -5,6 +5,18 @@ import { bytes, count, element, plural } from "./format.js";
 
 const wire = { sockets: 0, open: new Set(), packetsUp: 0, packetsDown: 0, bytesUp: 0, bytesDown: 0 };
 
+/** The latest packets that were text: direction and text, as they passed. */
+const packets = [];
+const PACKETS = 40;
+
+function keep(direction, data) {
+  if (typeof data !== "string") return;
+  packets.push([direction, data]);
+  if (packets.length > PACKETS) packets.shift();
+  changed = true;
+}
+let changed = false;
+
 /** What ends when the wire is cut; aborted as long as it is. */
 let cut = new AbortController();
 
@@ -22,12 +34,14 @@ export class CountedSocket extends WebSocket {
       if (!wire.open.has(this)) return;
       wire.packetsDown += 1;
       wire.bytesDown += data.byteLength ?? data.length;
+      keep("down", data);
     });
   }
 
   send(data) {
     wire.packetsUp += 1;
     wire.bytesUp += data.byteLength ?? data.length;
+    keep("up", data);
     super.send(data);
   }
 }
@@ -104,6 +118,17 @@ export function showWire(box, chart) {
   };
   show();
   setInterval(show, 1000 / PER_SECOND);
+}
+
+/** Shows the latest packets of a text session. */
+export function showPackets(list) {
+  list.hidden = false;
+  setInterval(() => {
+    if (!changed) return;
+    changed = false;
+    list.replaceChildren(...packets.map(([direction, text]) => element("li", { class: direction }, text.length > 400 ? `${text.slice(0, 400)} …` : text)));
+    list.scrollTop = list.scrollHeight;
+  }, 1000 / PER_SECOND);
 }
 
 function write(node, text) {

@@ -30,7 +30,7 @@ use crate::{
     session::{CloseReason, MAX_PACKET},
     wire::{
         Code,
-        frame::{FrameKind, PacketReader},
+        frame::{Frame, FrameKind, PacketReader},
         http_carrier::leading_carrier,
         v1::{HttpOpen, HttpPoll, HttpUp},
     },
@@ -117,20 +117,20 @@ async fn open(
         let text = "the proxy is shutting down";
         return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, Code::UNAVAILABLE, "draining", text));
     }
-    let (place, crowded) = super::admit(edge, conn).map_err(|reason| {
-        // Counted already.
-        refusal(StatusCode::TOO_MANY_REQUESTS, reason.code, reason.label, reason.message)
-    })?;
+    let place = super::admit(edge, conn).map_err(crowded)?;
+    let hello = Hello::of(&packet);
+    if place.1 && hello == Hello::New {
+        return Err(crowded(super::too_many_sockets(edge)));
+    }
     let begun = super::begin(edge, true)?;
     let name = edge.sessions.new_token().map_err(super::no_random_numbers)?;
-    let alone = is_alone(&packet);
-    let (line, opening) = Line::new(name, origin_of(&head.headers), poll, packet, !alone);
+    let (line, opening) = Line::new(name, origin_of(&head.headers), poll, packet, hello == Hello::Crowd);
     let line = Arc::new(line);
     let Some(listing) = edge.sessions.http.enter(&line) else {
         return Err(Rejection::internal("a carrier's name leads nowhere"));
     };
     let carrier = Carrier::Http(HttpCarrier::new(Arc::clone(&line), listing));
-    let link = Link::new(carrier, Some(place), crowded, &edge.metrics);
+    let link = Link::new(carrier, Some(place), &edge.metrics);
     let principal = Principal::of(&edge.settings.upgrade_headers, &head.headers);
     let heartbeat = edge.settings.session.heartbeat;
     edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn.clone(), principal, link, begun));
@@ -141,12 +141,28 @@ async fn open(
     wait(&line, opening, patience).await
 }
 
-/// Whether a packet has one frame, or none that can be read; the session says what is wrong with that.
-fn is_alone(packet: &Bytes) -> bool {
-    let mut frames = PacketReader::new(packet.clone());
-    match frames.next() {
-        Ok(Some(frame)) if matches!(frame.kind, FrameKind::Hello(_)) => matches!(frames.next(), Ok(None)),
-        _ => true,
+/// What the first packet of a carrier is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hello {
+    /// Hello of a new session.
+    New,
+    /// Hello that asks for a session.
+    Resumes,
+    /// There is more in it than Hello.
+    Crowd,
+    /// There is no Hello in it; the session says what is wrong with that.
+    None,
+}
+
+impl Hello {
+    fn of(packet: &Bytes) -> Self {
+        let mut frames = PacketReader::new(packet.clone());
+        let Ok(Some(Frame { kind: FrameKind::Hello(hello), .. })) = frames.next() else { return Self::None };
+        match frames.next() {
+            Ok(None) if hello.resume_token.is_empty() => Self::New,
+            Ok(None) => Self::Resumes,
+            Ok(Some(_)) | Err(_) => Self::Crowd,
+        }
     }
 }
 
@@ -201,8 +217,9 @@ async fn down(edge: &Edge, head: &Parts, body: Bytes) -> Result<Response<Body>, 
         ms => Duration::from_millis(ms.into()).max(SHORTEST_WAIT).min(longest),
     };
     match line.ask(number) {
-        Asked::Answer(bytes) => Ok(Response::new(Body::from(bytes))),
+        Asked::Answer(bytes) => Ok(complete(bytes)),
         Asked::Waits(answer) => wait(&line, answer, asked).await,
+        Asked::Old => Ok(nothing()),
         Asked::Gap => Err(conflict("another number was due: polls are numbered 1, 2, 3, … without gaps")),
     }
 }
@@ -218,7 +235,7 @@ async fn wait(
         Err(_) => line.stop_waiting(answer),
     };
     match bytes {
-        Some(bytes) => Ok(Response::new(Body::from(bytes))),
+        Some(bytes) => Ok(complete(bytes)),
         None if line.is_over() => Err(gone()),
         // Another one waits in its place.
         None => Ok(nothing()),
@@ -235,10 +252,23 @@ fn find(edge: &Edge, head: &Parts, name: &[u8]) -> Result<Arc<Line>, Rejection> 
     Err(refusal(StatusCode::FORBIDDEN, Code::PERMISSION_DENIED, "carrier_origin", text))
 }
 
+/// A response that a middlebox knows the end of. Hyper leaves the length of nothing out over HTTP/2.
+fn complete(bytes: Bytes) -> Response<Body> {
+    let length = HeaderValue::from(bytes.len());
+    let mut response = Response::new(Body::from(bytes));
+    response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    response
+}
+
 fn nothing() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
+}
+
+/// Counted already.
+fn crowded(reason: CloseReason) -> Rejection {
+    refusal(StatusCode::TOO_MANY_REQUESTS, reason.code, reason.label, reason.message)
 }
 
 fn refusal(http: StatusCode, code: Code, reason: &'static str, message: impl Into<String>) -> Rejection {

@@ -203,9 +203,9 @@ pub(super) struct Link {
     pub(super) carrier: Carrier,
     /// The client address's place among its sockets, given back at the end.
     _place: Option<AddressPermit>,
+    _count: CarrierCount,
     /// The address has as many sockets as it may without this one, which therefore can only go on with a session.
     pub(super) crowded: bool,
-    _count: CarrierCount,
     /// Since when the last flush has not finished: nothing more is written.
     pub(super) blocked: Option<Instant>,
     /// Messages read since then.
@@ -213,14 +213,15 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// `place` is as `admit` gave it; `None`: there is none, and the session is closed already.
     pub(super) fn new(
         carrier: Carrier,
-        place: Option<AddressPermit>,
-        crowded: bool,
+        place: Option<(AddressPermit, bool)>,
         metrics: &Arc<Metrics>,
     ) -> Self {
         let count = metrics.carrier_opened(carrier.kind());
-        Self { carrier, _place: place, crowded, _count: count, blocked: None, reads_while_blocked: 0 }
+        let (place, crowded) = place.map_or((None, true), |(place, crowded)| (Some(place), crowded));
+        Self { carrier, _place: place, _count: count, crowded, blocked: None, reads_while_blocked: 0 }
     }
 
     /// Closes a carrier that the session has no more use for. The future ends when the peer has heard it.

@@ -62,19 +62,13 @@ pub(crate) fn upgrade(
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
-                let (place, crowded) = match admit(&edge, &conn) {
-                    Ok((place, crowded)) => (Some(place), crowded),
-                    Err(reason) => {
-                        begun.session.close(reason);
-                        (None, true)
-                    }
-                };
+                let place = admit(&edge, &conn).map_err(|reason| begun.session.close(reason)).ok();
                 let carrier = if is_text {
                     Carrier::TextSocket(socket, TextFrameWriter::default())
                 } else {
                     Carrier::WebSocket(socket)
                 };
-                let link = Link::new(carrier, place, crowded, &edge.metrics);
+                let link = Link::new(carrier, place, &edge.metrics);
                 // Boxed: this future goes away when the session runs, and must not size its task.
                 Box::new(Driver::new(edge, conn, principal, link, begun)).await;
             });

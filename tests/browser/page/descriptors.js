@@ -4,6 +4,7 @@ import { logCalls } from "/bidiway/debug.js";
 import { createChannel } from "/bidiway/index.js";
 import { createJsonClient } from "/bidiway/json.js";
 import { reflect } from "/bidiway/reflect.js";
+import { textFrames } from "/bidiway/text.js";
 import { createCases } from "../descriptors.js";
 
-window.cases = createCases({ createChannel, createJsonClient, reflect, logCalls }, location.origin);
+window.cases = createCases({ createChannel, createJsonClient, reflect, logCalls, textFrames }, location.origin);

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use bidiway::wire::v1::{HttpClose, HttpDown, HttpOpen, HttpPoll, HttpUp};
+use bidiway::{
+    session::{Session, Settings, Side},
+    wire::v1::{HttpClose, HttpDown, HttpOpen, HttpPoll, HttpUp},
+};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -47,6 +50,17 @@ impl Requests {
         body: impl Into<Bytes>,
     ) -> hyper::Result<Response<Incoming>> {
         self.request("POST", path, body).await
+    }
+
+    /// A request that is sent again when its connection breaks, as numbers allow.
+    async fn insist(&mut self, path: &str, body: impl Into<Bytes>) -> Option<Response<Incoming>> {
+        let body = body.into();
+        for _ in 0..3 {
+            if let Ok(response) = self.post(path, body.clone()).await {
+                return Some(response);
+            }
+        }
+        None
     }
 
     /// One request; its answer's head, and its body to be read.
@@ -214,9 +228,9 @@ impl HttpWire {
             return Ok(());
         }
         self.number += 1;
-        let response = self.up.post("/bidiway/http/up", up(&self.carrier, self.number, packet)).await;
+        let response = self.up.insist("/bidiway/http/up", up(&self.carrier, self.number, packet)).await;
         match response {
-            Ok(response) if response.status() == StatusCode::NO_CONTENT => Ok(()),
+            Some(response) if response.status() == StatusCode::NO_CONTENT => Ok(()),
             _ => Err(()),
         }
     }
@@ -255,6 +269,29 @@ impl HttpWire {
         }
     }
 
+    /// Opens it with a session of its own, and waits for Welcome.
+    pub(crate) async fn opened(mut self, settings: Settings) -> Self {
+        self.send(Message::Binary(hello(settings))).await.unwrap();
+        let field = self.field().await;
+        assert!(matches!(field, Some(Field::Packet(_))), "instead of Welcome: {field:?}");
+        self
+    }
+
+    /// One request for this carrier.
+    pub(crate) async fn ask(&mut self, path: &str, body: Vec<u8>) -> (u16, String) {
+        said(self.up.post(path, body).await).await
+    }
+
+    /// Reads until the proxy closes the carrier.
+    pub(crate) async fn closed(&mut self) -> Option<(u32, String)> {
+        loop {
+            match self.field().await? {
+                Field::Close(close) => return Some((close.code, close.reason)),
+                Field::Packet(_) | Field::Padding(_) | Field::Opened(_) => {}
+            }
+        }
+    }
+
     pub(crate) async fn field(&mut self) -> Option<Field> {
         loop {
             if let Some(field) = self.fields.next() {
@@ -272,17 +309,11 @@ impl HttpWire {
                         *number += 1;
                         let body = poll(&self.carrier, *number, 0);
                         *waiting = Some(tokio::spawn(async move {
-                            let response = requests.post("/bidiway/http/down", body).await;
-                            let bytes = match response {
-                                Ok(response) if response.status() == StatusCode::OK => {
-                                    response.into_body().collect().await.map(|body| body.to_bytes()).ok()
-                                }
-                                _ => None,
-                            };
-                            match bytes {
-                                Some(bytes) => (requests, bytes),
-                                None => panic!("the poll failed"),
-                            }
+                            let response = requests.insist("/bidiway/http/down", body).await;
+                            let response = response.expect("the poll is answered");
+                            assert_eq!(response.status(), StatusCode::OK);
+                            let bytes = response.into_body().collect().await.unwrap().to_bytes();
+                            (requests, bytes)
                         }));
                     }
                     match waiting.as_mut().unwrap().await {
@@ -310,6 +341,19 @@ impl Drop for HttpWire {
             waiting.abort();
         }
     }
+}
+
+/// A packet with the Hello of a new session.
+pub(crate) fn hello(settings: Settings) -> Bytes {
+    let mut session = Session::new(Side::Client, settings, tokio::time::Instant::now().into_std());
+    let mut packet = BytesMut::new();
+    assert!(session.poll_packet(&mut packet, 1024));
+    packet.freeze()
+}
+
+/// A packet with a Ping.
+pub(crate) fn ping(number: u8) -> Bytes {
+    vec![0x0a, 2, 0x60, number].into()
 }
 
 /// Takes the first frame of a packet.

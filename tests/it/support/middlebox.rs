@@ -21,6 +21,8 @@ pub(crate) struct Manner {
     pub(crate) delay: Duration,
     /// Resets connections on which nothing passed for so long.
     pub(crate) patience: Option<Duration>,
+    /// Keeps each HTTP/1.1 response until it is complete, as those do that scan what they let through.
+    pub(crate) holds_responses: bool,
 }
 
 /// How large the segments are that it makes of what it receives.
@@ -90,7 +92,13 @@ async fn relay(
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
         let both = async {
             tokio::join!(
-                pump(from_client, to_server, manner, pumping.clone(), &heard),
+                pump(
+                    from_client,
+                    to_server,
+                    Manner { holds_responses: false, ..manner },
+                    pumping.clone(),
+                    &heard
+                ),
                 pump(from_server, to_client, manner, pumping.clone(), &heard),
             )
         };
@@ -118,6 +126,7 @@ async fn pump(
     heard: &Mutex<Instant>,
 ) {
     let mut buffer = vec![0; 16 * 1024];
+    let mut held = Vec::new();
     let mut seed = match manner.split {
         Split::Random(seed) => seed,
         Split::Whole | Split::Bytes => 0,
@@ -146,6 +155,13 @@ async fn pump(
             sleep(manner.delay).await;
         }
         let mut rest = &buffer[..len];
+        if manner.holds_responses {
+            held.extend_from_slice(rest);
+            if !complete(&held) {
+                continue;
+            }
+            rest = &held;
+        }
         while !rest.is_empty() {
             let size = match manner.split {
                 Split::Whole => rest.len(),
@@ -159,7 +175,20 @@ async fn pump(
             // The receiver gets its turn between two segments.
             tokio::task::yield_now().await;
         }
+        held.clear();
     }
+}
+
+/// Whether one HTTP/1.1 response is there to its end.
+fn complete(response: &[u8]) -> bool {
+    let Some(head) = response.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+    let (head, body) = response.split_at(head + 4);
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    if head.contains("transfer-encoding: chunked") {
+        return body.ends_with(b"0\r\n\r\n");
+    }
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+    length.map_or(0, |length| length.parse().unwrap()) <= body.len()
 }
 
 /// A number from 1 to 100 (xorshift64).

@@ -102,3 +102,60 @@ impl Drop for DownBody {
         self.line.body_dropped();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    type Frames = VecDeque<Result<Frame<Bytes>, &'static str>>;
+
+    /// A body of these frames, which then stays open or ends.
+    fn frames(
+        frames: impl Into<Frames>,
+        stays: bool,
+    ) -> impl Body<Data = Bytes, Error = &'static str> + Unpin {
+        let mut frames = frames.into();
+        StreamBody::new(futures_util::stream::poll_fn(move |_| match frames.pop_front() {
+            None if stays => Poll::Pending,
+            frame => Poll::Ready(frame),
+        }))
+    }
+
+    fn data(bytes: &[u8]) -> Result<Frame<Bytes>, &'static str> {
+        Ok(Frame::data(Bytes::copy_from_slice(bytes)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_read_whole_from_however_many_pieces() {
+        for pieces in [&[][..], &[b"one".as_slice()], &[b"one", b"two", b"", b"three"]] {
+            let all: Frames = pieces.iter().map(|piece| data(piece)).collect();
+            assert_eq!(read(&mut frames(all, false)).await.unwrap(), pieces.concat());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_end_in_ten_seconds_is_late_however_much_of_it_has_come() {
+        let began = Instant::now();
+        let read = read(&mut frames([data(b"one"), data(b"two")], true)).await;
+        assert!(matches!(read, Err(Unread::Late)), "{read:?}");
+        assert_eq!(began.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_read_up_to_its_limit_and_no_further() {
+        let most = vec![7; MAX_BODY];
+        assert_eq!(read(&mut frames([data(&most)], false)).await.unwrap(), most);
+        let read = read(&mut frames([data(&most), data(b"!")], true)).await;
+        assert!(matches!(&read, Err(Unread::TooLarge(begin)) if begin[0] == 7), "{read:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_breaks_off_is_none() {
+        let read = read(&mut frames([data(b"one"), Err("reset")], false)).await;
+        assert!(matches!(read, Err(Unread::Broken)), "{read:?}");
+    }
+}

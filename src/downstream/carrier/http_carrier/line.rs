@@ -100,7 +100,7 @@ struct PollState {
 pub(super) enum Put {
     /// It waits for the session, or an equal one does.
     Waits,
-    /// It is the last one that was taken, or nobody wants it any more.
+    /// It was taken before, or nobody wants it any more.
     Taken,
     /// Its number is not the next.
     Gap,
@@ -113,6 +113,8 @@ pub(super) enum Asked {
     Answer(Bytes),
     /// Something may come here.
     Waits(oneshot::Receiver<Bytes>),
+    /// Later ones have come already.
+    Old,
     /// Its number is not the next.
     Gap,
 }
@@ -162,9 +164,9 @@ impl Line {
             return Put::Taken;
         }
         let up = &mut ends.up;
-        if number == up.number {
+        if number <= up.number {
             up.hear();
-            return if up.waiting.is_some() { Put::Waits } else { Put::Taken };
+            return if number == up.number && up.waiting.is_some() { Put::Waits } else { Put::Taken };
         }
         if number != up.number + 1 || up.waiting.is_some() {
             let expected = up.number + 1;
@@ -211,7 +213,10 @@ impl Line {
         let Ends { up, down, .. } = &mut *ends;
         let poll = &mut down.poll;
         up.hear();
-        if number != poll.number && number != poll.number + 1 {
+        if number < poll.number {
+            return Asked::Old;
+        }
+        if number > poll.number + 1 {
             let text = format!("poll {number} came where {} was due", poll.number + 1);
             up.fail(End::Unfit(CloseReason::new(Code::UNAVAILABLE, "carrier_gap", text)));
             return Asked::Gap;
@@ -371,6 +376,8 @@ impl Line {
     pub(super) fn end(&self) {
         let mut ends = self.ends();
         ends.over = true;
+        // Nobody fetches it any more, or it was fetched.
+        ends.down.out = BytesMut::new();
         ends.down.poll.waiting = None;
         wake(&mut ends.down.body);
         self.taken.notify_waiters();

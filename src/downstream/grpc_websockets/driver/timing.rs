@@ -105,6 +105,10 @@ impl Driver {
 
     /// The earliest time at which something may be due.
     fn next_time(&self) -> Instant {
+        if self.state != State::Open {
+            // Nothing else is seen to any more, and what stays due would keep the task awake.
+            return self.silent_at();
+        }
         let mut next = self.silent_at().min(self.pinged + self.ping_interval());
         let goaway = match self.goaway {
             GoAway::Sent(at) if self.streams.is_empty() => Some(at + GOAWAY_PATIENCE),
