@@ -32,6 +32,8 @@ export async function startCable(target) {
   const refusals = [];
   const box = {
     url: "",
+    /** Whether `fate` and `cut` concern all connections, and not only those of WebSockets. */
+    everything: false,
     /** WebSockets that were begun, and that `fate` has ended, by how. */
     sockets: 0,
     cuts: { reset: 0, close: 0, half: 0 },
@@ -89,7 +91,7 @@ export async function startCable(target) {
       if (silent || !links.has(link)) return;
       if (!begun && up) {
         begun = true;
-        link.socket = /\r\nupgrade: websocket\r\n/i.test(chunk.toString("latin1"));
+        link.socket = box.everything || /\r\nupgrade: websocket\r\n/i.test(chunk.toString("latin1"));
         if (link.socket) {
           box.sockets++;
           fate = box.fate?.();

@@ -41,9 +41,9 @@ async function goesOn() {
   await until((seen) => seen.received > received + 50);
 }
 
-/** A metric of the proxy; several with these labels are added. */
-async function metric(name) {
-  const values = (await proxy.metrics()).matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\d+)`, "gm"));
+/** A metric of the proxy, added up over its labels, or over those that begin like this. */
+async function metric(name, labels = "") {
+  const values = (await proxy.metrics()).matchAll(new RegExp(`^${name}(?:\\{${labels}[^}]*\\})? (\\d+)`, "gm"));
   return [...values].reduce((sum, [, value]) => sum + Number(value), 0);
 }
 
@@ -72,29 +72,48 @@ async function stats(tag) {
   return Object.fromEntries(names.map((name) => [name, Number(counts[name] ?? 0)]));
 }
 
-test(`${CUTS} cuts at random points of a conversation`, { timeout: 240_000 }, async (t) => {
+/** A conversation whose connections end at random points, until so many have. */
+async function cutAtRandom(t, tag, wanted, options) {
   t.diagnostic(`SEED=${SEED}`);
   const random = seeded(SEED);
+  box.cuts = { reset: 0, close: 0, half: 0 };
   const cuts = () => box.cuts.reset + box.cuts.close + box.cuts.half;
   box.fate = () => {
-    if (cuts() >= CUTS) return undefined;
+    if (cuts() >= wanted) return undefined;
     // Every fifth within the answers to upgrade and Hello; the others while messages go and come, and come again.
     const after = 1 + Math.floor(random() * (random() < 0.2 ? 600 : 60_000));
     const how = random();
     return { after, how: how < 0.5 ? "reset" : how < 0.75 ? "close" : "half" };
   };
   const start = Date.now();
-  await tab.run("start", "cuts", { backoff: { baseMs: 1, maxMs: 4 } });
-  while (cuts() < CUTS) {
+  const before = await metric("bidiway_sessions_resumed_total");
+  await tab.run("start", tag, { backoff: { baseMs: 1, maxMs: 4 }, ...options });
+  while (cuts() < wanted) {
     const { received, error } = await tab.run("progress");
     assert.equal(error, undefined, `after ${cuts()} cuts and ${received} messages`);
     await sleep(100);
   }
   box.fate = undefined;
   await goesOn();
-  const { sent } = await endsWell("cuts");
-  t.diagnostic(`${JSON.stringify(box.cuts)} in ${Date.now() - start} ms, ${sent} messages, ${box.sockets} sockets`);
-  t.diagnostic(`resumed ${await metric("bidiway_sessions_resumed_total")} times`);
+  const { sent } = await endsWell(tag);
+  t.diagnostic(`${JSON.stringify(box.cuts)} in ${Date.now() - start} ms, ${sent} messages`);
+  const resumed = (await metric("bidiway_sessions_resumed_total")) - before;
+  t.diagnostic(`resumed ${resumed} times`);
+  return resumed;
+}
+
+test(`${CUTS} cuts at random points of a conversation`, { timeout: 90_000 }, async (t) => {
+  const resumed = await cutAtRandom(t, "cuts", CUTS, { fetch: null });
+  // The others were cut before the proxy had read Hello.
+  assert.ok(resumed > CUTS / 2, `resumed ${resumed} times`);
+});
+
+test("cuts of whatever carries it: WebSockets, and HTTP when they do not last", { timeout: 90_000 }, async (t) => {
+  box.everything = true;
+  t.after(() => (box.everything = false));
+  const resumed = await cutAtRandom(t, "moves", CUTS / 5, {});
+  assert.ok(resumed > 0);
+  t.diagnostic(`over HTTP ${await metric("bidiway_carriers_total", 'carrier="http')}`);
 });
 
 test("the browser goes offline and comes back", { timeout: 60_000 }, async () => {

@@ -19,31 +19,31 @@ export const cases = {
     const channel = createChannel(options);
     const states = [];
     channel.on("state", (to) => states.push(to));
-    state = { channel, states, sent: 0, received: 0, error: undefined, finish: false, ended: undefined, headers: 0 };
+    const mine = (state = { channel, states, sent: 0, received: 0, error: undefined, finish: false, ended: undefined, headers: 0 });
     let room = () => {};
     const input = async function* () {
-      while (!state.finish) {
-        if (state.sent - state.received >= AHEAD) await new Promise((resolve) => (room = resolve));
-        const number = BigInt(++state.sent);
+      while (!mine.finish) {
+        if (mine.sent - mine.received >= AHEAD) await new Promise((resolve) => (room = resolve));
+        const number = BigInt(++mine.sent);
         yield { number, data: filling(number) };
       }
     };
-    state.ended = (async () => {
+    mine.ended = (async () => {
       const lab = createClient(Lab, createTransport(channel));
-      const options = { headers: { "demo-tag": tag }, onHeader: () => state.headers++ };
+      const options = { headers: { "demo-tag": tag }, onHeader: () => mine.headers++ };
       for await (const { number, data } of lab.bidi(input(), options)) {
-        const expected = BigInt(state.received + 1);
+        const expected = BigInt(mine.received + 1);
         if (number !== expected) throw new Error(`message ${number} instead of ${expected}`);
         const { length } = filling(number);
         if (data.length !== length || data.some((byte) => byte !== Number(number % 251n))) {
           throw new Error(`message ${number} has ${data.length} bytes instead of ${length}, or others`);
         }
-        state.received++;
+        mine.received++;
         room();
       }
-      if (!state.finish) throw new Error("it ended by itself");
+      if (!mine.finish) throw new Error("it ended by itself");
     })().catch((error) => {
-      state.error = `${error}`;
+      mine.error = `${error}`;
     });
   },
 
