@@ -1,5 +1,7 @@
 //! From what the file says to settings for every floor: defaults, and the checks that need more than one value.
 
+mod peers;
+
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
@@ -72,6 +74,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         b.upgrade_headers(file.upgrade_headers.as_deref().unwrap_or_default(), file.origins.as_deref());
     let limits = b.limits(file.limits.as_ref());
     let session = b.session(file.session.as_ref());
+    let peers = b.peers(&file);
     let upstreams = b.upstreams(&file.upstreams);
     let schemas = b.schemas(&file.upstreams);
     let routes =
@@ -92,6 +95,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     let downstream = downstream::Settings {
         origins: origins?,
         instance: file.instance,
+        peers: peers?,
         upgrade_headers,
         limits,
         session,

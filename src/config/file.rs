@@ -267,6 +267,36 @@ section! { "session"
         fallback: Option<bool>,
         /// The longest silence of such a client's response, and the longest wait of its polls. Default: 15s.
         heartbeat: Option<At<Duration>>,
+        /// The other instances behind the same address, to which clients are brought whose sessions they have.
+        /// Default: none; a client that comes back to another instance begins a new session.
+        peers: Option<At<Peers>>,
+    }
+}
+
+section! { "session.peers"
+    /// The link between instances.
+    struct Peers {
+        /// IP and port where this instance hears the others. Never a public port.
+        listen: At<SocketAddr>,
+        /// `HOST:PORT` where instances are heard; this one may be among them. A name stands for all of its addresses,
+        /// as that of a headless service does. At least one.
+        addresses: AtLeastOne<At<String>>,
+        /// The certificate by which instances know each other.
+        tls: At<PeerTls>,
+    }
+}
+
+section! { "session.peers.tls"
+    /// The certificate by which instances know each other. Cleartext is not spoken between them.
+    struct PeerTls {
+        /// The CA (PEM file) from which their certificates come, and no others: whoever has one can speak for any client.
+        ca: At<PathBuf>,
+        /// This instance's certificate chain (PEM file).
+        certificate: At<PathBuf>,
+        /// Its private key.
+        key: At<PathBuf>,
+        /// The name that each instance's certificate has. Default: the host in `addresses`.
+        server_name: Option<At<String>>,
     }
 }
 

@@ -203,6 +203,7 @@ fn proxy_settings(
         limits,
         session: downstream::SessionSettings::default(),
         instance: None,
+        peers: None,
         upgrade_headers: Vec::new(),
         routes: vec![route],
         schema_endpoint: true,

@@ -27,6 +27,16 @@ impl Principal {
         Self { origin: origin_of(headers), upgrade_headers: upgrade_headers::pick(names, headers) }
     }
 
+    /// As headers from which [`Principal::of`] makes the same principal in another instance.
+    pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.upgrade_headers {
+            headers.append(name, value.clone());
+        }
+        if let Some(origin) = self.origin.as_ref().and_then(|origin| HeaderValue::from_str(origin).ok()) {
+            headers.insert(ORIGIN, origin);
+        }
+    }
+
     /// The configured headers of the client's upgrade: metadata of its calls.
     pub(crate) fn upgrade_headers(&self) -> &HeaderMap {
         &self.upgrade_headers
@@ -78,6 +88,22 @@ mod tests {
             Principal::of(&[], &[(COOKIE, cookie.parse().unwrap())].into_iter().collect::<HeaderMap>())
         };
         assert_eq!(of("user=ada"), of("user=eve"), "not configured, so nobody relies on them");
+    }
+
+    #[test]
+    fn a_principal_is_the_same_after_a_journey_through_headers() {
+        let mut headers = HeaderMap::new();
+        headers.insert(ORIGIN, "https://App.example:444".parse().unwrap());
+        for value in ["a=1", "b=2"] {
+            headers.append(COOKIE, value.parse().unwrap());
+            headers.append("x-user", value.parse().unwrap());
+        }
+        let names = [COOKIE, HeaderName::from_static("x-user")];
+        let ada = Principal::of(&names, &headers);
+        let mut written = HeaderMap::new();
+        ada.write_to(&mut written);
+        assert_eq!(Principal::of(&names, &written), ada);
+        assert_ne!(Principal::of(&[], &written), ada);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Origins, RouteSettings};
+use super::{Origins, RouteSettings, carrier::PeerSettings};
 use crate::wire::metadata::ENTRY_OVERHEAD;
 
 /// Settings of the downstream side, shared by all workers.
@@ -17,6 +17,8 @@ pub struct Settings {
     /// The name of this instance among those that share an address; `None`: it is anew at each start. Resume tokens
     /// lead to it.
     pub instance: Option<String>,
+    /// The link to those others; `None`: a client that comes back to another instance has lost its session.
+    pub peers: Option<PeerSettings>,
     /// Headers that reach services as metadata although HTTP clients' own headers otherwise do not: those of the
     /// request that opened a WebSocket, for every call on it, and `cookie` of any request. None. With `cookie`,
     /// `origins` must not allow any origin: whatever page calls, its visitor's cookies go along.

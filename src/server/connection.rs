@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use crate::{
-    downstream::{ConnInfo, ConnIo, Edge, Limits, OpenConnection},
+    downstream::{ConnInfo, ConnIo, Edge, Limits, OpenConnection, carrier},
     telemetry::Metrics,
 };
 
@@ -95,10 +95,20 @@ pub(super) fn http(limits: &Limits) -> Builder<TokioExecutor> {
     builder
 }
 
+/// Who comes to a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Clients.
+    Public,
+    /// Other instances. Each has shown its certificate.
+    Peers,
+}
+
 /// What all connections of a worker's listener share.
 pub(super) struct Connections {
     pub(super) http: Builder<TokioExecutor>,
     pub(super) tls: Option<TlsAcceptor>,
+    pub(super) door: Door,
     pub(super) edge: Arc<Edge>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -129,7 +139,13 @@ impl Connections {
     ) -> Option<ConnIo> {
         let limit = self.edge.settings.limits.handshake_timeout;
         let error = match timeout(limit, acceptor.accept(socket)).await {
-            Ok(Ok(stream)) => return Some(ConnIo::tls(stream, open)),
+            Ok(Ok(stream)) => {
+                let anonymous = stream.get_ref().1.peer_certificates().is_none_or(<[_]>::is_empty);
+                if self.door == Door::Public || !anonymous {
+                    return Some(ConnIo::tls(stream, open));
+                }
+                "a peer must show a certificate".to_owned()
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("it took longer than {limit:?}"),
         };
@@ -143,10 +159,10 @@ impl Connections {
         let drain = &self.edge.drain;
         let service = {
             let (edge, asked) = (self.edge.clone(), asked.clone());
-            let conn = ConnInfo::new(peer, self.tls.is_some());
+            let (conn, door) = (ConnInfo::new(peer, self.tls.is_some()), self.door);
             service_fn(move |request| {
                 asked.note();
-                answer(edge.clone(), request, conn.clone())
+                answer(door, edge.clone(), request, conn.clone())
             })
         };
         // During the drain only clients should come that want to go on with their sessions. They may say so first, and
@@ -189,11 +205,15 @@ impl Connections {
 
 /// Answers one request. Boxed: an idle connection then keeps a pointer, not the room for the largest call.
 fn answer(
+    door: Door,
     edge: Arc<Edge>,
     request: Request<Incoming>,
     conn: ConnInfo,
 ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>> {
     Box::pin(async move {
+        if door == Door::Peers {
+            return Ok(carrier::answer_peer(&edge, request));
+        }
         let (version, leaving) = (request.version(), edge.drain.leaving.clone());
         let mut response = edge.handle(request, conn).await;
         // Told with an answer, a client does not use the connection again. Closed while it is idle, it may cost the

@@ -47,6 +47,8 @@ pub struct Server {
     admin_address: Option<SocketAddr>,
     /// One set of listeners for each worker.
     listeners: Vec<Vec<TcpListener>>,
+    /// The port for other instances: one for each worker, or none.
+    peers: Vec<TcpListener>,
     metrics: Arc<Metrics>,
     sessions: Arc<SessionDirectory>,
     drain: Drain,
@@ -91,6 +93,11 @@ impl Server {
                 worker.push(listener);
             }
         }
+        let peers = match &settings.downstream.peers {
+            None => Vec::new(),
+            Some(peers) => listener::bind(peers.listen, workers)
+                .map_err(|source| StartError::Bind { address: peers.listen, source })?,
+        };
         let admin = match settings.admin {
             None => None,
             Some(address) => Some(
@@ -112,6 +119,7 @@ impl Server {
             admin,
             admin_address,
             listeners,
+            peers,
             metrics,
             sessions,
             drain,
@@ -141,7 +149,7 @@ impl Server {
     /// Serves until `shutdown` completes, then drains: readiness off, the grace, GoAway, calls finish until the
     /// deadline, then UNAVAILABLE. Returns when everything has ended. With one worker, it runs within the caller's runtime.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { settings, admin, listeners, metrics, sessions, drain, .. } = self;
+        let Self { settings, admin, listeners, peers, metrics, sessions, drain, .. } = self;
         let stop = CancellationToken::new();
         let readiness = Arc::<Readiness>::default();
         let schemas = Arc::new(schemas(&settings, &metrics));
@@ -157,14 +165,18 @@ impl Server {
             }
         }
 
-        let places = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+        let places = || Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+        let (places, peer_places) = (places(), places());
         let addresses = Arc::<AddressTable>::default();
+        let mut peers = peers.into_iter();
         let workers = listeners.into_iter().map(|listeners| Worker {
             settings: settings.clone(),
             schemas: schemas.clone(),
             listeners,
+            peers: peers.next(),
             metrics: metrics.clone(),
             places: places.clone(),
+            peer_places: peer_places.clone(),
             drain: drain.clone(),
             addresses: addresses.clone(),
             sessions: sessions.clone(),

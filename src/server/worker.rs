@@ -7,7 +7,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     DrainSettings, Settings,
-    connection::{self, Connections},
+    connection::{self, Connections, Door},
     listener::Acceptor,
 };
 use crate::{
@@ -26,9 +26,13 @@ pub(super) struct Worker {
     pub(super) schemas: Arc<HashMap<String, Schema>>,
     /// One for each listener of the settings, in their order.
     pub(super) listeners: Vec<TcpListener>,
+    /// The port for other instances, if there is one.
+    pub(super) peers: Option<TcpListener>,
     pub(super) metrics: Arc<Metrics>,
     /// Places for connections in the whole process.
     pub(super) places: Arc<Semaphore>,
+    /// As many again for other instances: clients must not be able to keep them out.
+    pub(super) peer_places: Arc<Semaphore>,
     pub(super) drain: Drain,
     /// Sockets per client, in the whole process.
     pub(super) addresses: Arc<AddressTable>,
@@ -61,7 +65,7 @@ impl Worker {
         let downstream = self.settings.downstream.clone();
         let http = connection::http(&downstream.limits);
         let edge = Edge::new(
-            downstream,
+            downstream.clone(),
             &upstreams,
             &self.schemas,
             self.metrics.clone(),
@@ -69,18 +73,27 @@ impl Worker {
             self.addresses,
             self.sessions.clone(),
         );
-        for (listener, settings) in self.listeners.into_iter().zip(&self.settings.listeners) {
+        let public = self.listeners.into_iter().zip(&self.settings.listeners);
+        let public = public.map(|(listener, settings)| {
+            (listener, settings.tls.clone(), Door::Public, http.clone(), &self.places)
+        });
+        let peers = self.peers.zip(downstream.peers.as_ref()).map(|(listener, settings)| {
+            let tls = Some(settings.server.clone());
+            (listener, tls, Door::Peers, http.clone().http1_only(), &self.peer_places)
+        });
+        for (listener, tls, door, http, places) in public.chain(peers) {
             let acceptor = Acceptor::new(listener, self.metrics.clone())?;
             let connections = Arc::new(Connections {
-                http: http.clone(),
-                tls: settings.tls.clone().map(TlsAcceptor::from),
+                http,
+                tls: tls.map(TlsAcceptor::from),
+                door,
                 edge: edge.clone(),
                 metrics: self.metrics.clone(),
             });
             drain.tasks.spawn(accept(
                 acceptor,
                 connections,
-                self.places.clone(),
+                places.clone(),
                 drain.clone(),
                 self.sessions.clone(),
                 self.settings.drain,

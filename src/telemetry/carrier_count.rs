@@ -15,6 +15,8 @@ pub enum CarrierKind {
     Http,
     /// The fallback where no response streams.
     HttpPoll,
+    /// Any of these, by another instance.
+    Relay,
 }
 
 impl CarrierKind {
@@ -24,6 +26,7 @@ impl CarrierKind {
             Self::WebSocket => "websocket",
             Self::Http => "http",
             Self::HttpPoll => "http_poll",
+            Self::Relay => "relay",
         }
     }
 }

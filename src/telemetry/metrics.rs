@@ -136,6 +136,9 @@ pub struct Metrics {
     pub(super) carriers_open: Family<Carrier, Gauge>,
     pub(super) carriers: Family<Carrier, Counter>,
     carriers_lost: Family<Reason, Counter>,
+    relays_open: Gauge,
+    carriers_relayed: Counter,
+    relay_failures: Family<Reason, Counter>,
     refused: Family<Reason, Counter>,
     connections_open: Gauge,
     connections: Counter,
@@ -170,6 +173,9 @@ impl Metrics {
             carriers_open: Family::default(),
             carriers: Family::default(),
             carriers_lost: Family::default(),
+            relays_open: Gauge::default(),
+            carriers_relayed: Counter::default(),
+            relay_failures: Family::default(),
             refused: Family::default(),
             connections_open: Gauge::default(),
             connections: Counter::default(),
@@ -208,6 +214,17 @@ impl Metrics {
         );
         r.register("carriers", "Carriers of sessions that were opened, by kind", m.carriers.clone());
         r.register("carriers_lost", "Carriers lost by sessions that go on without", m.carriers_lost.clone());
+        r.register("relays_open", "Carriers relayed to other instances now", m.relays_open.clone());
+        r.register(
+            "carriers_relayed",
+            "Carriers brought to sessions of other instances",
+            m.carriers_relayed.clone(),
+        );
+        r.register(
+            "relay_failures",
+            "Carriers not brought to the instance of their session",
+            m.relay_failures.clone(),
+        );
         r.register("refused", "Requests and sockets refused before they became a call", m.refused.clone());
         r.register("connections_open", "Downstream TCP connections open now", m.connections_open.clone());
         r.register("connections", "Downstream TCP connections accepted", m.connections.clone());
@@ -334,6 +351,18 @@ impl Metrics {
         self.carriers_lost.get_or_create(&Reason { reason }).inc();
     }
 
+    /// A carrier is relayed to another instance, until what is returned is dropped.
+    pub fn relay_opened(&self) -> OpenRelay {
+        self.carriers_relayed.inc();
+        self.relays_open.inc();
+        OpenRelay { open: self.relays_open.clone() }
+    }
+
+    /// A carrier was not brought to the instance of its session; `reason` is a stable word.
+    pub fn relay_failed(&self, reason: &'static str) {
+        self.relay_failures.get_or_create(&Reason { reason }).inc();
+    }
+
     /// A request or socket was refused before it became a call; `reason` is a stable word.
     pub fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&Reason { reason }).inc();
@@ -364,6 +393,18 @@ impl Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// A carrier that is relayed; counted until it is dropped.
+#[derive(Debug)]
+pub struct OpenRelay {
+    open: Gauge,
+}
+
+impl Drop for OpenRelay {
+    fn drop(&mut self) {
+        self.open.dec();
     }
 }
 
@@ -443,6 +484,7 @@ mod tests {
         metrics.refused("origin");
         metrics.resume_failed("expired");
         metrics.carrier_lost("lost");
+        metrics.relay_failed("unreachable");
         drop(metrics.carrier_opened(CarrierKind::Http));
         metrics.accept_error("too_many_files");
         let text = metrics.encode();
@@ -451,7 +493,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("# HELP "))
             .map(|line| line.split_once(' ').unwrap())
             .collect();
-        assert_eq!(names.len(), 25);
+        assert_eq!(names.len(), 28);
         for (name, help) in names {
             assert!(name.starts_with("bidiway_"), "{name}");
             assert!(help.len() > 10, "{name}: {help}");

@@ -1,4 +1,5 @@
-//! WebSocket frames as a server reads and writes them (RFC 6455, section 5), without extensions.
+//! WebSocket frames as a server reads and writes them (RFC 6455, section 5), without extensions. Two servers speak the
+//! same frames with each other, and mask none.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -31,8 +32,13 @@ pub enum Opcode {
 pub enum Message {
     /// A binary message.
     Binary(Bytes),
-    /// The peer goes; its close code, if it gave one.
-    Close(Option<u16>),
+    /// The peer goes.
+    Close {
+        /// Its close code, if it gave one.
+        code: Option<u16>,
+        /// Its reason: UTF-8, perhaps empty.
+        reason: Bytes,
+    },
     /// To be answered with these bytes.
     Ping(Bytes),
     /// An answer to a ping.
@@ -56,8 +62,8 @@ pub enum WebSocketError {
     /// A length in more bytes than it needs.
     #[error("a frame's length is not in its shortest form")]
     Length,
-    /// A client's frame without a mask.
-    #[error("a frame from a client is not masked")]
+    /// A client's frame without a mask, or another server's with one.
+    #[error("a frame from a client is not masked, or one from a server is")]
     Mask,
     /// An opcode that is not defined, or a reserved bit.
     #[error("a frame has an opcode or reserved bits that were not negotiated")]
@@ -111,8 +117,8 @@ struct Header {
 }
 
 impl Header {
-    /// Reads a client's frame header; `None` when it is not complete.
-    fn read(bytes: &[u8], max: usize) -> Result<Option<Self>, WebSocketError> {
+    /// Reads a frame header; `None` when it is not complete.
+    fn read(bytes: &[u8], max: usize, masked: bool) -> Result<Option<Self>, WebSocketError> {
         let &[first, second, ..] = bytes else { return Ok(None) };
         let opcode = match first & 0x7f {
             0x0 => Opcode::Continuation,
@@ -124,7 +130,7 @@ impl Header {
             _ => return Err(WebSocketError::Reserved),
         };
         let last = first & 0x80 != 0;
-        if second & 0x80 == 0 {
+        if (second & 0x80 != 0) != masked {
             return Err(WebSocketError::Mask);
         }
         let short = usize::from(second & 0x7f);
@@ -147,6 +153,9 @@ impl Header {
             return Err(WebSocketError::Length);
         }
         let len = usize::try_from(len).ok().filter(|&len| len <= max).ok_or(WebSocketError::TooLarge(max))?;
+        if !masked {
+            return Ok(Some(Self { opcode, last, mask: [0; 4], size: at, len }));
+        }
         let Some(&[a, b, c, d]) = bytes.get(at..at + 4) else { return Ok(None) };
         Ok(Some(Self { opcode, last, mask: [a, b, c, d], size: at + 4, len }))
     }
@@ -167,7 +176,7 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     }
 }
 
-/// Reads a client's messages from bytes that come in any pieces. Holds nothing between two messages.
+/// Reads messages from bytes that come in any pieces. Holds nothing between two messages.
 #[derive(Debug)]
 pub struct MessageReader {
     /// What has come and is not decoded: at most one frame, and what was read along with it.
@@ -177,12 +186,18 @@ pub struct MessageReader {
     /// A message has begun and is not complete.
     open: Option<Opcode>,
     max_message: usize,
+    masked: bool,
 }
 
 impl MessageReader {
-    /// A reader that refuses messages of more than `max_message` bytes.
+    /// A reader of a client's messages, that refuses those of more than `max_message` bytes.
     pub fn new(max_message: usize) -> Self {
-        Self { bytes: BytesMut::new(), parts: BytesMut::new(), open: None, max_message }
+        Self { bytes: BytesMut::new(), parts: BytesMut::new(), open: None, max_message, masked: true }
+    }
+
+    /// The same for another server's messages, which are not masked.
+    pub fn unmasked(max_message: usize) -> Self {
+        Self { masked: false, ..Self::new(max_message) }
     }
 
     /// Bytes that have come.
@@ -193,7 +208,7 @@ impl MessageReader {
     /// The buffer to read into directly, and how many bytes the frame at hand still lacks: worth it for a large frame.
     /// Reading more than these would make the rest of the buffer move.
     pub fn missing(&mut self) -> Option<(&mut BytesMut, usize)> {
-        let header = Header::read(&self.bytes, self.max_message).ok()??;
+        let header = Header::read(&self.bytes, self.max_message, self.masked).ok()??;
         let missing = (header.size + header.len).checked_sub(self.bytes.len()).filter(|&n| n > 0)?;
         Some((&mut self.bytes, missing))
     }
@@ -203,7 +218,7 @@ impl MessageReader {
         loop {
             let Some((header, payload)) = self.frame()? else { return Ok(None) };
             let message = match header.opcode {
-                Opcode::Close => close(&payload)?,
+                Opcode::Close => close(payload)?,
                 Opcode::Ping => Message::Ping(payload),
                 Opcode::Pong => Message::Pong,
                 Opcode::Binary | Opcode::Text | Opcode::Continuation => match self.part(header, payload)? {
@@ -217,7 +232,7 @@ impl MessageReader {
 
     /// The next whole frame, unmasked.
     fn frame(&mut self) -> Result<Option<(Header, Bytes)>, WebSocketError> {
-        let Some(header) = Header::read(&self.bytes, self.max_message)? else { return Ok(None) };
+        let Some(header) = Header::read(&self.bytes, self.max_message, self.masked)? else { return Ok(None) };
         let size = header.size + header.len;
         if self.bytes.len() < size {
             return Ok(None);
@@ -229,7 +244,9 @@ impl MessageReader {
             self.bytes.split_to(size)
         };
         frame.advance(header.size);
-        unmask(&mut frame, header.mask);
+        if self.masked {
+            unmask(&mut frame, header.mask);
+        }
         Ok(Some((header, frame.freeze())))
     }
 
@@ -259,9 +276,9 @@ impl MessageReader {
 }
 
 /// A close frame's payload (RFC 6455, sections 5.5.1 and 7.4).
-fn close(payload: &[u8]) -> Result<Message, WebSocketError> {
-    let (code, reason) = match payload {
-        [] => return Ok(Message::Close(None)),
+fn close(mut payload: Bytes) -> Result<Message, WebSocketError> {
+    let (code, reason) = match &payload[..] {
+        [] => return Ok(Message::Close { code: None, reason: payload }),
         [_] => return Err(WebSocketError::Close),
         [a, b, reason @ ..] => (u16::from_be_bytes([*a, *b]), reason),
     };
@@ -269,7 +286,8 @@ fn close(payload: &[u8]) -> Result<Message, WebSocketError> {
     if !sendable || std::str::from_utf8(reason).is_err() {
         return Err(WebSocketError::Close);
     }
-    Ok(Message::Close(Some(code)))
+    payload.advance(2);
+    Ok(Message::Close { code: Some(code), reason: payload })
 }
 
 #[cfg(test)]
@@ -458,7 +476,13 @@ mod tests {
                 Ok(tungstenite::Message::Text(text)) => Message::Text(text.into()),
                 Ok(tungstenite::Message::Ping(bytes)) => Message::Ping(bytes),
                 Ok(tungstenite::Message::Pong(_)) => Message::Pong,
-                Ok(tungstenite::Message::Close(frame)) => Message::Close(frame.map(|f| f.code.into())),
+                Ok(tungstenite::Message::Close(frame)) => match frame {
+                    None => Message::Close { code: None, reason: Bytes::new() },
+                    Some(frame) => Message::Close {
+                        code: Some(frame.code.into()),
+                        reason: Bytes::copy_from_slice(frame.reason.as_bytes()),
+                    },
+                },
                 Ok(tungstenite::Message::Frame(_)) => unreachable!("not read"),
                 Err(tungstenite::Error::Io(_) | tungstenite::Error::ConnectionClosed) => return Ok(messages),
                 Err(_) => return Err(()),
@@ -482,7 +506,7 @@ mod tests {
             match (read(&bytes), oracle(&bytes)) {
                 (Ok(ours), Ok(theirs)) => {
                     // tungstenite reads nothing behind a close frame.
-                    let end = ours.iter().position(|m| matches!(m, Message::Close(_))).map_or(ours.len(), |at| at + 1);
+                    let end = ours.iter().position(|m| matches!(m, Message::Close { .. })).map_or(ours.len(), |at| at + 1);
                     prop_assert!(ours[..end] == theirs[..]);
                 }
                 (ours, theirs) => prop_assert!(

@@ -41,7 +41,7 @@ fn every_example_is_valid() {
 fn every_invalid_file_gets_exactly_the_errors_written_beside_it() {
     let mut files = Vec::new();
     yaml_files(Path::new("tests/config/invalid"), &mut files);
-    assert_eq!(files.len(), 13);
+    assert_eq!(files.len(), 15);
     for file in files {
         let expected = fs::read_to_string(file.with_extension("txt")).unwrap();
         let error = Config::load(&file).expect_err(&file.display().to_string());
@@ -103,6 +103,40 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!(chat.keepalive.unwrap().as_secs(), 310);
     assert_eq!(files.keepalive, None);
     assert_eq!(log.format, bidiway::telemetry::log::Format::Json);
+}
+
+#[test]
+fn a_link_to_other_instances_needs_its_certificate_and_takes_it_for_both_sides() {
+    let folder = own_folder();
+    let pair = rcgen::generate_simple_self_signed(vec!["peers".to_owned()]).unwrap();
+    fs::write(folder.join("ca.pem"), pair.cert.pem()).unwrap();
+    fs::write(folder.join("peers.pem"), pair.cert.pem()).unwrap();
+    fs::write(folder.join("peers.key"), pair.signing_key.serialize_pem()).unwrap();
+    let text = "listeners: [{ address: 127.0.0.1:8080 }]
+upstreams: { a: { endpoints: [\"http://a\"] } }
+session:
+  peers:
+    listen: 0.0.0.0:7443
+    addresses: [peers.default.svc:7443, \"[::1]:7444\"]
+    tls: { ca: ca.pem, certificate: peers.pem, key: peers.key, server_name: peers }
+";
+    let settings = Config::parse(text, "a.yaml", &folder).unwrap().settings;
+    let peers = settings.downstream.peers.clone().unwrap();
+    assert_eq!(peers.listen.port(), 7443);
+    let addresses: Vec<_> = peers.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["peers.default.svc:7443", "[::1]:7444"]);
+    assert_eq!(peers.client.server_name.as_deref(), Some("peers"));
+    assert!(peers.client.config.client_auth_cert_resolver.has_certs());
+    let without = text.replace("    tls:", "    # tls:");
+    let error = Config::parse(&without, "a.yaml", &folder).unwrap_err().to_string();
+    assert!(error.contains("`tls` is missing"), "{error}");
+    fs::remove_dir_all(folder).unwrap();
+}
+
+fn own_folder() -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("bidiway-config-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    folder
 }
 
 #[test]

@@ -25,7 +25,11 @@ use crate::{
 const TALK: &str = "/chat.v1.Chat/Talk";
 
 /// Asks for a session in vain; why, and the new session.
-async fn refused(lost: Lost, edge: &Edge, headers: &[(&str, &str)]) -> (v1::ResumeFailure, Socket) {
+pub(crate) async fn refused(
+    lost: Lost,
+    edge: &Edge,
+    headers: &[(&str, &str)],
+) -> (v1::ResumeFailure, Socket) {
     let mut socket = lost.resume(websocket_with(Carrier::Http1, edge, headers).await).await;
     let Event::Welcomed(welcome) = socket.next_own().await else { panic!("no Welcome") };
     assert!(!welcome.resumed && !welcome.resume_token.is_empty());
@@ -33,11 +37,11 @@ async fn refused(lost: Lost, edge: &Edge, headers: &[(&str, &str)]) -> (v1::Resu
 }
 
 /// The token of a session, as a thief finds it.
-fn stolen(socket: &Socket) -> Bytes {
+pub(crate) fn stolen(socket: &Socket) -> Bytes {
     socket.session.resume_tokens().next().unwrap().clone()
 }
 
-fn hello(token: Bytes) -> Bytes {
+pub(crate) fn hello(token: Bytes) -> Bytes {
     let hello = v1::Hello { versions: vec![1], resume_token: token, resumable: true, ..v1::Hello::default() };
     let mut packet = BytesMut::new();
     frame::encode(&frame::Frame { stream: 0, kind: frame::FrameKind::Hello(Box::new(hello)) }, &mut packet);
@@ -45,8 +49,13 @@ fn hello(token: Bytes) -> Bytes {
 }
 
 /// What the proxy answers a Hello with this token.
-async fn failure(edge: &Edge, token: &[u8]) -> v1::ResumeFailure {
-    let mut ws = websocket(Carrier::Http1, edge).await;
+pub(crate) async fn failure(edge: &Edge, token: &[u8]) -> v1::ResumeFailure {
+    failure_with(edge, token, &[]).await
+}
+
+/// The same, with headers on the upgrade.
+pub(crate) async fn failure_with(edge: &Edge, token: &[u8], headers: &[(&str, &str)]) -> v1::ResumeFailure {
+    let mut ws = websocket_with(Carrier::Http1, edge, headers).await;
     ws.send(Message::Binary(hello(Bytes::copy_from_slice(token)))).await.unwrap();
     let Some(Ok(Message::Binary(packet))) = ws.next().await else { panic!("no packet") };
     let mut reader = frame::PacketReader::new(packet);

@@ -13,6 +13,7 @@ use super::{
     http_carrier::HttpCarriers,
     mailbox::{Arrival, Mailbox},
     parking::{Parking, Place, Room},
+    peers::Peers,
     token::{self, InstanceId, Locator},
 };
 use crate::{downstream::Settings, session::Refusal, telemetry::Metrics, wire::v1::ResumeFailure};
@@ -28,6 +29,8 @@ pub struct SessionDirectory {
     /// The carriers that are found by their names.
     pub(super) http: Arc<HttpCarriers>,
     instance: InstanceId,
+    /// Where other instances' sessions are.
+    peers: Option<Arc<Peers>>,
     parking: Arc<Parking>,
     known: Mutex<Known>,
     /// Told when the last session has left.
@@ -57,6 +60,7 @@ impl SessionDirectory {
         Ok(Arc::new(Self {
             http: Arc::default(),
             instance,
+            peers: settings.peers.as_ref().map(|peers| Arc::new(Peers::new(peers))),
             parking: Parking::new(room, Arc::clone(metrics)),
             known: Mutex::default(),
             vacant: Notify::new(),
@@ -83,7 +87,18 @@ impl SessionDirectory {
         Some(Entry { directory: Arc::clone(self), locator, mailbox, why })
     }
 
-    /// Brings a carrier to the session that it asks for. Where there is none it is told why.
+    /// Which instance this is.
+    pub(super) fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// Whose session a token is, and the way there, if it is another instance's and there are any.
+    pub(super) fn elsewhere(&self, token: &[u8]) -> Option<(Arc<Peers>, InstanceId)> {
+        let (instance, _) = token::read(token).filter(|&(instance, _)| instance != self.instance)?;
+        Some((Arc::clone(self.peers.as_ref()?), instance))
+    }
+
+    /// Brings a carrier to the session of this instance that it asks for. Where there is none it is told why.
     pub(super) fn deliver(&self, arrival: Arrival) {
         let failure = match token::read(&arrival.hello.resume_token) {
             None => ResumeFailure::UnknownToken,

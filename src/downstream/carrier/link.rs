@@ -79,7 +79,7 @@ impl Incoming {
 /// A carrier may move to another task, on another worker: whoever polls it last is woken.
 #[derive(Debug)]
 pub(super) enum Carrier {
-    /// A WebSocket, over HTTP/1.1 or HTTP/2.
+    /// A WebSocket, over HTTP/1.1 or HTTP/2, or a link from another instance.
     WebSocket(Socket),
     /// A response down and requests up, or polls.
     Http(HttpCarrier),
@@ -94,6 +94,7 @@ impl Carrier {
     /// How metrics call it.
     pub(super) fn kind(&self) -> CarrierKind {
         match self {
+            Self::WebSocket(socket) if socket.is_to_instance() => CarrierKind::Relay,
             Self::WebSocket(_) | Self::TextSocket(..) => CarrierKind::WebSocket,
             Self::Http(http) => http.kind(),
         }

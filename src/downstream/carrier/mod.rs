@@ -3,6 +3,7 @@
 //! `upgrade` checks the handshake, `socket` is the WebSocket, `http_carrier` what stands in for it, `link` is what the
 //! driver sees of a carrier, `driver` is the task, `calls` has a session's calls, `stream` joins one stream of the
 //! session to its call (`json_stream`, if its messages are JSON), `ready` tells the task which of its streams can go on.
+//! `peers` brings carriers to the sessions of other instances.
 
 mod calls;
 mod directory;
@@ -12,6 +13,7 @@ mod json_stream;
 mod link;
 mod mailbox;
 mod parking;
+mod peers;
 pub(super) mod ready;
 pub(super) mod socket;
 mod stream;
@@ -19,6 +21,8 @@ mod token;
 mod upgrade;
 
 pub use directory::SessionDirectory;
+pub(crate) use peers::answer as answer_peer;
+pub use peers::{InvalidPeerAddress, PeerAddress, PeerSettings};
 pub use upgrade::SUBPROTOCOL;
 pub(crate) use upgrade::Subprotocol;
 
@@ -110,7 +114,7 @@ pub(crate) fn upgrade(
 fn socket(upgraded: Upgraded, max_message: usize) -> Socket {
     match downcast::<TokioIo<ConnIo>>(upgraded) {
         Ok(parts) => Socket::new(CarrierIo::Http1(parts.io.into_inner()), &parts.read_buf, max_message),
-        Err(http2) => Socket::new(CarrierIo::Http2(TokioIo::new(http2)), &Bytes::new(), max_message),
+        Err(http2) => Socket::new(CarrierIo::Upgraded(TokioIo::new(http2)), &Bytes::new(), max_message),
     }
 }
 

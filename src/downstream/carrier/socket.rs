@@ -39,15 +39,15 @@ thread_local! {
 pub(in crate::downstream) enum CarrierIo {
     /// The whole connection, after an HTTP/1.1 upgrade.
     Http1(ConnIo),
-    /// One HTTP/2 stream (RFC 8441).
-    Http2(TokioIo<Upgraded>),
+    /// One HTTP/2 stream (RFC 8441), or this instance's end of a link to another.
+    Upgraded(TokioIo<Upgraded>),
 }
 
 impl AsyncRead for CarrierIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Http1(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Http2(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Upgraded(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -56,14 +56,14 @@ impl CarrierIo {
     fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Http1(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Http2(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Upgraded(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Http1(io) => Pin::new(io).poll_flush(cx),
-            Self::Http2(io) => Pin::new(io).poll_flush(cx),
+            Self::Upgraded(io) => Pin::new(io).poll_flush(cx),
         }
     }
 }
@@ -105,15 +105,46 @@ pub(in crate::downstream) struct Socket {
     closing: bool,
     /// The peer sent what cannot be decoded: frames behind it cannot be found any more.
     unreadable: bool,
+    /// The peer is another instance: nothing is masked, and pings are not for us to answer but for the client.
+    instance: bool,
+    /// What another instance said with its close code.
+    reason: Bytes,
 }
 
 impl Socket {
     /// A socket whose handshake is done; `early` are bytes that came right behind it. Takes messages of at most
     /// `max_message` bytes.
     pub(in crate::downstream) fn new(io: CarrierIo, early: &Bytes, max_message: usize) -> Self {
-        let mut reader = MessageReader::new(max_message);
+        Self::with(io, MessageReader::new(max_message), early, false)
+    }
+
+    /// The same with another instance at the other end.
+    pub(in crate::downstream) fn to_instance(io: CarrierIo, early: &Bytes, max_message: usize) -> Self {
+        Self::with(io, MessageReader::unmasked(max_message), early, true)
+    }
+
+    fn with(io: CarrierIo, mut reader: MessageReader, early: &Bytes, instance: bool) -> Self {
         reader.feed(early);
-        Self { io, reader, out: BytesMut::new(), unflushed: false, closing: false, unreadable: false }
+        Self {
+            io,
+            reader,
+            out: BytesMut::new(),
+            unflushed: false,
+            closing: false,
+            unreadable: false,
+            instance,
+            reason: Bytes::new(),
+        }
+    }
+
+    /// Whether another instance is at the other end.
+    pub(in crate::downstream) fn is_to_instance(&self) -> bool {
+        self.instance
+    }
+
+    /// What another instance said with its close code.
+    pub(in crate::downstream) fn reason(&self) -> &str {
+        std::str::from_utf8(&self.reason).unwrap_or_default()
     }
 
     /// The next thing that the peer sent.
@@ -142,10 +173,15 @@ impl Socket {
             Message::Ping(payload) => {
                 // What cannot be written now is written with the next flush. The driver reads only so many messages
                 // while writing is blocked, so no more pongs than that can gather.
-                self.control(cx, Opcode::Pong, &payload);
+                if !self.instance {
+                    self.control(cx, Opcode::Pong, &payload);
+                }
                 Incoming::Alive
             }
-            Message::Close(code) => {
+            Message::Close { code, reason } => {
+                if self.instance {
+                    self.reason = reason;
+                }
                 // RFC 6455, section 5.5.1: it is answered with a close frame, usually with the same code.
                 self.close(cx, code.unwrap_or(1000), "");
                 Incoming::Closed(code)
@@ -193,6 +229,11 @@ impl Socket {
     /// Writes a WebSocket ping, which browsers answer even while the page's script is busy.
     pub(in crate::downstream) fn ping(&mut self, cx: &mut Context<'_>) {
         self.control(cx, Opcode::Ping, &[]);
+    }
+
+    /// Writes a pong, to an instance that waits for its client's.
+    pub(in crate::downstream) fn pong(&mut self, cx: &mut Context<'_>) {
+        self.control(cx, Opcode::Pong, &[]);
     }
 
     /// Writes a close frame.

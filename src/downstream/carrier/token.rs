@@ -1,6 +1,6 @@
 //! Resume tokens: what they look like, and how they are compared.
 
-use std::hint::black_box;
+use std::{fmt, hint::black_box, num::ParseIntError, str::FromStr};
 
 use bytes::Bytes;
 
@@ -23,6 +23,21 @@ impl InstanceId {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         Self(hash.to_be_bytes())
+    }
+}
+
+/// In hexadecimal: how instances tell each other, and logs, who they are.
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        u64::from_str_radix(text, 16).map(|id| Self(id.to_be_bytes()))
     }
 }
 
@@ -89,5 +104,7 @@ mod tests {
         assert_eq!(InstanceId::named("edge-0"), InstanceId::named("edge-0"));
         assert_ne!(InstanceId::named("edge-0"), InstanceId::named("edge-1"));
         assert_ne!(InstanceId::random().unwrap(), InstanceId::random().unwrap());
+        let id = InstanceId::named("edge-0");
+        assert_eq!(id.to_string().parse(), Ok(id));
     }
 }

@@ -29,6 +29,7 @@ pub(crate) struct Edge {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cut: CancellationToken,
     shutdown: Option<oneshot::Sender<()>>,
+    served: tokio::task::JoinHandle<()>,
 }
 
 /// One route for everything to one upstream.
@@ -97,17 +98,11 @@ async fn start(
     })
     .unwrap();
     let (shutdown, stop) = oneshot::channel();
-    let edge = Edge {
-        address: server.addresses()[0],
-        tls: server.addresses()[1],
-        metrics: server.metrics(),
-        cut: server.cut(),
-        shutdown: Some(shutdown),
-    };
-    tokio::spawn(server.serve(async move {
+    let (addresses, metrics, cut) = (server.addresses(), server.metrics(), server.cut());
+    let served = tokio::spawn(server.serve(async move {
         let _ = stop.await;
     }));
-    edge
+    Edge { address: addresses[0], tls: addresses[1], metrics, cut, shutdown: Some(shutdown), served }
 }
 
 /// A request body of the tests.
@@ -137,6 +132,11 @@ impl Edge {
     /// Begins the drain.
     pub(crate) fn drain(&mut self) {
         let _ = self.shutdown.take().unwrap().send(());
+    }
+
+    /// Waits until it has stopped, and its ports are closed.
+    pub(crate) async fn stopped(&mut self) {
+        (&mut self.served).await.unwrap();
     }
 
     /// A connection to send requests on.

@@ -1,6 +1,9 @@
 //! A session's task without its carrier, and on the next one.
 
-use std::task::{Context, Waker};
+use std::{
+    sync::Arc,
+    task::{Context, Waker},
+};
 
 use bytes::Bytes;
 use tokio::{sync::oneshot::error::RecvError, time::Instant};
@@ -58,7 +61,13 @@ impl Driver {
         let Some(link) = self.link.take() else { return };
         let (arrival, answered) = Arrival::new(hello, self.conn.clone(), self.principal.clone(), link);
         self.state = State::Asking(answered);
-        self.edge.sessions.deliver(arrival);
+        match self.edge.sessions.elsewhere(&arrival.hello.resume_token) {
+            None => self.edge.sessions.deliver(arrival),
+            Some((peers, instance)) => {
+                let brought = peers.bring(Arc::clone(&self.edge), instance, arrival);
+                self.edge.drain.tasks.spawn(brought);
+            }
+        }
     }
 
     /// What became of that.
