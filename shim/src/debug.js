@@ -1,10 +1,12 @@
-// `bidiway/debug`: every frame of a channel, for people. Apart from the core, so that only those who look pay for it.
+// `bidiway/debug`: the calls and every frame of a channel, for people. Apart from the core, so that only those who look pay for it.
 
 import { read, readMetadata, number, text } from "./frame.js";
 import {
   ACK, CANCEL, CREDIT, DATA, FRAME, GO_AWAY, HALF_CLOSE, HEADERS, HELLO, LAST, OPEN, PING, PONG, REFRESH, REMAINING,
   STREAM, TRAILERS, WELCOME,
 } from "./protocol.js";
+
+export { logCalls } from "./log.js";
 
 /** @typedef {Record<string, unknown>} Frame a frame in the words of the proto; only those of its fields that are there */
 /** @typedef {(bytes: Uint8Array) => unknown} Decode */

@@ -9,6 +9,7 @@ import { createJsonClient } from "./json.js";
 import { UNAVAILABLE, UNIMPLEMENTED, UNKNOWN } from "./protocol.js";
 import { clientError } from "./status.js";
 
+/** @typedef {import("@bufbuild/protobuf").DescMessage} DescMessage */
 /** @typedef {import("@bufbuild/protobuf").DescService} DescService */
 /** @typedef {import("@bufbuild/protobuf").JsonValue} JsonValue */
 /** @typedef {import("@bufbuild/protobuf").Registry} Registry */
@@ -121,13 +122,28 @@ const STATUS = { 404: UNIMPLEMENTED, 502: UNAVAILABLE, 503: UNAVAILABLE };
 
 /**
  * What `logCalls` of `bidiway/debug` reads messages with: `createDecoder(createRegistry(Greeter, Chat))` for generated
- * code.
+ * code. Fields with the option `debug_redact` are not shown.
  * @param {Registry} registry
  * @returns {Reflection["decode"]}
  */
-export const createDecoder = (registry) => (method, direction, bytes) => {
-  const [, service, name] = method.split("/");
-  const found = registry.getService(service)?.methods.find((each) => each.name === name);
-  const schema = direction === "out" ? found?.input : found?.output;
-  return schema && toJson(schema, fromBinary(schema, bytes), { registry });
-};
+export function createDecoder(registry) {
+  /**
+   * @param {DescMessage | undefined} schema
+   * @param {any} json of a message
+   */
+  const redact = (schema, json) => {
+    if (schema?.typeName === "google.protobuf.Any") schema = registry.getMessage(json["@type"]?.replace(/.*\//, ""));
+    for (const [key, value] of Object.entries(json ?? {})) {
+      const field = key.startsWith("[") ? registry.getExtension(key.slice(1, -1)) : schema?.fields.find(({ jsonName }) => jsonName === key);
+      if (field?.proto.options?.debugRedact) json[key] = "•••";
+      else if (field?.message) for (const each of field.fieldKind === "message" ? [value] : Object.values(value ?? {})) redact(field.message, each);
+    }
+    return json;
+  };
+  return (method, direction, bytes) => {
+    const [, service, name] = method.split("/");
+    const found = registry.getService(service)?.methods.find((each) => each.name === name);
+    const schema = direction === "out" ? found?.input : found?.output;
+    return schema && redact(schema, toJson(schema, fromBinary(schema, bytes), { registry }));
+  };
+}

@@ -139,6 +139,22 @@ test("messages are decoded as JSON, whichever way they go, with Any, extensions 
   for (const method of ["/test.v1.Features/None", "/test.v1.None/One"]) assert.equal(reflection.decode(method, "in", request), undefined);
 });
 
+test("what the schema says not to show is not shown, wherever in the message it is", async () => {
+  const { reflection } = await reflected();
+  const Request = reflection.registry.getMessage("test.v1.Request");
+  const secret = create(Request, { secret: "x" });
+  const request = create(Request, { name: "n", secret: "x", delimited: secret, any: anyPack(Request, secret), more: { a: secret }, list: [secret, secret] });
+  const hidden = { secret: "•••" };
+  assert.deepEqual(reflection.decode("/test.v1.Features/Talk", "in", toBinary(Request, request)), {
+    name: "n",
+    ...hidden,
+    delimited: hidden,
+    any: { "@type": "type.googleapis.com/test.v1.Request", ...hidden },
+    more: { a: hidden },
+    list: [hidden, hidden],
+  });
+});
+
 test("a decoder takes the types of generated code, too", () => {
   const decode = createDecoder(createRegistry(Greeter));
   assert.deepEqual(decode("/demo.v1.Greeter/Hello", "out", new Uint8Array([0x0a, 1, 0x41])), { name: "A" });

@@ -17,8 +17,8 @@ use http::{
 use super::{
     Config, Duration, LogSettings, Size,
     file::{
-        Defaults, File, Json, Keepalive, Limits, Listener, ListenerTls, Route, SchemaFiles, SchemaReflection,
-        SchemaSource, Session, UnknownFields, Upstream, UpstreamTls,
+        Defaults, Drain, DrainTimes, File, Json, Keepalive, Limits, Listener, ListenerTls, Route,
+        SchemaFiles, SchemaReflection, SchemaSource, Session, UnknownFields, Upstream, UpstreamTls,
     },
     node::Position,
     pattern,
@@ -29,7 +29,7 @@ use crate::{
     downstream::{self, InvalidOrigin, Origins, RouteSettings, ServicePattern, SessionSettings},
     schema::{self, Descriptors, JsonOptions, Source},
     server::{
-        self, ListenerSettings,
+        self, DrainSettings, ListenerSettings,
         tls::{self, Certificate, ClientAuth, TlsError},
     },
     session::{INITIAL_CREDIT, LEAST_REPLAY},
@@ -38,8 +38,12 @@ use crate::{
     wire::metadata,
 };
 
-/// How long calls may go on after the signal to stop.
-const DRAIN: Time = Time::from_secs(30);
+/// How long calls may go on after the signal to stop. Kubernetes kills after 30 s, and the last words take time too.
+const DRAIN: Time = Time::from_secs(25);
+
+/// How long balancers may take to learn of the signal, and over how long clients are sent elsewhere.
+const DRAIN_GRACE: Time = Time::from_secs(5);
+const DRAIN_SPREAD: Time = Time::from_secs(5);
 
 /// Open connections of the process.
 const MAX_CONNECTIONS: u32 = 50_000;
@@ -78,6 +82,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         b.problems.add(level.at, error);
     }
     let workers = b.workers(file.workers.as_ref());
+    let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
     if let Some(admin) = &admin
         && file.listeners.0.iter().any(|l| l.address.value == admin.value && admin.value.port() != 0)
@@ -101,7 +106,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
             listeners: listeners?,
             admin: admin.map(|admin| admin.value),
             workers,
-            drain: file.drain.map_or(DRAIN, |Duration(drain)| drain),
+            drain,
             max_connections: max_connections.unwrap_or(MAX_CONNECTIONS) as usize,
             downstream: Arc::new(downstream),
             upstreams: upstreams?,
@@ -120,6 +125,26 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
+    /// `watched`: somebody may ask whether the process is ready.
+    fn drain(&mut self, drain: Option<&At<Drain>>, watched: bool) -> DrainSettings {
+        let times = drain.map(|drain| &drain.value.0);
+        let given = |key: fn(&DrainTimes) -> Option<Duration>| times.and_then(key).map(|Duration(time)| time);
+        let timeout = given(|times| times.timeout).unwrap_or(DRAIN);
+        let grace = if watched { DRAIN_GRACE.min(timeout / 4) } else { Time::ZERO };
+        let grace = given(|times| times.grace).unwrap_or(grace);
+        let spread = given(|times| times.spread).unwrap_or_else(|| DRAIN_SPREAD.min(timeout / 4));
+        if let Some(drain) = drain
+            && grace.saturating_add(spread) > timeout
+        {
+            let text = format!(
+                "grace ({grace:?}) and spread ({spread:?}) do not fit into the timeout ({timeout:?}), which begins \
+                 with the signal too; make it longer than both together"
+            );
+            self.problems.add(drain.at, text);
+        }
+        DrainSettings { grace, spread, timeout }
+    }
+
     fn listeners(&mut self, listeners: &[Listener]) -> Option<Vec<ListenerSettings>> {
         let mut seen: HashMap<SocketAddr, Position> = HashMap::new();
         let built: Vec<_> = listeners

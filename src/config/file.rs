@@ -44,13 +44,27 @@ section! { "the file"
         instance: Option<String>,
         /// Worker threads, each with its own connections. Default: one for each core.
         workers: Option<At<u32>>,
-        /// How long open calls may go on after the signal to stop. Default: 30s.
-        drain: Option<Duration>,
+        /// How the proxy stops: a mapping, or a duration, which is its `timeout`.
+        drain: Option<At<Drain>>,
         /// The log, on standard error.
         log: Option<Log>,
         /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for
         /// pages without generated code. Default: false.
         schema_endpoint: Option<bool>,
+    }
+}
+
+section! { "drain"
+    /// How the proxy stops. All times begin with the signal to stop.
+    struct DrainTimes {
+        /// How long everything is served as before, while /readyz says that the proxy is not ready, and balancers
+        /// learn to send nothing more. Default: 5s with an admin port, otherwise 0s; at most a quarter of the timeout.
+        grace: Option<Duration>,
+        /// The time after the grace over which sessions are told to go elsewhere, so that not all arrive there at
+        /// once. Default: 5s, at most a quarter of the timeout.
+        spread: Option<Duration>,
+        /// How long open calls may go on. Default: 25s.
+        timeout: Option<Duration>,
     }
 }
 
@@ -271,6 +285,40 @@ pub(super) enum SchemaSource {
     Off,
     Reflection,
     Files(Box<SchemaFiles>),
+}
+
+/// A mapping, or the timeout alone.
+#[derive(Clone, Debug)]
+pub(super) struct Drain(pub(super) DrainTimes);
+
+impl Read for Drain {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => DrainTimes::read(node, problems),
+            _ => Duration::read(node, problems).map(|timeout| DrainTimes {
+                grace: None,
+                spread: None,
+                timeout: Some(timeout),
+            }),
+        }
+        .map(Self)
+    }
+}
+
+impl JsonSchema for Drain {
+    fn schema_name() -> Cow<'static, str> {
+        "Drain".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (timeout, times) =
+            (generator.subschema_for::<Duration>(), generator.subschema_for::<DrainTimes>());
+        json_schema!({ "anyOf": [timeout, times] })
+    }
 }
 
 impl Read for SchemaSource {

@@ -223,7 +223,7 @@ fn proxy_settings(
         listeners,
         admin: options.admin,
         workers: options.workers,
-        drain: Duration::from_secs(2),
+        drain: Duration::from_secs(2).into(),
         max_connections: 10_000,
         downstream: Arc::new(downstream),
         upstreams: vec![Arc::new(upstream)],

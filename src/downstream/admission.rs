@@ -71,9 +71,6 @@ fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), B
     let Opening { conn, session, path, mut metadata, upgrade_headers: picked, timeout, .. } = opening;
     // A session has held its metadata against the limit itself, before base64 made it longer.
     let limit = if session.is_some() { usize::MAX } else { edge.settings.limits.max_metadata as usize };
-    if edge.drain.draining.is_cancelled() {
-        return Err(refusal(Code::UNAVAILABLE, "the proxy is draining and takes no new calls"));
-    }
     let Some(route) = edge.routes.find(path) else {
         return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };

@@ -113,13 +113,13 @@ impl Edge {
                 exchange::answer(&self, head, body, &conn, HttpDialect::Web(negotiated)).await
             }
             RequestKind::Grpc => exchange::answer(&self, head, body, &conn, HttpDialect::Grpc).await,
+            RequestKind::Json(form) => json::answer(&self, head, body, &conn, &form).await,
             RequestKind::HttpCarrier(request) => {
                 let version = head.version;
                 carrier::http_carrier::answer(&self, head, body, &conn, request)
                     .await
                     .unwrap_or_else(|rejection| self.reject(rejection, &kind, version))
             }
-            RequestKind::Json(form) => json::answer(&self, head, body, &conn, &form).await,
             RequestKind::Page => {
                 // Who posts something to a method means a call; and a page may be there all the same.
                 let is_call = head.method == Method::POST && self.routes.find(head.uri.path()).is_some();

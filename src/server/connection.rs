@@ -12,7 +12,10 @@ use std::{
 };
 
 use axum::body::Body;
-use http::{Request, Response};
+use http::{
+    HeaderValue, Request, Response, StatusCode, Version,
+    header::{CONNECTION, Entry},
+};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -188,7 +191,20 @@ fn answer(
     request: Request<Incoming>,
     conn: ConnInfo,
 ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>> {
-    Box::pin(async move { Ok(edge.handle(request, conn).await) })
+    Box::pin(async move {
+        let (version, leaving) = (request.version(), edge.drain.leaving.clone());
+        let mut response = edge.handle(request, conn).await;
+        // Told with an answer, a client does not use the connection again. Closed while it is idle, it may cost the
+        // client a request that is on its way. HTTP/2 has GOAWAY for this.
+        if version < Version::HTTP_2
+            && leaving.is_cancelled()
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+            && let Entry::Vacant(entry) = response.headers_mut().entry(CONNECTION)
+        {
+            entry.insert(HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    })
 }
 
 /// Completes when no request has come in time; otherwise never. Hyper limits the time for a request's head, but not

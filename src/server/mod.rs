@@ -10,7 +10,7 @@ mod settings;
 pub mod tls;
 mod worker;
 
-pub use settings::{ListenerSettings, Settings};
+pub use settings::{DrainSettings, ListenerSettings, Settings};
 
 use std::{
     collections::HashMap,
@@ -105,6 +105,7 @@ impl Server {
         let (admin_address, admin) = admin.unzip();
         let metrics = Metrics::new();
         let sessions = SessionDirectory::new(&settings.downstream, &metrics).map_err(StartError::Random)?;
+        let drain = Drain { spread: settings.drain.spread, ..Drain::default() };
         Ok(Self {
             settings: Arc::new(settings),
             addresses,
@@ -113,7 +114,7 @@ impl Server {
             listeners,
             metrics,
             sessions,
-            drain: Drain::default(),
+            drain,
         })
     }
 
@@ -137,8 +138,8 @@ impl Server {
         self.drain.cut.clone()
     }
 
-    /// Serves until `shutdown` completes, then drains: readiness off, GoAway, calls finish until the deadline, then
-    /// UNAVAILABLE. Returns when everything has ended. With one worker, it runs within the caller's runtime.
+    /// Serves until `shutdown` completes, then drains: readiness off, the grace, GoAway, calls finish until the
+    /// deadline, then UNAVAILABLE. Returns when everything has ended. With one worker, it runs within the caller's runtime.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let Self { settings, admin, listeners, metrics, sessions, drain, .. } = self;
         let stop = CancellationToken::new();
@@ -173,12 +174,22 @@ impl Server {
 
         shutdown.await;
         readiness.draining();
-        info!(deadline = ?settings.drain, "draining: open calls may finish, new ones are refused");
+        let DrainSettings { grace, spread, timeout: limit } = settings.drain;
+        let deadline = tokio::time::sleep(limit);
+        drain.leaving.cancel();
+        if !grace.is_zero() {
+            info!(?grace, "stopping: not ready any more, but everything is served during the grace");
+            tokio::select! {
+                () = tokio::time::sleep(grace.min(limit)) => {}
+                () = drain.cut.cancelled() => {}
+            }
+        }
+        info!(deadline = ?limit.saturating_sub(grace), ?spread, "draining: open calls may finish, clients go elsewhere");
         drain.draining.cancel();
         drain.tasks.close();
         let ended = tokio::select! {
             () = drain.tasks.wait() => true,
-            () = tokio::time::sleep(settings.drain) => false,
+            () = deadline => false,
             () = drain.cut.cancelled() => false,
         };
         drain.cut.cancel();

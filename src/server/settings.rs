@@ -13,8 +13,8 @@ pub struct Settings {
     pub admin: Option<SocketAddr>,
     /// Worker threads, each with its own runtime, listeners and upstream connections. Default: one per core.
     pub workers: usize,
-    /// How long calls may go on after the signal to stop. 30 s.
-    pub drain: Duration,
+    /// How the process stops.
+    pub drain: DrainSettings,
     /// Open TCP connections of the process; more wait in the kernel's backlog. 50,000.
     pub max_connections: usize,
     /// The downstream side.
@@ -23,6 +23,25 @@ pub struct Settings {
     pub upstreams: Vec<Arc<upstream::Settings>>,
     /// Where the upstreams' schemas come from, by the upstream's name. Without one, JSON is not spoken to it.
     pub schemas: HashMap<String, schema::Settings>,
+}
+
+/// How the process stops. All times begin with the signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DrainSettings {
+    /// How long everything is served as before, while balancers learn from `/readyz` to send nothing more. 5 s with an
+    /// admin port, otherwise none.
+    pub grace: Duration,
+    /// The time after `grace` over which sessions are told to go elsewhere, each at a random moment. 5 s.
+    pub spread: Duration,
+    /// When what still runs ends with UNAVAILABLE. 25 s.
+    pub timeout: Duration,
+}
+
+impl From<Duration> for DrainSettings {
+    /// No grace and no spread.
+    fn from(timeout: Duration) -> Self {
+        Self { timeout, ..Self::default() }
+    }
 }
 
 /// One public port.

@@ -41,9 +41,11 @@ impl Worker {
     pub(super) fn start(self) -> io::Result<()> {
         // Tokens of its own: each wake-up of a connection locks them, and workers must not meet there.
         let drain = Drain {
+            leaving: self.drain.leaving.child_token(),
             draining: self.drain.draining.child_token(),
             cut: self.drain.cut.child_token(),
             tasks: self.drain.tasks.clone(),
+            spread: self.drain.spread,
         };
         let upstreams: HashMap<_, _> = self
             .settings

@@ -36,6 +36,7 @@ const entries = {
   "connect": "@connectrpc/connect",
   "protobuf": "@bufbuild/protobuf",
   "protobuf-wire": "@bufbuild/protobuf/wire",
+  "protobuf-wkt": "@bufbuild/protobuf/wkt",
 };
 for (const name of readdirSync(join(here, "page"))) {
   if (name.endsWith(".js")) entries[name.slice(0, -3)] = join(here, "page", name);

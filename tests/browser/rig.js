@@ -91,7 +91,7 @@ export async function startBrowser(args = []) {
  */
 export async function openPage(context, origin, script) {
   const imports = Object.fromEntries(
-    [["@connectrpc/connect", "connect"], ["@bufbuild/protobuf", "protobuf"], ["@bufbuild/protobuf/wire", "protobuf-wire"]]
+    [["@connectrpc/connect", "connect"], ["@bufbuild/protobuf", "protobuf"], ["@bufbuild/protobuf/wire", "protobuf-wire"], ["@bufbuild/protobuf/wkt", "protobuf-wkt"]]
       .map(([name, file]) => [name, `${PREFIX}${file}.js`]),
   );
   const page = await context.newPage();

@@ -4,11 +4,13 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bidiway::{
     config::{self, Config},
     schema::{FieldNames, JsonOptions},
+    server::DrainSettings,
 };
 use serde_json::Value;
 
@@ -47,10 +49,35 @@ fn every_invalid_file_gets_exactly_the_errors_written_beside_it() {
     }
 }
 
+/// Grace, spread and timeout in milliseconds, or the errors.
+fn drain(more: &str) -> Result<[u128; 3], String> {
+    let text = format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]\nupstreams: {{ a: {{ endpoints: [\"http://a:1\"] }} }}\n{more}"
+    );
+    let config = Config::parse(&text, "x.yaml", Path::new("")).map_err(|error| error.to_string())?;
+    let DrainSettings { grace, spread, timeout } = config.settings.drain;
+    Ok([grace, spread, timeout].map(|time| time.as_millis()))
+}
+
+#[test]
+fn the_times_of_a_drain_fit_into_each_other() {
+    let admin = "admin: { address: 127.0.0.1:0 }\n";
+    assert_eq!(drain(admin), Ok([5000, 5000, 25_000]));
+    assert_eq!(drain(&format!("{admin}drain: 4s")), Ok([1000, 1000, 4000]));
+    assert_eq!(drain(&format!("{admin}drain: 0s")), Ok([0, 0, 0]));
+    assert_eq!(drain("drain: { grace: 8s, timeout: 2m }"), Ok([8000, 5000, 120_000]));
+    let error = drain("drain: { grace: 8s, spread: 3s, timeout: 10s }").unwrap_err();
+    assert!(
+        error.starts_with("x.yaml:3:8: grace (8s) and spread (3s) do not fit into the timeout (10s)"),
+        "{error}"
+    );
+}
+
 #[test]
 fn the_smallest_file_has_the_documented_defaults() {
     let settings = Config::load(Path::new("examples/minimal.yaml")).unwrap().settings;
-    assert_eq!(settings.drain.as_secs(), 30);
+    let [grace, spread, timeout] = [0, 5, 25].map(Duration::from_secs);
+    assert_eq!(settings.drain, DrainSettings { grace, spread, timeout }, "nobody watches: no grace");
     assert_eq!(settings.max_connections, 50_000);
     assert_eq!(settings.admin, None);
     assert_eq!(settings.upstreams[0].name, "main");
@@ -138,7 +165,7 @@ fn the_schema_demands_what_reading_demands_and_knows_no_null() {
     let schema: Value = serde_json::from_str(&config::schema()).unwrap();
     assert_eq!(schema["required"], serde_json::json!(["listeners", "upstreams"]));
     assert_eq!(schema["additionalProperties"], false);
-    assert_eq!(schema["properties"]["drain"]["type"], "string");
+    assert_eq!(schema["properties"]["drain"]["anyOf"][0]["type"], "string");
     assert_eq!(schema["$defs"]["Log"]["properties"]["format"]["enum"], serde_json::json!(["text", "json"]));
     assert!(!config::schema().contains("null"));
 }

@@ -696,7 +696,7 @@ async fn a_service_that_answers_without_reading_on_ends_the_call_at_once() {
 }
 
 #[tokio::test]
-async fn a_draining_proxy_gives_a_call_its_time_and_then_ends_it_with_a_status() {
+async fn a_draining_proxy_gives_calls_their_time_and_then_ends_them_with_a_status() {
     let upstream = Scripted::start(echo).await;
     for carrier in CARRIERS {
         let mut edge = edge(&upstream.url).await;
@@ -709,7 +709,7 @@ async fn a_draining_proxy_gives_a_call_its_time_and_then_ends_it_with_a_status()
                 assert_eq!(call.message().await, b"before", "{carrier:?}");
             }
             edge.drain();
-            // Refused as soon as the drain is known.
+            // Its socket was there before the drain: the client has nowhere else to go.
             early.ws.send(HEADERS).await;
             short.send(b"during").await;
             assert_eq!(short.message().await, b"during", "{carrier:?}");

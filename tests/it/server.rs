@@ -9,6 +9,7 @@ use bidiway::{
     },
     downstream,
     server::{ListenerSettings, Server, Settings},
+    session::Event,
     telemetry::Metrics,
 };
 use tokio::{
@@ -17,15 +18,17 @@ use tokio::{
     sync::oneshot,
     task::JoinHandle,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, transport::Channel};
 
-use crate::support::{calls, edge, http::get, within};
+use crate::support::{calls, edge, http::get, socket::Socket, within};
 
 struct Proxy {
     address: SocketAddr,
     admin: SocketAddr,
     metrics: Arc<Metrics>,
     shutdown: oneshot::Sender<()>,
+    cut: CancellationToken,
     serving: JoinHandle<()>,
     _services: Services,
 }
@@ -39,7 +42,7 @@ async fn proxy(adjust: impl FnOnce(&mut Settings, &mut downstream::Settings)) ->
         listeners: vec![ListenerSettings { address: free, tls: None }],
         admin: Some(free),
         workers: 1,
-        drain: Duration::from_secs(30),
+        drain: Duration::from_secs(30).into(),
         max_connections: 1000,
         downstream: Arc::default(),
         schemas: std::collections::HashMap::new(),
@@ -50,11 +53,11 @@ async fn proxy(adjust: impl FnOnce(&mut Settings, &mut downstream::Settings)) ->
     let server = Server::bind(settings).unwrap();
     let (shutdown, stop) = oneshot::channel();
     let (address, admin) = (server.addresses()[0], server.admin_address().unwrap());
-    let metrics = server.metrics();
+    let (metrics, cut) = (server.metrics(), server.cut());
     let serving = tokio::spawn(server.serve(async {
         let _ = stop.await;
     }));
-    Proxy { address, admin, metrics, shutdown, serving, _services: services }
+    Proxy { address, admin, metrics, shutdown, cut, serving, _services: services }
 }
 
 async fn lab(address: SocketAddr) -> LabClient<Channel> {
@@ -112,9 +115,101 @@ async fn a_drain_lets_the_running_call_finish_and_takes_nothing_new() {
     within(10, proxy.serving).await.unwrap();
 }
 
+/// The answers to two requests on one connection of HTTP/1.1.
+async fn answer(socket: &mut TcpStream) -> String {
+    socket.write_all(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = vec![0; 4096];
+    let len = within(5, socket.read(&mut answer)).await.unwrap();
+    String::from_utf8_lossy(&answer[..len]).into_owned()
+}
+
+#[tokio::test]
+async fn in_the_grace_it_is_not_ready_and_serves_everybody_but_keeps_no_http1_connection() {
+    let proxy = proxy(|settings, _| settings.drain.grace = Duration::from_secs(20)).await;
+    let mut early = TcpStream::connect(proxy.address).await.unwrap();
+    assert!(!answer(&mut early).await.contains("connection: close"));
+    proxy.shutdown.send(()).unwrap();
+    within(10, async { while get(proxy.admin, "/readyz").await.unwrap().0 != 503 {} }).await;
+    let late = TcpStream::connect(proxy.address).await.unwrap();
+    for mut socket in [early, late] {
+        let text = answer(&mut socket).await;
+        assert!(text.starts_with("HTTP/1.1 404") && text.contains("connection: close"), "{text}");
+        assert_eq!(within(5, socket.read(&mut [0])).await.unwrap(), 0);
+    }
+    lab(proxy.address).await.unary(payload(1)).await.unwrap();
+    assert!(!proxy.serving.is_finished());
+    proxy.cut.cancel();
+    within(5, proxy.serving).await.unwrap();
+}
+
+/// A session with an open call of the Lab.
+async fn talking(address: SocketAddr) -> (Socket, u32) {
+    let mut socket = Socket::connect(address).await;
+    let stream = socket.open("/demo.v1.Lab/Bidi").await;
+    socket.send(stream, "").await;
+    assert_eq!(socket.message(stream).await, b"");
+    (socket, stream)
+}
+
+/// What GoAway says next.
+async fn goaway(socket: &mut Socket) -> bidiway::wire::v1::GoAway {
+    loop {
+        if let Event::GoAway(goaway) = socket.next_own().await {
+            return *goaway;
+        }
+    }
+}
+
+#[tokio::test]
+async fn within_the_spread_sessions_with_calls_take_more_and_those_without_are_sent_elsewhere() {
+    let proxy = proxy(|settings, _| settings.drain.spread = Duration::from_secs(3600)).await;
+    within(20, async {
+        let mut idle = Socket::connect(proxy.address).await;
+        let stream = idle.open("/demo.v1.Lab/Unary").await;
+        idle.send(stream, "").await;
+        idle.finish(stream).await;
+        idle.answer(stream).await;
+        let (mut busy, first) = talking(proxy.address).await;
+        proxy.shutdown.send(()).unwrap();
+        assert_eq!(goaway(&mut idle).await.reconnect_delay_ms, 0);
+        assert_eq!(idle.close_frame().await.0, 1001);
+        let second = busy.open("/demo.v1.Lab/Unary").await;
+        assert_eq!(second, first + 1);
+        busy.send(second, "").await;
+        busy.finish(second).await;
+        assert_eq!(busy.answer(second).await.code(), bidiway::wire::Code::OK);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn those_that_lose_calls_at_the_drain_deadline_are_told_to_come_back_at_different_times() {
+    let proxy = proxy(|settings, _| settings.drain.spread = Duration::from_secs(3600)).await;
+    within(20, async {
+        let mut sockets = Vec::new();
+        for _ in 0..8 {
+            sockets.push(talking(proxy.address).await);
+        }
+        proxy.shutdown.send(()).unwrap();
+        proxy.cut.cancel();
+        let mut delays = Vec::new();
+        for (mut socket, stream) in sockets {
+            delays.push(goaway(&mut socket).await.reconnect_delay_ms);
+            assert_eq!(socket.answer(stream).await.code(), bidiway::wire::Code::UNAVAILABLE);
+            assert_eq!(socket.close_frame().await.0, 1001);
+        }
+        assert!(delays.iter().all(|&delay| delay < 3_600_000), "{delays:?}");
+        delays.sort_unstable();
+        delays.dedup();
+        assert!(delays.len() > 1, "{delays:?}");
+        proxy.serving.await.unwrap();
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_call_that_outlives_the_drain_deadline_ends_with_unavailable() {
-    let proxy = proxy(|settings, _| settings.drain = Duration::from_millis(100)).await;
+    let proxy = proxy(|settings, _| settings.drain = Duration::from_millis(100).into()).await;
     let mut lab = lab(proxy.address).await;
     let mut answers = lab.wait_stream(v1::Empty {}).await.unwrap().into_inner();
     answers.message().await.unwrap().unwrap();
@@ -213,7 +308,7 @@ async fn a_taken_port_is_reported_with_advice() {
         listeners: vec![ListenerSettings { address, tls: None }],
         admin: None,
         workers: 2,
-        drain: Duration::ZERO,
+        drain: Duration::ZERO.into(),
         max_connections: 1,
         downstream: Arc::default(),
         schemas: std::collections::HashMap::new(),

@@ -75,7 +75,7 @@ fn listen(tls: Arc<rustls::ServerConfig>) -> Port {
         listeners: vec![ListenerSettings { address: "127.0.0.1:0".parse().unwrap(), tls: Some(tls) }],
         admin: None,
         workers: 1,
-        drain: Duration::ZERO,
+        drain: Duration::ZERO.into(),
         max_connections: 100,
         downstream: Arc::new(downstream),
         schemas: std::collections::HashMap::new(),

@@ -58,6 +58,9 @@ const SECTIONS = {
   "ts-proto": [1, tsProto],
   "google's grpc-web": [2, improbable],
   "connect-web over gRPC-Web, unchanged": [1, es],
+  "JSON, without generated code": [2],
+  "Connect clients, without generated code": [1],
+  "Seeing what passes": [2],
   "Plain calls": [1],
 };
 
@@ -67,8 +70,9 @@ const OTHERS = {
   "shim/README.md": [
     'import { Chat } from "./gen/demo/v1/demo_pb"; declare const outgoing: AsyncIterable<{ text: string }>, signal: AbortSignal, show: (message: unknown) => void;',
     'declare function login(): Promise<{ token: string; expiresAt: number }>;',
+    'import type { Channel } from "bidiway"; declare const channel: Channel, show: (message: unknown) => void;',
     'import type { Channel } from "bidiway"; declare const channel: Channel, bytes: Uint8Array, signal: AbortSignal, show: (message: unknown) => void;',
-    'import { createChannel } from "bidiway";',
+    "",
   ],
   "examples/connect-vite/README.md": ['import { createChannel } from "bidiway";'],
   "examples/python-grpcio/README.md": [""],

@@ -36,6 +36,11 @@ impl Calls {
         Self { edge, session_id, ready, streams: StreamTable::default() }
     }
 
+    /// No call is open.
+    pub(super) fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
     /// The session has a new stream: its call goes upstream, or is refused.
     pub(super) fn open(&mut self, session: &mut Session, caller: Caller<'_>, id: StreamId, open: &v1::Open) {
         let Caller { conn, upgrade_headers } = caller;

@@ -82,6 +82,8 @@ pub(super) struct Driver {
     timer: Pin<Box<Sleep>>,
     /// `None` when it has come.
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// When the client is sent elsewhere, once the drain has begun.
+    leave: Option<Pin<Box<Sleep>>>,
     /// `None` when it has come.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
@@ -115,6 +117,7 @@ impl Driver {
         Self {
             draining: Some(Box::pin(edge.drain.draining.clone().cancelled_owned())),
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
+            leave: None,
             timer: Box::pin(tokio::time::sleep_until(Instant::now())),
             calls: Calls::new(Arc::clone(&edge), Arc::clone(&session_id), Arc::clone(&ready)),
             edge,
@@ -246,10 +249,14 @@ impl Driver {
             self.draining = None;
             // Who has not said Hello yet may be here to go on with a session.
             if self.greeted || self.edge.settings.session.resume.is_zero() {
-                // Spread over a second, so that the clients of one instance do not all arrive at the next at once.
-                let delay = u32::from(self.conn.peer.port()) % 1000;
-                self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
+                // Without calls it will not be back before it has one.
+                let share = if self.calls.is_empty() { Duration::ZERO } else { self.edge.drain.share() };
+                self.leave = Some(Box::pin(tokio::time::sleep(share)));
             }
+        }
+        if self.leave.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
+            self.leave = None;
+            self.go_away(Duration::ZERO);
         }
         if self.cut.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
             self.cut = None;
@@ -257,10 +264,14 @@ impl Driver {
                 Code::UNAVAILABLE,
                 "the proxy is shutting down and the call did not finish before the drain deadline",
             );
+            // Clients that lose a call now are likely to be back, and all of them at once.
+            self.leave = None;
+            if self.greeted {
+                self.go_away(self.edge.drain.share());
+            }
             self.calls.end_all(&mut self.session, &outcome);
             if self.link.is_none() || !self.greeted {
-                let text = "the proxy has stopped";
-                self.session.close(CloseReason::new(Code::UNAVAILABLE, "draining", text));
+                self.stop();
             }
         }
         while self.timer.as_mut().poll(cx).is_ready() {
@@ -270,6 +281,12 @@ impl Driver {
             let soonest = now + Duration::from_millis(1);
             self.timer.as_mut().reset(Instant::from_std(next).max(soonest));
         }
+    }
+
+    /// Sends the client elsewhere; it shall come there after `delay`.
+    fn go_away(&mut self, delay: Duration) {
+        let delay = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
+        self.session.go_away(Code::UNAVAILABLE, "this instance is shutting down", delay);
     }
 
     /// The timer fires at the earliest time that was ever asked for and then looks again: keepalive moves its time
@@ -308,6 +325,9 @@ impl Driver {
                 Event::Detached(reason) => {
                     self.drop_carrier(&reason);
                     self.park(reason.label);
+                    if self.cut.is_none() {
+                        self.stop();
+                    }
                 }
                 Event::Closed(reason) => {
                     self.leave_directory(reason.label);

@@ -129,8 +129,8 @@ async fn open(
     let Some(listing) = edge.sessions.http.enter(&line) else {
         return Err(Rejection::internal("a carrier's name leads nowhere"));
     };
-    let link =
-        Link::new(Carrier::Http(HttpCarrier::new(Arc::clone(&line), listing)), Some(place), &edge.metrics);
+    let carrier = Carrier::Http(HttpCarrier::new(Arc::clone(&line), listing));
+    let link = Link::new(carrier, Some(place), &edge.metrics);
     let principal = Principal::of(&edge.settings.upgrade_headers, &head.headers);
     let heartbeat = edge.settings.session.heartbeat;
     edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn.clone(), principal, link, begun));

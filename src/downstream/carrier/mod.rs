@@ -1,8 +1,8 @@
 //! Carriers: what brings a session's packets. One task owns the socket and its session, without locks.
 //!
-//! `upgrade` checks the handshake, `socket` is the WebSocket, `http_carrier` what stands in for it, `link` is what the driver sees of a carrier, `driver` is
-//! the task, `calls` has a session's calls, `stream` joins one stream of the session to its call, `ready` tells the
-//! task which of its streams can go on.
+//! `upgrade` checks the handshake, `socket` is the WebSocket, `http_carrier` what stands in for it, `link` is what the
+//! driver sees of a carrier, `driver` is the task, `calls` has a session's calls, `stream` joins one stream of the
+//! session to its call, `ready` tells the task which of its streams can go on.
 
 mod calls;
 mod directory;

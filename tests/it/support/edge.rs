@@ -88,7 +88,7 @@ async fn start(
         listeners: vec![listener(None), listener(Some(super::carrier::certificate()))],
         admin: None,
         workers,
-        drain: std::time::Duration::from_secs(30),
+        drain: std::time::Duration::from_secs(30).into(),
         max_connections: 1000,
         downstream: Arc::new(downstream),
         schemas: HashMap::from([(upstream.name.clone(), schema)]),

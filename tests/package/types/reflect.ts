@@ -23,8 +23,8 @@ export async function all(): Promise<string> {
   const names: string[] = reflection.services().map(({ typeName }) => typeName);
   const service: DescService = reflection.service("demo.v1.Greeter");
   const greeter = reflection.client("demo.v1.Greeter");
-  const { text } = await greeter.hello!({ name: "Ada" }, { timeoutMs: 1000 });
-  for await (const message of reflection.client("demo.v1.Chat").talk!([])) names.push(message.text);
+  const { text } = await greeter.hello({ name: "Ada" }, { timeoutMs: 1000 });
+  for await (const message of reflection.client("demo.v1.Chat").talk([])) names.push(message.text);
   const typed: Client<typeof Wrappers> = reflection.client<typeof Wrappers>("wrappers.v1.Wrappers");
   const value: string = (await typed.one({ value: "x" })).value;
   // @ts-expect-error: there is no such method

@@ -58,6 +58,9 @@ pub struct Args {
     /// Where the WebSocket is.
     #[arg(long, default_value = "/bidiway/session")]
     pub path: String,
+    /// Sessions ask to be resumable: they acknowledge, and the proxy keeps what is not acknowledged.
+    #[arg(long)]
+    pub resumable: bool,
     /// Do so many operations, print the result and end, without reading standard input.
     #[arg(long)]
     pub operations: Option<u64>,
@@ -79,6 +82,7 @@ struct Plan {
     shape: Shape,
     method: String,
     path: String,
+    resumable: bool,
 }
 
 /// One of the tasks that do the operations: a socket with all its streams, a stream, a connection.
@@ -117,7 +121,7 @@ impl Args {
             (None, Kind::Echo) => "/bench.Echo/Bidi".to_owned(),
             (None, Kind::Unary) => "/bench.Echo/Unary".to_owned(),
         };
-        Ok(Plan { target: self.target, shape, method, path: self.path.clone() })
+        Ok(Plan { target: self.target, shape, method, path: self.path.clone(), resumable: self.resumable })
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) async fn connect(plan: &Plan, index: u32) -> anyhow::Result<Socket> {
     let read_size = if plan.shape.size > LARGE || plan.shape.streams > 10 { 128 * 1024 } else { 8 * 1024 };
     let settings = Settings {
         agent: concat!("bidiway-load/", env!("CARGO_PKG_VERSION")).to_owned(),
+        resumable: plan.resumable,
         max_message: plan.shape.size.max(4 << 20) as u64,
         ..Settings::default()
     };

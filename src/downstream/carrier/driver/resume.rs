@@ -199,6 +199,11 @@ impl Driver {
         }
     }
 
+    /// After the cut nobody is waited for.
+    pub(super) fn stop(&mut self) {
+        self.session.close(CloseReason::new(Code::UNAVAILABLE, "draining", "the proxy has stopped"));
+    }
+
     /// What is kept for the client.
     fn held_bytes(&mut self) -> u64 {
         (self.session.held_bytes() + self.calls.held_bytes()) as u64
