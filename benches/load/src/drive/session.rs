@@ -206,10 +206,15 @@ impl Socket {
             Event::Closed(reason) => bail!("the session is over: {} {}", reason.close_code, reason.message),
             Event::GoAway(away) => bail!("the proxy is going away: {}", away.message),
             Event::Headers { .. } => {}
+            // The events of a proxy's session; and this one never loses its carrier.
             Event::Cancelled { .. }
+            | Event::Detached(_)
             | Event::Greeted { .. }
             | Event::HalfClosed { .. }
-            | Event::Opened { .. } => bail!("a client's session does not say {event:?}"),
+            | Event::Opened { .. }
+            | Event::ResumeAsked(_)
+            | Event::Resumed { .. }
+            | Event::TokenRetired { .. } => bail!("a client's session does not say {event:?}"),
         }
         Ok(())
     }
