@@ -293,8 +293,8 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
     },
     wake() {
       if (over || !session.healthyAt === !expires) return;
-      // What failed before says nothing any more. And a browser may say that it is online a moment before it is.
-      attempts = 0;
+      // A browser may say that it is online a moment before it is: should this attempt fail, the next follows soon.
+      attempts &&= 1;
       if (expires) return void attempt();
       control(PING, 1);
       patience(PROBE_MS, () => session.close(clientError(UNAVAILABLE, "nothing was heard of the proxy"), LOST));

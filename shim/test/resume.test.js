@@ -575,6 +575,30 @@ test("when the network or the page is back, the next attempt is made at once", a
   fire(window, "online");
 });
 
+test("an attempt that fails when the network is just back is followed by another soon, however many have failed before", async (t) => {
+  const tick = setup(t);
+  t.mock.method(Math, "random", () => 0.999);
+  const { window, fire } = page(t);
+  const { channel, proxy, peer } = await talking({ backoff: { baseMs: 100 } });
+  peer.close(1006);
+  await settle();
+  for (let delayMs = 100; delayMs < 5000; delayMs *= 2) {
+    proxy.last.close(1006);
+    await settle();
+    tick(delayMs);
+    await settle();
+  }
+  fire(window, "online");
+  await settle();
+  const count = proxy.peers.length;
+  proxy.last.close(1006);
+  await settle();
+  tick(100);
+  await settle();
+  assert.equal(proxy.peers.length, count + 1);
+  await channel.close();
+});
+
 test("when the network is back, the proxy is asked for a sign of life, and without one the session looks for another connection", async (t) => {
   const tick = setup(t);
   const { window, fire } = page(t);
