@@ -18,9 +18,10 @@ use http::{
 
 use super::{
     Config, Duration, LogSettings, Size,
+    choice::{Defaults, Drain, Keepalive, SchemaSource, UnknownFields},
     file::{
-        Defaults, Drain, DrainTimes, File, Json, Keepalive, Limits, Listener, ListenerTls, LogMessages,
-        Route, SchemaFiles, SchemaReflection, SchemaSource, Session, UnknownFields, Upstream, UpstreamTls,
+        DrainTimes, File, Json, Limits, Listener, ListenerTls, LogMessages, Route, SchemaFiles,
+        SchemaReflection, Session, Upstream, UpstreamTls,
     },
     node::Position,
     pattern,

@@ -9,9 +9,13 @@ use schemars::{
 
 use super::{
     Duration, Size,
-    node::{Node, Value},
+    choice::{
+        CLIENT_AUTH, DEFAULTS, Defaults, Drain, FIELD_NAMES, FORMAT, Keepalive, MIN_VERSION, SchemaSource,
+        Share, UNKNOWN_FIELDS, UnknownFields,
+    },
+    node::Node,
     problem::Problems,
-    read::{At, AtLeastOne, Named, Read, Section, section, word},
+    read::{At, AtLeastOne, Named, Read, Section, section},
 };
 use crate::{
     schema::FieldNames,
@@ -308,186 +312,6 @@ section! { "log"
         /// error, warn, info, debug, trace or off; or directives such as `info,call=off`. Default: info, which has
         /// one line for each call.
         level: Option<At<String>>,
-    }
-}
-
-/// A part of a whole, from 0 to 1.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Share(pub(super) f64);
-
-impl Read for Share {
-    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
-        let share = match node.value {
-            Value::Float(share) => share,
-            Value::Int(0) => 0.0,
-            Value::Int(1) => 1.0,
-            _ => -1.0,
-        };
-        if (0.0..=1.0).contains(&share) {
-            return Some(Self(share));
-        }
-        problems.add(node.at, format!("expected a number from 0 to 1, found {}", node.value.describe()));
-        None
-    }
-}
-
-impl JsonSchema for Share {
-    fn schema_name() -> Cow<'static, str> {
-        "Share".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "number", "minimum": 0, "maximum": 1 })
-    }
-}
-
-/// A ping interval, or none.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Keepalive(pub(super) Option<Duration>);
-
-impl Read for Keepalive {
-    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
-        match &node.value {
-            Value::Text(text) if text == "off" => Some(Self(None)),
-            _ => Duration::read(node, problems).map(|interval| Self(Some(interval))),
-        }
-    }
-}
-
-/// Where a schema comes from.
-#[derive(Clone, Debug)]
-pub(super) enum SchemaSource {
-    Off,
-    Reflection,
-    Files(Box<SchemaFiles>),
-}
-
-/// A mapping, or the timeout alone.
-#[derive(Clone, Debug)]
-pub(super) struct Drain(pub(super) DrainTimes);
-
-impl Read for Drain {
-    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
-        match &node.value {
-            Value::Map(_) => DrainTimes::read(node, problems),
-            _ => Duration::read(node, problems).map(|timeout| DrainTimes {
-                grace: None,
-                spread: None,
-                timeout: Some(timeout),
-            }),
-        }
-        .map(Self)
-    }
-}
-
-impl JsonSchema for Drain {
-    fn schema_name() -> Cow<'static, str> {
-        "Drain".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let (timeout, times) =
-            (generator.subschema_for::<Duration>(), generator.subschema_for::<DrainTimes>());
-        json_schema!({ "anyOf": [timeout, times] })
-    }
-}
-
-impl Read for SchemaSource {
-    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
-        match &node.value {
-            Value::Map(_) => SchemaFiles::read(node, problems).map(|files| Self::Files(Box::new(files))),
-            Value::Text(_) => {
-                word(node, problems, &SCHEMA).map(|off| if off { Self::Off } else { Self::Reflection })
-            }
-            other => {
-                let text = format!(
-                    "expected \"reflection\", \"off\", or a mapping with one of the keys reflection, descriptor_set, \
-                     protos; found {}",
-                    other.describe()
-                );
-                problems.add(node.at, text);
-                None
-            }
-        }
-    }
-}
-
-impl JsonSchema for SchemaSource {
-    fn schema_name() -> Cow<'static, str> {
-        "SchemaSource".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let files = generator.subschema_for::<SchemaFiles>();
-        json_schema!({ "anyOf": [{ "enum": SCHEMA.map(|(word, _)| word) }, files] })
-    }
-}
-
-/// What becomes of unknown fields; true: they are ignored.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct UnknownFields(pub(super) bool);
-
-/// Whether defaults are written.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Defaults(pub(super) bool);
-
-const SCHEMA: [(&str, bool); 2] = [("reflection", false), ("off", true)];
-const UNKNOWN_FIELDS: [(&str, UnknownFields); 2] =
-    [("reject", UnknownFields(false)), ("ignore", UnknownFields(true))];
-const DEFAULTS: [(&str, Defaults); 2] = [("omit", Defaults(false)), ("write", Defaults(true))];
-const FIELD_NAMES: [(&str, FieldNames); 2] =
-    [("camel", FieldNames::Camel), ("original", FieldNames::Original)];
-
-impl Read for UnknownFields {
-    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
-        word(node, problems, &UNKNOWN_FIELDS)
-    }
-}
-
-impl Read for Defaults {
-    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
-        word(node, problems, &DEFAULTS)
-    }
-}
-
-impl Read for FieldNames {
-    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
-        word(node, problems, &FIELD_NAMES)
-    }
-}
-
-const CLIENT_AUTH: [(&str, ClientAuth); 2] =
-    [("required", ClientAuth::Required), ("optional", ClientAuth::Optional)];
-const MIN_VERSION: [(&str, MinVersion); 2] = [("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
-const FORMAT: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
-
-impl Read for ClientAuth {
-    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
-        word(node, problems, &CLIENT_AUTH)
-    }
-}
-
-impl Read for MinVersion {
-    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
-        word(node, problems, &MIN_VERSION)
-    }
-}
-
-impl Read for Format {
-    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
-        word(node, problems, &FORMAT)
     }
 }
 

@@ -4,6 +4,7 @@
 //! into a tree with places, `file` and `read` turn the tree into the file's structs, `build` turns those into settings.
 
 mod build;
+mod choice;
 mod duration;
 mod file;
 mod node;

@@ -1,0 +1,199 @@
+//! Values that are one of a few words, or may be written in more than one way.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::{
+    Duration,
+    file::{DrainTimes, SchemaFiles},
+    node::{Node, Value},
+    problem::Problems,
+    read::{Read, word},
+};
+use crate::{
+    schema::FieldNames,
+    server::tls::{ClientAuth, MinVersion},
+    telemetry::log::Format,
+};
+
+/// A part of a whole, from 0 to 1.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share(pub(super) f64);
+
+impl Read for Share {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let share = match node.value {
+            Value::Float(share) => share,
+            Value::Int(0) => 0.0,
+            Value::Int(1) => 1.0,
+            _ => -1.0,
+        };
+        if (0.0..=1.0).contains(&share) {
+            return Some(Self(share));
+        }
+        problems.add(node.at, format!("expected a number from 0 to 1, found {}", node.value.describe()));
+        None
+    }
+}
+
+impl JsonSchema for Share {
+    fn schema_name() -> Cow<'static, str> {
+        "Share".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "minimum": 0, "maximum": 1 })
+    }
+}
+
+/// A ping interval, or none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keepalive(pub(super) Option<Duration>);
+
+impl Read for Keepalive {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) if text == "off" => Some(Self(None)),
+            _ => Duration::read(node, problems).map(|interval| Self(Some(interval))),
+        }
+    }
+}
+
+/// Where a schema comes from.
+#[derive(Clone, Debug)]
+pub(super) enum SchemaSource {
+    Off,
+    Reflection,
+    Files(Box<SchemaFiles>),
+}
+
+/// A mapping, or the timeout alone.
+#[derive(Clone, Debug)]
+pub(super) struct Drain(pub(super) DrainTimes);
+
+impl Read for Drain {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => DrainTimes::read(node, problems),
+            _ => Duration::read(node, problems).map(|timeout| DrainTimes {
+                grace: None,
+                spread: None,
+                timeout: Some(timeout),
+            }),
+        }
+        .map(Self)
+    }
+}
+
+impl JsonSchema for Drain {
+    fn schema_name() -> Cow<'static, str> {
+        "Drain".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (timeout, times) =
+            (generator.subschema_for::<Duration>(), generator.subschema_for::<DrainTimes>());
+        json_schema!({ "anyOf": [timeout, times] })
+    }
+}
+
+impl Read for SchemaSource {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => SchemaFiles::read(node, problems).map(|files| Self::Files(Box::new(files))),
+            Value::Text(_) => {
+                word(node, problems, &SCHEMA).map(|off| if off { Self::Off } else { Self::Reflection })
+            }
+            other => {
+                let text = format!(
+                    "expected \"reflection\", \"off\", or a mapping with one of the keys reflection, descriptor_set, \
+                     protos; found {}",
+                    other.describe()
+                );
+                problems.add(node.at, text);
+                None
+            }
+        }
+    }
+}
+
+impl JsonSchema for SchemaSource {
+    fn schema_name() -> Cow<'static, str> {
+        "SchemaSource".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let files = generator.subschema_for::<SchemaFiles>();
+        json_schema!({ "anyOf": [{ "enum": SCHEMA.map(|(word, _)| word) }, files] })
+    }
+}
+
+/// What becomes of unknown fields; true: they are ignored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UnknownFields(pub(super) bool);
+
+/// Whether defaults are written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defaults(pub(super) bool);
+
+pub(super) const SCHEMA: [(&str, bool); 2] = [("reflection", false), ("off", true)];
+pub(super) const UNKNOWN_FIELDS: [(&str, UnknownFields); 2] =
+    [("reject", UnknownFields(false)), ("ignore", UnknownFields(true))];
+pub(super) const DEFAULTS: [(&str, Defaults); 2] = [("omit", Defaults(false)), ("write", Defaults(true))];
+pub(super) const FIELD_NAMES: [(&str, FieldNames); 2] =
+    [("camel", FieldNames::Camel), ("original", FieldNames::Original)];
+
+impl Read for UnknownFields {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &UNKNOWN_FIELDS)
+    }
+}
+
+impl Read for Defaults {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &DEFAULTS)
+    }
+}
+
+impl Read for FieldNames {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &FIELD_NAMES)
+    }
+}
+
+pub(super) const CLIENT_AUTH: [(&str, ClientAuth); 2] =
+    [("required", ClientAuth::Required), ("optional", ClientAuth::Optional)];
+pub(super) const MIN_VERSION: [(&str, MinVersion); 2] =
+    [("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
+pub(super) const FORMAT: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
+
+impl Read for ClientAuth {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &CLIENT_AUTH)
+    }
+}
+
+impl Read for MinVersion {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &MIN_VERSION)
+    }
+}
+
+impl Read for Format {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &FORMAT)
+    }
+}
