@@ -56,9 +56,10 @@ impl HttpCarrier {
         }
     }
 
-    /// What there is room for in what waits.
+    /// What there is room for in what waits, and the room in front of a packet. After `poll_flush` has said ready there
+    /// is some: a session that has a packet and is asked for one of no size would wait for ever.
     pub(in crate::downstream::carrier) fn packet_target(&self) -> usize {
-        PACKET_TARGET.saturating_sub(self.line.waiting()).max(1)
+        HEADER_MAX + PACKET_TARGET.saturating_sub(self.line.waiting())
     }
 
     pub(in crate::downstream::carrier) fn poll_flush(&self, waker: &Waker) -> Poll<Result<(), Lost>> {
@@ -86,5 +87,57 @@ impl HttpCarrier {
 impl Drop for HttpCarrier {
     fn drop(&mut self) {
         self.line.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::downstream::carrier::{
+        http_carrier::HttpCarriers,
+        token::{self, InstanceId},
+    };
+
+    fn carrier() -> HttpCarrier {
+        let name = token::mint(InstanceId::named("edge-0"), 7).unwrap();
+        let (line, _) = Line::new(name, None, false, Bytes::new(), false);
+        let line = Arc::new(line);
+        let listing = Arc::<HttpCarriers>::default().enter(&line).unwrap();
+        HttpCarrier::new(line, listing)
+    }
+
+    #[test]
+    fn there_is_room_for_a_packet_or_a_wake_up_when_there_is() {
+        let carrier = carrier();
+        carrier.line.send(&[0; PACKET_TARGET - 100 - 2048 - 45]); // behind it comes padding, before it the name
+        let (waker, woken) = watched_waker();
+        let mut waiting = carrier.line.waiting();
+        assert!(waiting < PACKET_TARGET, "{waiting}");
+        while carrier.poll_flush(&waker).is_ready() {
+            assert!(carrier.packet_target() > HEADER_MAX, "nothing fits, with {waiting} bytes waiting");
+            carrier.line.send(&[0]);
+            waiting += 1;
+            assert_eq!(carrier.line.waiting(), waiting);
+        }
+        assert_eq!((waiting, carrier.packet_target()), (PACKET_TARGET, HEADER_MAX));
+        assert!(!woken());
+        assert!(carrier.line.poll_body(&waker).is_ready());
+        assert!(woken(), "the response has taken everything");
+    }
+
+    /// A waker, and whether it was woken.
+    fn watched_waker() -> (Waker, impl Fn() -> bool) {
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        struct Flag(AtomicBool);
+        impl std::task::Wake for Flag {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let flag = Arc::new(Flag(AtomicBool::new(false)));
+        (Waker::from(Arc::clone(&flag)), move || flag.0.load(Ordering::SeqCst))
     }
 }
