@@ -71,12 +71,22 @@ export function createJsonClient(channel) {
   /**
    * @param {string} method
    * @param {JsonCallOptions} [options]
+   * @param {[any]} [only] the one message of the request, which ends with it
    * @returns {JsonCall<any, any>}
    */
-  const open = (method, { onHeaders, onTrailers, ...options } = {}) => {
+  const open = (method, { onHeaders, onTrailers, ...options } = {}, only) => {
     const call = channel.open({ ...options, method: method.replace(/^(?!\/)/, "/"), codec: "json" });
     if (onHeaders) call.headers.then(onHeaders);
     if (onTrailers) call.status.then(({ metadata }) => onTrailers(metadata));
+    if (only) {
+      try {
+        quiet(call.send(write(only[0])));
+        call.halfClose();
+      } catch (error) {
+        // And no half-close: to a service, a stream that ends well without a message is a request, too.
+        call.cancel(error);
+      }
+    }
     return {
       ...call,
       send: (message) => quiet((async () => call.send(write(message)))()),
@@ -104,13 +114,9 @@ export function createJsonClient(channel) {
 
   /** @type {JsonClient["stream"]} */
   const stream = (method, /** @type {any} */ request = {}, options) => {
+    if (!streams(request)) return open(method, options, [request]);
     const call = open(method, options);
-    if (streams(request)) {
-      pump(request, /** @type {any} */ (call), call.send);
-    } else {
-      call.send(request).catch(call.cancel);
-      call.halfClose();
-    }
+    pump(request, /** @type {any} */ (call), call.send);
     return call;
   };
 

@@ -211,6 +211,8 @@ test("a message that JSON cannot say is INVALID_ARGUMENT, and nothing of it is s
   circle.self = circle;
   await assert.rejects(json.call("t.S/One", circle), is(Code.INVALID_ARGUMENT, /cannot be written as JSON/));
   await assert.rejects(json.call("t.S/One", () => {}), is(Code.INVALID_ARGUMENT, /a function is not JSON/));
+  await settle();
+  assert.deepEqual(peer.take("halfClose"), [], "a request without messages, which a service would take for one");
   await assert.rejects(json.call("t.S/Sum", (async function* () {
     yield circle;
   })()), is(Code.INVALID_ARGUMENT, /cannot be written as JSON/));

@@ -277,19 +277,25 @@ async fn a_deadline_ends_a_call_from_the_header_or_the_url() {
 
 /// What a page of another site can send without being asked, and what `curl -d` sends.
 #[tokio::test]
-async fn what_a_form_can_send_is_no_call_unless_no_browser_sent_it() {
+async fn what_a_form_can_send_is_no_call_unless_curl_sent_it() {
     let upstream = Scripted::start(echo).await;
     let edge = pretending(&upstream.url).await;
     const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+    const CURL: (&str, &str) = ("user-agent", "curl/8.5.0");
     for headers in [
         &[("content-type", "text/plain")][..],
         &[("content-type", "text/plain;charset=UTF-8"), ("sec-fetch-mode", "no-cors")],
         &[("content-type", "multipart/form-data; boundary=x")],
         &[("content-type", "application/json; charset=utf-16")],
         &[("content-type", "application/jsonp")],
-        &[FORM, ("sec-fetch-site", "cross-site")],
-        &[FORM, ("referer", "https://evil.example/")],
-        &[FORM, ("cookie", "session=1")],
+        &[FORM, CURL, ("sec-fetch-site", "cross-site")],
+        &[FORM, CURL, ("referer", "https://evil.example/")],
+        &[FORM, CURL, ("cookie", "session=1")],
+        // A browser of 2019, with a page that takes off what it can; and the same behind a proxy that takes off more.
+        &[FORM, ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:60.0) Gecko/20100101 Firefox/60.0")],
+        &[FORM, ("user-agent", "Mozilla/5.0 curl/8.5.0")],
+        &[FORM, ("user-agent", "Mozilla/5.0"), CURL],
+        &[FORM],
     ] {
         for version in BOTH {
             let answer = within(10, call(&edge, version, request_with(&edge, BIDI, "{}", headers))).await;
@@ -306,7 +312,7 @@ async fn what_a_form_can_send_is_no_call_unless_no_browser_sent_it() {
     assert_eq!(call(&edge, Http::One, nothing).await.http, 415);
     assert_eq!(upstream.requests(), 0);
     // `curl -d` calls it a form, and is no browser.
-    let curl = [FORM, ("user-agent", "curl/8.5.0"), ("accept", "*/*")];
+    let curl = [FORM, CURL, ("accept", "*/*")];
     let answer = call(&edge, Http::One, request_with(&edge, BIDI, "{}", &curl)).await;
     assert_eq!((answer.http, &*answer.body), (200, "{}\n"));
 }

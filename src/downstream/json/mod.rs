@@ -46,8 +46,7 @@ impl JsonForm {
     ///
     /// A page of another site can make its visitor's browser send what HTML forms send, and the browser does not ask
     /// first. So the content type has to be one that a page cannot send without a CORS preflight. The one exception is
-    /// for `curl -d`, which calls everything a form: a form is JSON if no browser has sent it. Every browser says
-    /// where a POST comes from (`origin`, and `sec-fetch-site`), and no page can take that off.
+    /// for `curl -d`, which calls everything a form: see [`is_curls`].
     pub(crate) fn of(head: &Parts) -> Option<Self> {
         let content_type = head.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
         let mut parts = content_type.split(';').map(str::trim);
@@ -55,7 +54,7 @@ impl JsonForm {
         let lines = match name.as_str() {
             "application/json" => false,
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => true,
-            "application/x-www-form-urlencoded" if !is_browsers(&head.headers) => false,
+            "application/x-www-form-urlencoded" if is_curls(&head.headers) => false,
             _ => return None,
         };
         // JSON is UTF-8 (RFC 8259, section 8.1), also where another parameter says what it likes.
@@ -81,11 +80,19 @@ impl JsonForm {
     }
 }
 
-/// Whether a request has anything that browsers send and `curl` does not.
-fn is_browsers(headers: &HeaderMap) -> bool {
+/// Whether `curl` has sent a request, and no browser.
+///
+/// That nothing of a browser's is there does not show it: browsers of 2019 (Firefox before 70) send neither `origin`
+/// nor `sec-fetch-…` with a `no-cors` fetch, today's send no `sec-fetch-…` over cleartext, the page can take off
+/// `referer` and `cookie`, and a proxy on the way may drop all of them. So `curl` has to say that it is `curl`: a page
+/// cannot change `user-agent` without a preflight, and no browser calls itself that.
+fn is_curls(headers: &HeaderMap) -> bool {
     const SEC_FETCH: [&str; 4] = ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "sec-fetch-user"];
-    [header::ORIGIN, header::REFERER, header::COOKIE].iter().any(|name| headers.contains_key(name))
-        || SEC_FETCH.into_iter().any(|name| headers.contains_key(HeaderName::from_static(name)))
+    let mut agents = headers.get_all(header::USER_AGENT).iter();
+    agents.next().is_some_and(|agent| agent.as_bytes().starts_with(b"curl/"))
+        && agents.next().is_none()
+        && ![header::ORIGIN, header::REFERER, header::COOKIE].iter().any(|name| headers.contains_key(name))
+        && !SEC_FETCH.into_iter().any(|name| headers.contains_key(HeaderName::from_static(name)))
 }
 
 /// The status of what never became a call.
