@@ -1,4 +1,4 @@
-//! Hears an HTTP/1 client out after it has been answered.
+//! Hears a client out after it has been answered.
 
 use std::time::Duration;
 
@@ -19,11 +19,22 @@ const MOST: usize = 16 * 1024 * 1024;
 /// Reads the rest of a request that is already answered, and throws it away. Over HTTP/1, a request that is not read
 /// to its end costs the connection; closed while the client still sends, the client's own kernel throws the answer
 /// away, and instead of the status the client sees a connection reset. HTTP/2 can stop one request by itself.
-pub(crate) fn linger<B>(drain: &Drain, version: Version, mut body: B)
+pub(crate) fn linger<B>(drain: &Drain, version: Version, body: B)
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
-    if version >= Version::HTTP_2 || body.is_end_stream() {
+    if version < Version::HTTP_2 {
+        hear_out(drain, body);
+    }
+}
+
+/// The same, whatever the version, for clients that take a stop for a failure: `curl` (7.88 does) reports a stream
+/// that was reset with NO_ERROR behind its answer (RFC 9113, section 8.1) as broken, and throws the answer away.
+pub(crate) fn hear_out<B>(drain: &Drain, mut body: B)
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    if body.is_end_stream() {
         return;
     }
     let cut = drain.cut.clone();

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::support::{
     calls,
     edge::{BOTH, Edge, Http, edge_knowing, open, settings},
-    json::{Answer, call, demo, demo_with, pretending, request, request_with},
+    json::{Answer, call, demo, demo_with, pretending, pretending_with, request, request_with},
     upstream::{Scripted, echo, end, message, send},
     within,
 };
@@ -273,6 +273,23 @@ async fn a_deadline_ends_a_call_from_the_header_or_the_url() {
         3,
         "@timeout \"soon\" is not valid: write a whole number and one of the units ms, s, m, h, such as 5s",
     );
+}
+
+/// `curl` takes a request that is stopped for one that failed, over HTTP/2 too, and shows no answer.
+#[tokio::test]
+async fn a_refused_upload_over_http2_is_heard_out() {
+    let upstream = Scripted::start(echo).await;
+    let mut small = settings();
+    small.routes[0].max_message = 1000;
+    let edge = pretending_with(&upstream.url, small).await;
+    let (sender, body) = open();
+    let request = request(&edge, HELLO, "").map(|_| body);
+    sender.send(vec![b' '; 1001].into()).await.unwrap();
+    assert_eq!(within(10, call(&edge, Http::Two, request)).await.http, 429);
+    for _ in 0..128 {
+        within(10, sender.send(vec![b' '; 1 << 16].into())).await.expect("the request may go on");
+    }
+    assert_eq!(upstream.requests(), 0);
 }
 
 /// What a page of another site can send without being asked, and what `curl -d` sends.

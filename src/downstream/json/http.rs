@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
     request::Parts,
 };
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     downstream::{
-        ConnInfo, Drain, Edge, Opening, account, admit, answer, linger::linger, response_body::cut_off,
+        ConnInfo, Drain, Edge, Opening, account, admit, answer, linger::hear_out, response_body::cut_off,
         upgrade_headers,
     },
     telemetry::Dialect,
@@ -72,7 +72,7 @@ where
     let admitted = match admitted {
         Ok(admitted) => admitted,
         Err(outcome) => {
-            linger(&edge.drain, head.version, body);
+            hear_out(&edge.drain, body);
             return refusal(&outcome);
         }
     };
@@ -82,7 +82,6 @@ where
         reader: RequestReader::new(form.lines, max_message),
         body: Some(body),
         drain: edge.drain.clone(),
-        version: head.version,
     };
     let mut headers = HeaderMap::new();
     let first = match exchange.next().await {
@@ -218,7 +217,6 @@ where
     /// `None` when it has ended.
     body: Option<B>,
     drain: Drain,
-    version: Version,
 }
 
 impl<B> Exchange<B>
@@ -304,7 +302,7 @@ where
 {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
-            linger(&self.drain, self.version, body);
+            hear_out(&self.drain, body);
         }
     }
 }
