@@ -138,11 +138,13 @@ pub fn read(text: &[u8], packet: &mut BytesMut) -> Result<(), TextFrameError> {
         return Err(TextFrameError::Misplaced);
     }
     if let Some(message) = frame.message {
-        data(stream, message.get().as_bytes(), 0, last, packet);
+        data(stream, message.get().as_bytes(), last, packet);
         return Ok(());
     }
     if let Some(piece) = frame.piece {
-        data(stream, piece.as_bytes(), remaining.unwrap_or_default(), last, packet);
+        // As it is: a client that holds back half a character sends up to three bytes more with the next piece, which
+        // must not cost it another frame.
+        encode_data(stream, piece.as_bytes(), remaining.unwrap_or_default(), last, packet);
         return Ok(());
     }
     let numbers = [
@@ -180,11 +182,11 @@ pub fn read(text: &[u8], packet: &mut BytesMut) -> Result<(), TextFrameError> {
     Ok(())
 }
 
-/// Bytes of a message, in frames that are not too large.
-fn data(stream: u32, mut bytes: &[u8], after: u64, last: bool, packet: &mut BytesMut) {
+/// A message, in frames that are not too large.
+fn data(stream: u32, mut bytes: &[u8], last: bool, packet: &mut BytesMut) {
     loop {
         let (piece, rest) = bytes.split_at(bytes.len().min(MAX_PIECE));
-        let remaining = rest.len() as u64 + after;
+        let remaining = rest.len() as u64;
         encode_data(stream, piece, remaining, last && remaining == 0, packet);
         if rest.is_empty() {
             return;
@@ -493,6 +495,15 @@ mod tests {
         assert_eq!(
             sizes.collect::<Vec<_>>(),
             [(16_384, 23_618, false), (16_384, 7_234, false), (7_234, 0, true)]
+        );
+    }
+
+    #[test]
+    fn a_piece_stays_one_frame_also_with_what_its_client_held_back_of_a_character() {
+        let text = format!("{{\"stream\":1,\"piece\":\"{}\",\"remaining\":1}}", "x".repeat(16_387));
+        let frames = frames(&text).unwrap();
+        assert!(
+            matches!(&frames[..], [Frame { kind: FrameKind::Data { bytes, remaining: 1, .. }, .. }] if bytes.len() == 16_387)
         );
     }
 
