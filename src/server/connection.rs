@@ -161,7 +161,7 @@ impl Connections {
             let (edge, asked) = (self.edge.clone(), asked.clone());
             let (conn, door) = (ConnInfo::new(peer, self.tls.is_some()), self.door);
             service_fn(move |request| {
-                asked.note();
+                asked.note(request.version());
                 answer(door, edge.clone(), request, conn.clone())
             })
         };
@@ -172,6 +172,10 @@ impl Connections {
             drain.draining.cancelled().await;
             if late {
                 let _ = timeout(limit, asked.first()).await;
+            } else if asked.over_http1() {
+                // Closed while it is idle, it may cost its client a request that is on its way. Its next answer says
+                // `connection: close`; who has none to come may have closed it by itself when this is over.
+                sleep(drain.spread).await;
             }
         };
         let mut http = pin!(self.http.serve_connection_with_upgrades(TokioIo::new(io), service));
@@ -233,14 +237,20 @@ fn answer(
 #[derive(Debug, Default)]
 struct Asked {
     flag: AtomicBool,
+    http1: AtomicBool,
     first: Notify,
 }
 
 impl Asked {
-    fn note(&self) {
+    fn note(&self, version: Version) {
         if !self.flag.swap(true, Ordering::Relaxed) {
+            self.http1.store(version < Version::HTTP_2, Ordering::Relaxed);
             self.first.notify_one();
         }
+    }
+
+    fn over_http1(&self) -> bool {
+        self.http1.load(Ordering::Relaxed)
     }
 
     fn already(&self) -> bool {

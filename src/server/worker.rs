@@ -131,6 +131,8 @@ async fn accept(
     };
     loop {
         let (socket, peer, place) = tokio::select! {
+            // First those who are in the kernel's backlog: closing the port resets them.
+            biased;
             accepted = next(&mut acceptor) => accepted,
             () = &mut over => return,
         };
