@@ -76,31 +76,14 @@ impl Config {
         admin: Option<SocketAddr>,
         origins: &[String],
     ) -> Result<Self, ConfigError> {
-        let upstream = Upstream {
-            endpoints: given(AtLeastOne(vec![given(url.to_owned())])),
-            tls: None,
-            connect_timeout: None,
-            max_connections: None,
-            window: None,
-            max_headers: None,
-            keepalive: None,
-            keepalive_timeout: None,
-            schema: None,
-        };
+        let endpoints = given(AtLeastOne(vec![given(url.to_owned())]));
+        let upstream = Upstream { endpoints, ..Upstream::default() };
         let file = File {
             listeners: AtLeastOne(vec![Listener { address: given(listen), tls: None }]),
-            admin: admin.map(|address| Admin { address: given(address) }),
+            admin: admin.map(|admin| Admin { address: given(admin) }),
             origins: Some(origins.iter().cloned().map(given).collect()),
-            upgrade_headers: None,
             upstreams: given(Named(vec![(given("upstream".to_owned()), Some(upstream))])),
-            routes: None,
-            limits: None,
-            session: None,
-            instance: None,
-            workers: None,
-            drain: None,
-            log: None,
-            schema_endpoint: None,
+            ..File::default()
         };
         let mut problems = Problems::default();
         let config = build::build(file, Path::new(""), &mut problems);

@@ -27,7 +27,7 @@ pub(super) trait Read: Sized {
 }
 
 /// A value that remembers its place, for the checks that come after reading.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct At<T> {
     pub(super) at: Position,
     pub(super) value: T,
@@ -37,9 +37,21 @@ pub(super) struct At<T> {
 #[derive(Clone, Debug)]
 pub(super) struct Named<T>(pub(super) Vec<(At<String>, Option<T>)>);
 
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
 /// A list that must not be empty.
 #[derive(Clone, Debug)]
 pub(super) struct AtLeastOne<T>(pub(super) Vec<T>);
+
+impl<T> Default for AtLeastOne<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
 
 impl<T: Read> Read for At<T> {
     fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
@@ -305,7 +317,7 @@ macro_rules! section {
         $(#[$meta])*
         #[derive(Clone, Debug, schemars::JsonSchema)]
         #[schemars(deny_unknown_fields)]
-        pub(super) struct $type { $( $(#[doc = $doc])+ pub(super) $field: $kind, )+ }
+        pub(in crate::config) struct $type { $( $(#[doc = $doc])+ pub(in crate::config) $field: $kind, )+ }
 
         impl Read for $type {
             fn read(node: &Node, problems: &mut Problems) -> Option<Self> {

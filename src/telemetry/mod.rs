@@ -8,8 +8,12 @@ mod call_record;
 mod carrier_count;
 pub mod log;
 mod metrics;
+mod schema_metrics;
+mod upstream_metrics;
 
 pub use call_metrics::CallMetrics;
 pub use call_record::CallRecord;
 pub use carrier_count::{CarrierCount, CarrierKind};
-pub use metrics::{Dialect, Metrics, SchemaMetrics, UpstreamMetrics};
+pub use metrics::{Dialect, Metrics};
+pub use schema_metrics::SchemaMetrics;
+pub use upstream_metrics::UpstreamMetrics;

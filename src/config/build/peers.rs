@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use rustls_pki_types::ServerName;
 
-use super::{Builder, concerns};
+use super::{Builder, listeners::concerns};
 use crate::{
     config::{
         Duration,

@@ -1,0 +1,155 @@
+//! Public ports, and who may come to them.
+
+use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc};
+
+use http::{
+    HeaderName,
+    header::{AUTHORIZATION, COOKIE},
+};
+
+use super::Builder;
+use crate::{
+    config::{
+        file::{Listener, ListenerTls},
+        node::Position,
+        read::At,
+    },
+    downstream::{InvalidOrigin, Origins},
+    server::{
+        ListenerSettings,
+        tls::{self, Certificate, ClientAuth, TlsError},
+    },
+    wire::metadata,
+};
+
+/// What browsers add to requests by themselves, whatever page makes them.
+const AMBIENT: [HeaderName; 2] = [COOKIE, AUTHORIZATION];
+
+impl Builder<'_> {
+    pub(super) fn listeners(&mut self, listeners: &[Listener]) -> Option<Vec<ListenerSettings>> {
+        let mut seen: HashMap<SocketAddr, Position> = HashMap::new();
+        let built: Vec<_> = listeners
+            .iter()
+            .map(|Listener { address, tls }| {
+                if address.value.port() != 0
+                    && let Some(first) = seen.insert(address.value, address.at)
+                {
+                    let text = format!("{} is listened on already, in line {}", address.value, first.line);
+                    self.problems.add(address.at, text);
+                }
+                let tls = match tls {
+                    None => None,
+                    Some(tls) => Some(self.listener_tls(tls)?),
+                };
+                Some(ListenerSettings { address: address.value, tls })
+            })
+            .collect();
+        built.into_iter().collect()
+    }
+
+    fn listener_tls(&mut self, tls: &At<ListenerTls>) -> Option<Arc<rustls::ServerConfig>> {
+        let ListenerTls { certificates, client_ca, client_auth, min_version } = &tls.value;
+        let loaded: Vec<_> = certificates
+            .0
+            .iter()
+            .map(|files| {
+                let result = Certificate::load(&self.path(&files.chain), &self.path(&files.key));
+                result.map_err(|error| {
+                    let key = self.path(&files.key);
+                    let at = if concerns(&error, &key) { files.key.at } else { files.chain.at };
+                    self.problems.add(at, error.to_string());
+                })
+            })
+            .collect();
+        if let (Some(auth), None) = (client_auth, client_ca) {
+            self.problems
+                .add(auth.at, "`client_auth` needs `client_ca`: the CA that clients' certificates come from");
+        }
+        let clients = match client_ca {
+            None => None,
+            Some(ca) => {
+                let roots = tls::load_client_ca(&self.path(ca));
+                let roots = roots.map_err(|error| self.problems.add(ca.at, error.to_string())).ok()?;
+                Some((roots, client_auth.as_ref().map_or_else(ClientAuth::default, |auth| auth.value)))
+            }
+        };
+        let loaded: Vec<_> = loaded.into_iter().collect::<Result<_, ()>>().ok()?;
+        if loaded.is_empty() {
+            return None;
+        }
+        tls::server_config(&loaded, clients, min_version.unwrap_or_default())
+            .map_err(|error| self.problems.add(tls.at, error.to_string()))
+            .ok()
+    }
+
+    pub(super) fn origins(&mut self, entries: &[At<String>], listeners: &[Listener]) -> Option<Origins> {
+        let by_certificate = listeners
+            .iter()
+            .any(|listener| listener.tls.as_ref().is_some_and(|tls| tls.value.client_ca.is_some()));
+        if let Some(any) = entries.iter().find(|entry| entry.value == "*")
+            && by_certificate
+        {
+            self.problems.add(
+                any.at,
+                "\"*\" with `client_ca` would let every page on the web call with its visitor's certificate; name the \
+                 origins",
+            );
+        }
+        let texts: Vec<_> = entries.iter().map(|entry| &entry.value).collect();
+        match Origins::parse(&texts) {
+            Ok(origins) => Some(origins),
+            Err(invalid) => {
+                for entry in entries {
+                    let find = |error: &&InvalidOrigin| error.text == entry.value;
+                    if let Some(error) = invalid.iter().find(find) {
+                        self.problems.add(entry.at, error.to_string());
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    pub(super) fn upgrade_headers(
+        &mut self,
+        names: &[At<String>],
+        origins: Option<&[At<String>]>,
+    ) -> Vec<HeaderName> {
+        let any_origin = origins.is_some_and(|origins| origins.iter().any(|origin| origin.value == "*"));
+        let mut built: Vec<HeaderName> = Vec::new();
+        for At { at, value } in names {
+            let lower = value.to_ascii_lowercase();
+            let Some(name) = HeaderName::try_from(&lower).ok().filter(metadata::may_be_passed) else {
+                let text = match lower.as_str() {
+                    "user-agent" => "user-agent is the proxy's own towards services".to_owned(),
+                    _ => format!(
+                        "{value:?} is no header that can be passed on: it belongs to HTTP, WebSockets or gRPC itself"
+                    ),
+                };
+                self.problems.add(*at, text);
+                continue;
+            };
+            if built.contains(&name) {
+                self.problems.add(*at, format!("{name} is there twice"));
+            }
+            if any_origin && AMBIENT.contains(&name) {
+                let text = format!(
+                    "{name} with the origin \"*\" would let every page on the web call with what its visitor is \
+                     logged in to; name the origins"
+                );
+                self.problems.add(*at, text);
+            }
+            built.push(name);
+        }
+        built
+    }
+}
+
+/// Whether an error is about the private key's file.
+pub(super) fn concerns(error: &TlsError, key: &Path) -> bool {
+    match error {
+        TlsError::Read { path, .. } | TlsError::Pem { path, .. } | TlsError::NoKey { path } => path == key,
+        TlsError::Key { .. } | TlsError::Mismatch { .. } => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,85 @@
+//! Upstreams in metrics.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct UpstreamName {
+    pub(super) upstream: String,
+}
+
+/// What is counted of upstreams.
+#[derive(Debug, Default)]
+pub(super) struct UpstreamFamilies {
+    upstream_connections: Family<UpstreamName, Gauge>,
+    upstream_connects: Family<UpstreamName, Counter>,
+    upstream_connect_failures: Family<UpstreamName, Counter>,
+    upstream_retries: Family<UpstreamName, Counter>,
+}
+
+impl UpstreamFamilies {
+    pub(super) fn register(&self, r: &mut Registry) {
+        r.register(
+            "upstream_connections",
+            "Upstream connections open now",
+            self.upstream_connections.clone(),
+        );
+        r.register("upstream_connects", "Upstream connections established", self.upstream_connects.clone());
+        r.register(
+            "upstream_connect_failures",
+            "Upstream connections that could not be established",
+            self.upstream_connect_failures.clone(),
+        );
+        r.register(
+            "upstream_retries",
+            "Calls sent again because the service had not looked at them",
+            self.upstream_retries.clone(),
+        );
+    }
+
+    /// The handles for one upstream's connections.
+    pub(super) fn of(&self, name: &str) -> UpstreamMetrics {
+        let labels = UpstreamName { upstream: name.to_owned() };
+        UpstreamMetrics {
+            open: self.upstream_connections.get_or_create_owned(&labels),
+            connects: self.upstream_connects.get_or_create_owned(&labels),
+            failures: self.upstream_connect_failures.get_or_create_owned(&labels),
+            retries: self.upstream_retries.get_or_create_owned(&labels),
+        }
+    }
+}
+
+/// The handles for one upstream's connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct UpstreamMetrics {
+    open: Gauge,
+    connects: Counter,
+    failures: Counter,
+    retries: Counter,
+}
+
+impl UpstreamMetrics {
+    /// A connection is established.
+    pub fn connected(&self) {
+        self.connects.inc();
+        self.open.inc();
+    }
+
+    /// An established connection is gone.
+    pub fn disconnected(&self) {
+        self.open.dec();
+    }
+
+    /// A connection could not be established.
+    pub fn connect_failed(&self) {
+        self.failures.inc();
+    }
+
+    /// A call goes to another connection, because the service did not look at it (REFUSED_STREAM, GOAWAY).
+    pub fn retried(&self) {
+        self.retries.inc();
+    }
+}
