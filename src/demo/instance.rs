@@ -184,45 +184,24 @@ fn proxy_settings(
     options: &Options,
     services: SocketAddr,
 ) -> Result<server::Settings, Box<dyn std::error::Error + Send + Sync>> {
-    let mut listeners = vec![server::ListenerSettings { address: options.http, tls: None }];
+    let mut listeners = vec![server::ListenerSettings::new(options.http, None)];
     if let Some(address) = options.https {
         let tls = Some(certificate::localhost()?);
-        listeners.push(server::ListenerSettings { address, tls });
+        listeners.push(server::ListenerSettings::new(address, tls));
     }
-    let limits = downstream::Limits::default();
-    let route = downstream::RouteSettings {
-        pattern: downstream::ServicePattern::Any,
-        upstream: "demo".to_owned(),
-        timeout: None,
-        max_message: limits.max_message,
-        json: schema::JsonOptions::default(),
-        log_messages: None,
-    };
+    let route = downstream::RouteSettings::new(downstream::ServicePattern::Any, "demo");
     let downstream = downstream::Settings {
-        origins: downstream::Origins::default(),
-        limits,
-        session: downstream::SessionSettings::default(),
-        instance: None,
-        peers: None,
-        upgrade_headers: Vec::new(),
         routes: vec![route],
         schema_endpoint: true,
         pages: page::router(),
+        ..Default::default()
     };
     let (host, port) = (services.ip().to_string(), services.port());
-    let upstream = upstream::Settings {
-        name: "demo".to_owned(),
-        endpoints: vec![upstream::Endpoint::Tcp { tls: false, host, port }],
-        connect_timeout: Duration::from_secs(5),
-        max_connections: 8,
-        stream_window: 256 * 1024,
-        max_header_list: 64 * 1024,
-        keepalive: None,
-        keepalive_timeout: Duration::from_secs(20),
-        tls: upstream::ClientTls { config: certificate::client()?, server_name: None },
-    };
+    let endpoint = upstream::Endpoint::Tcp { tls: false, host, port };
+    let tls = upstream::ClientTls { config: certificate::client()?, server_name: None };
+    let upstream =
+        upstream::Settings { keepalive: None, ..upstream::Settings::new("demo", vec![endpoint], tls) };
     Ok(server::Settings {
-        listeners,
         admin: options.admin,
         workers: options.workers,
         drain: Duration::from_secs(2).into(),
@@ -233,6 +212,7 @@ fn proxy_settings(
             "demo".to_owned(),
             schema::Settings::new(schema::Source::Reflection { fallback: None }),
         )]),
+        ..server::Settings::new(listeners)
     })
 }
 

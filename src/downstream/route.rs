@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use super::MessageLog;
+use super::{Limits, MessageLog};
 use crate::{
     schema::{JsonOptions, Schema},
     telemetry::{CallMetrics, Dialect, Metrics},
@@ -48,6 +48,20 @@ pub struct RouteSettings {
     pub json: JsonOptions,
     /// Which of its calls' messages are logged; `None`: none.
     pub log_messages: Option<MessageLog>,
+}
+
+impl RouteSettings {
+    /// A route with every default.
+    pub fn new(pattern: ServicePattern, upstream: impl Into<String>) -> Self {
+        Self {
+            pattern,
+            upstream: upstream.into(),
+            timeout: None,
+            max_message: Limits::default().max_message,
+            json: JsonOptions::default(),
+            log_messages: None,
+        }
+    }
 }
 
 /// A route as a worker uses it.
@@ -223,17 +237,8 @@ mod tests {
         let upstream =
             Settings::new("u", vec!["http://127.0.0.1:1".parse().unwrap()], ClientTls::trusting_nobody());
         let upstreams = HashMap::from([("u".to_owned(), Upstream::new(Arc::new(upstream)))]);
-        let settings: Vec<_> = patterns
-            .iter()
-            .map(|pattern| RouteSettings {
-                pattern: pattern.clone(),
-                upstream: "u".into(),
-                timeout: None,
-                max_message: 1,
-                json: JsonOptions::default(),
-                log_messages: None,
-            })
-            .collect();
+        let settings: Vec<_> =
+            patterns.iter().map(|pattern| RouteSettings::new(pattern.clone(), "u")).collect();
         Routes::new(&settings, &upstreams, &HashMap::new(), &Metrics::new())
     }
 

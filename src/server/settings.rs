@@ -52,3 +52,26 @@ pub struct ListenerSettings {
     /// TLS with ALPN h2 and http/1.1, certificates by SNI; `None`: cleartext HTTP/1.1 and HTTP/2.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
+
+impl ListenerSettings {
+    /// A port with every default.
+    pub fn new(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        Self { address, tls }
+    }
+}
+
+impl Settings {
+    /// One worker, no admin port, and every other default.
+    pub fn new(listeners: Vec<ListenerSettings>) -> Self {
+        Self {
+            listeners,
+            admin: None,
+            workers: 1,
+            drain: DrainSettings::default(),
+            max_connections: 50_000,
+            downstream: Arc::default(),
+            upstreams: Vec::new(),
+            schemas: HashMap::new(),
+        }
+    }
+}

@@ -39,14 +39,10 @@ async fn proxy(adjust: impl FnOnce(&mut Settings, &mut downstream::Settings)) ->
     let services = Services::start(free).await.unwrap();
     let mut downstream = edge::settings();
     let mut settings = Settings {
-        listeners: vec![ListenerSettings { address: free, tls: None }],
         admin: Some(free),
-        workers: 1,
         drain: Duration::from_secs(30).into(),
-        max_connections: 1000,
-        downstream: Arc::default(),
-        schemas: std::collections::HashMap::new(),
         upstreams: vec![Arc::new(calls::settings(&[&format!("http://{}", services.address())]))],
+        ..Settings::new(vec![ListenerSettings::new(free, None)])
     };
     adjust(&mut settings, &mut downstream);
     settings.downstream = Arc::new(downstream);
@@ -304,16 +300,7 @@ async fn an_upgraded_socket_stays_counted_until_it_closes() {
 async fn a_taken_port_is_reported_with_advice() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let settings = Settings {
-        listeners: vec![ListenerSettings { address, tls: None }],
-        admin: None,
-        workers: 2,
-        drain: Duration::ZERO.into(),
-        max_connections: 1,
-        downstream: Arc::default(),
-        schemas: std::collections::HashMap::new(),
-        upstreams: Vec::new(),
-    };
+    let settings = Settings::new(vec![ListenerSettings::new(address, None)]);
     let error = Server::bind(settings).unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot listen on {address}: ")), "{error}");
     assert!(error.ends_with("choose another port"), "{error}");

@@ -72,14 +72,9 @@ fn listen(tls: Arc<rustls::ServerConfig>) -> Port {
     let mut downstream = edge::settings();
     downstream.limits.handshake_timeout = Duration::from_millis(200);
     let server = Server::bind(Settings {
-        listeners: vec![ListenerSettings { address: "127.0.0.1:0".parse().unwrap(), tls: Some(tls) }],
-        admin: None,
-        workers: 1,
-        drain: Duration::ZERO.into(),
-        max_connections: 100,
         downstream: Arc::new(downstream),
-        schemas: std::collections::HashMap::new(),
         upstreams: vec![Arc::new(calls::settings(&["http://127.0.0.1:1"]))],
+        ..Settings::new(vec![ListenerSettings::new("127.0.0.1:0".parse().unwrap(), Some(tls))])
     })
     .unwrap();
     let (address, metrics) = (server.addresses()[0], server.metrics());

@@ -41,7 +41,7 @@ impl Builder<'_> {
                     None => None,
                     Some(tls) => Some(self.listener_tls(tls)?),
                 };
-                Some(ListenerSettings { address: address.value, tls })
+                Some(ListenerSettings::new(address.value, tls))
             })
             .collect();
         built.into_iter().collect()

@@ -38,12 +38,8 @@ impl Builder<'_> {
             };
             let upstream = (*only).to_owned();
             return Some(vec![RouteSettings {
-                pattern: ServicePattern::Any,
-                upstream,
-                timeout: None,
                 max_message,
-                json: JsonOptions::default(),
-                log_messages: None,
+                ..RouteSettings::new(ServicePattern::Any, upstream)
             }]);
         };
         let mut seen: HashMap<ServicePattern, Position> = HashMap::new();
@@ -72,12 +68,11 @@ impl Builder<'_> {
                     self.problems.add(route.service.at, text);
                 }
                 Some(RouteSettings {
-                    pattern,
-                    upstream: upstream.value.clone(),
                     timeout: route.timeout.is_some().then_some(timeout),
                     max_message: max,
                     json: route.json.as_ref().map(json).unwrap_or_default(),
                     log_messages: route.log_messages.as_ref().map(|given| self.log_messages(given)),
+                    ..RouteSettings::new(pattern, upstream.value.clone())
                 })
             })
             .collect();

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use bidiway::{
     downstream::{self, RouteSettings, ServicePattern},
-    schema::{self, JsonOptions},
+    schema,
     server::{ListenerSettings, Server, Settings},
     telemetry::Metrics,
     upstream,
@@ -34,14 +34,7 @@ pub(crate) struct Edge {
 
 /// One route for everything to one upstream.
 pub(crate) fn settings() -> downstream::Settings {
-    let any = RouteSettings {
-        pattern: ServicePattern::Any,
-        upstream: "chat".into(),
-        timeout: None,
-        max_message: 4 * 1024 * 1024,
-        json: JsonOptions::default(),
-        log_messages: None,
-    };
+    let any = RouteSettings::new(ServicePattern::Any, "chat");
     downstream::Settings { routes: vec![any], ..downstream::Settings::default() }
 }
 
@@ -85,16 +78,14 @@ async fn start(
     upstream: upstream::Settings,
     downstream: downstream::Settings,
 ) -> Edge {
-    let listener = |tls| ListenerSettings { address: "127.0.0.1:0".parse().unwrap(), tls };
+    let listener = |tls| ListenerSettings::new("127.0.0.1:0".parse().unwrap(), tls);
     let server = Server::bind(Settings {
-        listeners: vec![listener(None), listener(Some(super::carrier::certificate()))],
-        admin: None,
         workers,
         drain: std::time::Duration::from_secs(30).into(),
-        max_connections: 1000,
         downstream: Arc::new(downstream),
         schemas: HashMap::from([(upstream.name.clone(), schema)]),
         upstreams: vec![Arc::new(upstream)],
+        ..Settings::new(vec![listener(None), listener(Some(super::carrier::certificate()))])
     })
     .unwrap();
     let (shutdown, stop) = oneshot::channel();
