@@ -182,7 +182,8 @@ impl Server {
             }
         }
 
-        let (places, peer_places) = (Places::new(settings.max_connections), Places::new(settings.max_connections));
+        let (places, peer_places) =
+            (Places::new(settings.max_connections), Places::new(settings.max_connections));
         settings.tell_certificates(&metrics);
         let addresses = Arc::<AddressTable>::default();
         let mut peers = peers.into_iter();

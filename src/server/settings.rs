@@ -66,7 +66,8 @@ impl ListenerSettings {
 impl Settings {
     /// Shows in the metrics when the certificates of all ports expire.
     pub(super) fn tell_certificates(&self, metrics: &Metrics) {
-        let public = self.listeners.iter().map(|listener| (listener.address.to_string(), &listener.certificates));
+        let public =
+            self.listeners.iter().map(|listener| (listener.address.to_string(), &listener.certificates));
         metrics.certificates(public.flat_map(|(address, certificates)| {
             certificates.iter().map(move |facts| (address.clone(), facts.name.clone(), facts.not_after))
         }));

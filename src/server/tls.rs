@@ -142,8 +142,10 @@ impl Certificate {
     fn parse((chain_path, chain): (&Path, &[u8]), (key_path, key): (&Path, &[u8])) -> Result<Self, TlsError> {
         let chain = certificates(chain_path, chain)?;
         let names = dns_names(chain_path, &chain[0])?;
-        let facts =
-            CertificateFacts { name: chain_path.display().to_string(), not_after: not_after(chain_path, &chain[0])? };
+        let facts = CertificateFacts {
+            name: chain_path.display().to_string(),
+            not_after: not_after(chain_path, &chain[0])?,
+        };
         let path = || key_path.to_owned();
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             pem::Error::NoItemsFound => TlsError::NoKey { path: path() },

@@ -59,13 +59,8 @@ impl Worker {
         let mut follower = Follower { metrics: self.metrics.clone(), upstreams: HashMap::new() };
         let Generation { settings, schemas } = &*self.generation;
         let plan = follower.plan(settings, schemas);
-        let edge = Edge::new(
-            plan,
-            self.metrics.clone(),
-            drain.clone(),
-            self.addresses,
-            self.sessions.clone(),
-        );
+        let edge =
+            Edge::new(plan, self.metrics.clone(), drain.clone(), self.addresses, self.sessions.clone());
         let public = self.listeners.into_iter().map(|listener| (listener, Door::Public, &self.places));
         let peers = self.peers.into_iter().map(|listener| (listener, Door::Peers, &self.peer_places));
         let mut doors = Vec::new();

@@ -53,8 +53,7 @@ struct Occupant {
 
 impl Parking {
     pub(super) fn new(room: Room, metrics: Arc<Metrics>) -> Arc<Self> {
-        let parked =
-            Parked { room, places: BTreeMap::new(), by_address: HashMap::new(), bytes: 0, next: 0 };
+        let parked = Parked { room, places: BTreeMap::new(), by_address: HashMap::new(), bytes: 0, next: 0 };
         Arc::new(Self { metrics, parked: Mutex::new(parked) })
     }
 

@@ -89,7 +89,8 @@ mod tests {
         new.admin = Some(SocketAddr::from(([127, 0, 0, 1], 9901)));
         new.drain = Duration::from_secs(1).into();
         let instance = Some("b".to_owned());
-        new.downstream = Arc::new(downstream::Settings { instance, schema_endpoint: true, ..Default::default() });
+        new.downstream =
+            Arc::new(downstream::Settings { instance, schema_endpoint: true, ..Default::default() });
         assert_eq!(keep(&running, &mut new), ["admin", "workers", "drain", "instance"]);
         assert_eq!((new.workers, new.admin, new.drain), (running.workers, None, running.drain));
         assert_eq!(new.downstream.instance, None);

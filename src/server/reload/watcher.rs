@@ -18,6 +18,8 @@ pub struct Loaded {
     /// How often the files are looked at from now on; `None`: only when somebody asks. Ignored when there are no
     /// settings.
     pub every: Option<Duration>,
+    /// Keys that have changed, that are not the server's, and need a restart.
+    pub restart_needed: Vec<&'static str>,
 }
 
 /// Keeps a running server at what its configuration says.
@@ -35,7 +37,10 @@ pub struct Watcher<L> {
 
 impl<L> fmt::Debug for Watcher<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watcher").field("files", &self.files).field("every", &self.every).finish_non_exhaustive()
+        f.debug_struct("Watcher")
+            .field("files", &self.files)
+            .field("every", &self.every)
+            .finish_non_exhaustive()
     }
 }
 
@@ -96,14 +101,16 @@ impl<L: FnMut() -> Loaded + Send + 'static> Watcher<L> {
             let digest = loaded.files.digest();
             (load, loaded, digest)
         });
-        let Ok((load, Loaded { settings, files, every }, digest)) = work.await else {
+        let Ok((load, loaded, digest)) = work.await else {
             warn!("reading the configuration failed in a way that it should not; it is not read again");
             return false;
         };
         self.load = Some(load);
+        let Loaded { settings, files, every, restart_needed } = loaded;
         match settings {
             Ok(settings) => {
-                let Some(applied) = self.reloader.apply(settings).await else { return false };
+                let Some(mut applied) = self.reloader.apply(settings).await else { return false };
+                applied.restart_needed.extend(restart_needed);
                 let status = self.reloader.status();
                 if digest != self.digest || asked {
                     status.applied(&digest, applied.restart_needed);
