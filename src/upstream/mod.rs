@@ -24,7 +24,7 @@ pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use settings::Settings;
 pub use tap::{Passed, Tap};
-pub use tls::{ClientPem, ClientTls, TlsError, provider};
+pub use tls::{ClientPem, ClientTls, TlsError, provider, sha256};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
