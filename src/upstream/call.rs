@@ -19,7 +19,7 @@ use super::{
     pool::{Pool, Slot},
     response::{self, Early, Head},
 };
-use crate::wire::{Code, Outcome};
+use crate::wire::{Code, Origin, Outcome, metadata_rules::MetadataRules};
 
 /// How much of a foreign body goes into a status message, in bytes.
 const EXCERPT: usize = 200;
@@ -40,6 +40,8 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Sees what passes.
     pub tap: Option<Tap>,
+    /// What becomes of the response's metadata.
+    pub response_rules: Option<Arc<MetadataRules>>,
 }
 
 /// What comes back from upstream, in this order: at most one `Headers`, any number of `Data`, one `End`.
@@ -72,11 +74,13 @@ impl Call {
             ));
         }
         let tap = request.tap.take();
+        let rules = request.response_rules.take();
         let lane = Lane::new(request);
         pool.place(lane.clone());
         let mut call = Self::over(lane, Some(pool.clone()), deadline);
         call.sender.tap.clone_from(&tap);
         call.receiver.tap = tap;
+        call.receiver.rules = rules;
         call
     }
 
@@ -89,6 +93,8 @@ impl Call {
                 stage: Stage::Opening,
                 held: 0,
                 tap: None,
+                rules: None,
+                headers_ruled: false,
                 deadline: deadline.map(|at| Box::pin(sleep_until(at))),
             },
         }
@@ -187,6 +193,9 @@ pub struct CallReceiver {
     /// Bytes of `Data` that are not released.
     held: usize,
     tap: Option<Tap>,
+    rules: Option<Arc<MetadataRules>>,
+    /// Headers have come, so the rules' additions are told.
+    headers_ruled: bool,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -233,7 +242,21 @@ struct NotGrpc {
 impl CallReceiver {
     /// See [`Call::poll_receive`].
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
-        let received = self.receive(cx);
+        let mut received = self.receive(cx);
+        if let (Poll::Ready(received), Some(rules)) = (&mut received, &self.rules) {
+            match received {
+                Received::Headers(headers) => {
+                    rules.apply(headers);
+                    self.headers_ruled = true;
+                }
+                Received::End(outcome) if self.headers_ruled || outcome.origin != Origin::Upstream => {
+                    rules.take(&mut outcome.trailers);
+                }
+                // Trailers-only: nothing else has the service's metadata.
+                Received::End(outcome) => rules.apply(&mut outcome.trailers),
+                Received::Data(_) => {}
+            }
+        }
         if let (Poll::Ready(received), Some(tap)) = (&received, &self.tap)
             && !tap.down(received)
         {

@@ -131,7 +131,7 @@ async fn open(
     };
     let carrier = Carrier::Http(HttpCarrier::new(Arc::clone(&line), listing));
     let link = Link::new(carrier, Some(place), &edge.metrics);
-    let principal = Principal::of(&edge.settings.upgrade_headers, &head.headers);
+    let principal = Principal::of(&edge.settings, &head.headers);
     let heartbeat = edge.settings.session.heartbeat;
     edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn.clone(), principal, link, begun));
     if !poll {
