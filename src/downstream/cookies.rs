@@ -1,7 +1,9 @@
 //! Cookies by name, and those that routes turn into metadata.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header::COOKIE};
+
+use crate::wire::metadata::text_value;
 
 /// The cookies of these names among those of a request, as one `cookie` value; `None`: there are none.
 pub(crate) fn named(names: &[String], headers: &HeaderMap) -> Option<HeaderValue> {
@@ -14,17 +16,24 @@ pub(crate) fn named(names: &[String], headers: &HeaderMap) -> Option<HeaderValue
         kept.put_u8(b'=');
         kept.put_slice(value);
     }
-    if kept.is_empty() { None } else { value(kept.freeze()) }
+    if kept.is_empty() {
+        return None;
+    }
+    Some(
+        HeaderValue::from_maybe_shared(kept.freeze())
+            .expect("parts of values and what joins them are a value"),
+    )
 }
 
 /// Turns cookies of a request into metadata. What the client says under those names is dropped, whether the cookie is
 /// there or not: a page could forge it. Of several cookies of a name the first counts: browsers send that of the
-/// longest path first (RFC 6265, section 5.4).
+/// longest path first (RFC 6265, section 5.4). A value that is not printable ASCII is none.
 pub(crate) fn add(cookies: &[(String, HeaderName)], picked: &HeaderMap, metadata: &mut HeaderMap) {
     for (cookie, name) in cookies {
         metadata.remove(name);
         let found = all(picked).find(|(own, _)| *own == cookie.as_bytes());
-        if let Some(value) = found.and_then(|(_, text)| value(Bytes::copy_from_slice(text))) {
+        let text = found.and_then(|(_, value)| std::str::from_utf8(value).ok());
+        if let Some(value) = text.and_then(text_value) {
             metadata.insert(name, value);
         }
     }
@@ -38,11 +47,6 @@ fn all(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
         let equals = pair.iter().position(|&b| b == b'=')?;
         Some((pair[..equals].trim_ascii_end(), pair[equals + 1..].trim_ascii_start()))
     })
-}
-
-/// A part of a header's value is a value.
-fn value(part: Bytes) -> Option<HeaderValue> {
-    HeaderValue::from_maybe_shared(part).ok()
 }
 
 #[cfg(test)]

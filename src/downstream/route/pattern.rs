@@ -259,6 +259,19 @@ pub struct Specificity {
     metadata: [usize; 4],
 }
 
+impl Specificity {
+    /// What makes it greater than another that is less: `host`, `service` or `metadata`.
+    pub fn decided_over(&self, less: &Self) -> &'static str {
+        if self.host != less.host {
+            "host"
+        } else if self.service != less.service {
+            "service"
+        } else {
+            "metadata"
+        }
+    }
+}
+
 impl RouteSettings {
     /// Whether it takes a call, and how specifically.
     pub fn takes(&self, asked: &Asked<'_>) -> Option<Specificity> {
