@@ -51,6 +51,8 @@ impl Worker {
             tasks: self.drain.tasks.clone(),
             spread: self.drain.spread,
         };
+        let (clock, cut) = (self.metrics.worker_clock(), drain.cut.clone());
+        tokio::spawn(async move { cut.run_until_cancelled(clock.run()).await });
         let upstreams: HashMap<_, _> = self
             .settings
             .upstreams

@@ -91,13 +91,18 @@ impl CallRecord {
 
     /// A response message went downstream, with so many bytes of payload.
     pub fn message_down(&mut self, bytes: u64) {
+        if self.down.messages == 0 {
+            self.metrics.times.first_message.observe(self.began.elapsed().as_secs_f64());
+        }
         self.down.add(bytes, &self.metrics.down);
     }
 
     /// Initial metadata arrived from upstream (the log's time to headers).
     pub fn headers(&mut self) {
         if self.headers.is_none() {
-            self.headers = Some(Instant::now());
+            let now = Instant::now();
+            self.metrics.times.headers.observe((now - self.began).as_secs_f64());
+            self.headers = Some(now);
         }
     }
 
@@ -112,8 +117,9 @@ impl CallRecord {
         self.up.flush(&self.metrics.up);
         self.down.flush(&self.metrics.down);
         self.metrics.active.dec();
-        self.metrics.duration.observe(duration.as_secs_f64());
+        self.metrics.times.duration.observe(duration.as_secs_f64());
         self.metrics.ended(code, origin).inc();
+        self.metrics.methods.ended(&self.method, code, origin);
         // `grpc_message`, not `message`: tracing prints a field of that name bare, and its text is not ours.
         info!(
             target: "call",

@@ -3,14 +3,19 @@
 //! Redaction is by construction: a [`CallRecord`] is never given metadata, so no token can reach a log line or a
 //! label. Labels hold configured names and fixed words only, never a client's text, so their number is bounded.
 
+mod backpressure;
 mod call_metrics;
 mod call_record;
+mod call_times;
 mod carrier_count;
 pub mod log;
+mod method_metrics;
 mod metrics;
+mod process_metrics;
 mod schema_metrics;
 mod upstream_metrics;
 
+pub use backpressure::{Backpressure, Wait, WorkerClock};
 pub use call_metrics::CallMetrics;
 pub use call_record::CallRecord;
 pub use carrier_count::{CarrierCount, CarrierKind};

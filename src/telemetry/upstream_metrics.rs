@@ -1,10 +1,14 @@
 //! Upstreams in metrics.
 
+use std::sync::Arc;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+
+use super::Backpressure;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct UpstreamName {
@@ -41,13 +45,14 @@ impl UpstreamFamilies {
     }
 
     /// The handles for one upstream's connections.
-    pub(super) fn of(&self, name: &str) -> UpstreamMetrics {
+    pub(super) fn of(&self, name: &str, backpressure: Backpressure) -> UpstreamMetrics {
         let labels = UpstreamName { upstream: name.to_owned() };
         UpstreamMetrics {
             open: self.upstream_connections.get_or_create_owned(&labels),
             connects: self.upstream_connects.get_or_create_owned(&labels),
             failures: self.upstream_connect_failures.get_or_create_owned(&labels),
             retries: self.upstream_retries.get_or_create_owned(&labels),
+            backpressure: Arc::new(backpressure),
         }
     }
 }
@@ -59,9 +64,15 @@ pub struct UpstreamMetrics {
     connects: Counter,
     failures: Counter,
     retries: Counter,
+    backpressure: Arc<Backpressure>,
 }
 
 impl UpstreamMetrics {
+    /// How long its calls' bytes wait.
+    pub fn backpressure(&self) -> &Arc<Backpressure> {
+        &self.backpressure
+    }
+
     /// A connection is established.
     pub fn connected(&self) {
         self.connects.inc();

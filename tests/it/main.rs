@@ -14,6 +14,7 @@ mod json_http;
 mod json_mistakes;
 mod json_sockets;
 mod message_log;
+mod metrics_docs;
 mod native;
 mod oracle;
 mod process;
