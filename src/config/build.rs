@@ -5,6 +5,7 @@ mod listeners;
 mod peers;
 mod routes;
 mod schemas;
+mod tracing;
 mod upstreams;
 
 use std::{
@@ -41,6 +42,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     {
         b.problems.add(level.at, error);
     }
+    let tracing = file.tracing.as_ref().map(|tracing| b.tracing(tracing));
     let workers = b.workers(file.workers.as_ref());
     let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
@@ -72,6 +74,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
             downstream: Arc::new(downstream),
             upstreams: upstreams?,
             schemas: schemas?,
+            tracing: tracing.map_or(Some(None), |tracing| tracing.map(Some))?,
         },
         log: LogSettings {
             format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),

@@ -48,9 +48,10 @@ pub(crate) struct Admitted {
 /// `metadata` that the proxy adds for the service: `x-forwarded-for` (the client's address, appended to what was
 /// there) and `x-forwarded-proto` (replaced: only we know how the client reached us).
 pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
-    let record = account(edge, &opening);
+    let mut record = account(edge, &opening);
     match prepare(edge, opening) {
         Ok((route, mut request)) => {
+            record.propagate(route.upstream.name(), &mut request.metadata);
             request.tap = message_log::sampled(edge, &route, &request);
             Ok(Admitted { route, request, record })
         }
@@ -67,7 +68,12 @@ pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
         Some(route) => route.metrics(opening.dialect),
         None => edge.routes.unrouted(opening.dialect),
     };
-    CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned())
+    let mut record =
+        CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned());
+    if let Some(tracer) = edge.metrics.tracer() {
+        record.trace(tracer, &opening.metadata);
+    }
+    record
 }
 
 fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), Box<Outcome>> {

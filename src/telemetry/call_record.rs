@@ -5,7 +5,9 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{CallMetrics, call_metrics::Traffic};
+use http::HeaderMap;
+
+use super::{CallMetrics, Tracer, call_metrics::Traffic, tracer::CallTrace};
 use crate::wire::{Code, Origin, Outcome};
 
 /// A long stream's messages reach the metrics every so many messages, not only at its end.
@@ -31,6 +33,7 @@ pub struct CallRecord {
     headers: Option<Instant>,
     up: Tally,
     down: Tally,
+    trace: Option<Box<CallTrace>>,
     ended: bool,
 }
 
@@ -80,7 +83,21 @@ impl CallRecord {
             headers: None,
             up: Tally::default(),
             down: Tally::default(),
+            trace: None,
             ended: false,
+        }
+    }
+
+    /// The call has a place in the trace that its client's metadata names, or in a new one.
+    pub fn trace(&mut self, tracer: &Tracer, metadata: &HeaderMap) {
+        self.trace = tracer.begin(metadata).map(Box::new);
+    }
+
+    /// The call goes to this upstream, with this metadata: which tells the service its place in the trace.
+    pub fn propagate(&mut self, upstream: &str, metadata: &mut HeaderMap) {
+        if let Some(trace) = &mut self.trace {
+            trace.upstream = upstream.into();
+            trace.write_to(metadata);
         }
     }
 
@@ -137,7 +154,25 @@ impl CallRecord {
             bytes_down = self.down.bytes,
             peer = %self.peer,
             session = self.session.as_deref(),
+            trace_id = self.trace.as_ref().map(|trace| trace.id()),
         );
+        if let Some(trace) = self.trace.take() {
+            trace.end(|span| {
+                span.duration = duration;
+                span.headers = self.headers.map(|at| at - self.began);
+                span.method = std::mem::take(&mut self.method);
+                span.route = self.metrics.route().to_owned();
+                span.dialect = self.metrics.dialect();
+                span.session = self.session.take();
+                span.client = self.peer.ip();
+                span.code = code;
+                span.origin = origin;
+                span.message =
+                    if code == Code::OK { String::new() } else { cut(message, MESSAGE_MAX).to_owned() };
+                span.messages = [self.up.messages, self.down.messages];
+                span.bytes = [self.up.bytes, self.down.bytes];
+            });
+        }
     }
 }
 

@@ -12,9 +12,16 @@ use prometheus_client::{
 };
 
 use super::{
-    CallMetrics, SchemaMetrics, UpstreamMetrics, WorkerClock, backpressure::BackpressureFamilies,
-    call_metrics::Traffic, call_times::TimeFamilies, carrier_count::Carrier, method_metrics::MethodFamilies,
-    process_metrics, schema_metrics::SchemaFamilies, upstream_metrics::UpstreamFamilies,
+    CallMetrics, SchemaMetrics, UpstreamMetrics, WorkerClock,
+    backpressure::BackpressureFamilies,
+    call_metrics::Traffic,
+    call_times::TimeFamilies,
+    carrier_count::Carrier,
+    method_metrics::MethodFamilies,
+    process_metrics,
+    schema_metrics::SchemaFamilies,
+    tracer::{SpanFamilies, SpanQueue, TraceSettings, Tracer},
+    upstream_metrics::UpstreamFamilies,
 };
 
 /// How a client speaks; the label `dialect`.
@@ -123,6 +130,8 @@ pub struct Metrics {
     times: TimeFamilies,
     methods: MethodFamilies,
     backpressure: BackpressureFamilies,
+    spans: SpanFamilies,
+    tracer: OnceLock<Tracer>,
 }
 
 impl Metrics {
@@ -159,6 +168,8 @@ impl Metrics {
             times: TimeFamilies::default(),
             methods: MethodFamilies::default(),
             backpressure: BackpressureFamilies::default(),
+            spans: SpanFamilies::default(),
+            tracer: OnceLock::new(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
         let r = &mut m.registry;
@@ -210,6 +221,7 @@ impl Metrics {
         m.times.register(r);
         m.methods.register(r);
         m.backpressure.register(r);
+        m.spans.register(r);
         process_metrics::register_build(r);
         Arc::new(m)
     }
@@ -252,6 +264,18 @@ impl Metrics {
     /// The handles for one upstream's schema.
     pub fn schema(&self, name: &str) -> SchemaMetrics {
         self.schemas.of(name)
+    }
+
+    /// Gives calls spans from now on, which come out of the queue. Only the first time counts.
+    pub fn trace(&self, settings: TraceSettings) -> SpanQueue {
+        let (tracer, queue) = self.spans.tracer(settings);
+        let _ = self.tracer.set(tracer);
+        queue
+    }
+
+    /// What gives calls spans; `None`: nothing does.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.get()
     }
 
     /// The OpenMetrics text exposition; its content type is [`Metrics::CONTENT_TYPE`].

@@ -52,7 +52,7 @@ fn telemetry() -> String {
             all.push_str(line.trim());
             all.push(' ');
         }
-        all.push_str("\u{1}");
+        all.push('\u{1}');
     }
     all
 }
