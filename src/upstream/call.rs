@@ -443,7 +443,7 @@ impl CallReceiver {
 
     /// Decides whether a call that broke before its answer is sent again: which attempt that is, or why not, if the
     /// server has not begun it.
-    fn again(&mut self, error: &h2::Error) -> Result<usize, Option<NoRetry>> {
+    fn again(&self, error: &h2::Error) -> Result<usize, Option<NoRetry>> {
         let Some(pool) = &self.pool else { return Err(None) };
         let Some(retry) = retries::not_processed(error, self.lane.is_unsent()) else { return Err(None) };
         let settings = pool.settings().retries;
