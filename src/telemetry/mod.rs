@@ -8,6 +8,7 @@ mod call_record;
 mod carrier_count;
 pub mod log;
 mod metrics;
+mod reload_metrics;
 mod schema_metrics;
 mod upstream_calls;
 mod upstream_metrics;

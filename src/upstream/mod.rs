@@ -30,7 +30,7 @@ pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use retries::Retries;
 pub use settings::Settings;
 pub use tap::{Passed, Tap};
-pub use tls::{ClientPem, ClientTls, TlsError, provider};
+pub use tls::{ClientPem, ClientTls, TlsError, provider, sha256};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{ClientTls, Endpoint, Retries};
 
 /// An upstream's settings, per worker where they count things.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Its name in the configuration, for logs and metrics.
     pub name: String,
