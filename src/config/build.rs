@@ -1,5 +1,6 @@
 //! From what the file says to settings for every floor: defaults, and the checks that need more than one value.
 
+mod calls;
 mod limits;
 mod listeners;
 mod metadata_rules;

@@ -1,5 +1,6 @@
 //! What the file may say: its keys, with the sentences that editors show. Defaults are applied in `build`.
 
+mod calls;
 mod limits;
 mod listeners;
 mod peers;
@@ -8,6 +9,7 @@ mod tracing;
 mod upstreams;
 mod values;
 
+pub(super) use calls::{Percent, Retrying};
 pub(super) use limits::{DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, Listener, ListenerTls};
 pub(super) use peers::{PeerTls, Peers};

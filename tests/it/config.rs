@@ -11,6 +11,7 @@ use bidiway::{
     config::{self, Config},
     schema::{FieldNames, JsonOptions},
     server::DrainSettings,
+    upstream::Retries,
 };
 use serde_json::Value;
 
@@ -103,6 +104,9 @@ fn every_value_of_a_file_reaches_the_settings() {
     let [chat, files] = &settings.upstreams[..] else { panic!() };
     assert_eq!(chat.keepalive.unwrap().as_secs(), 310);
     assert_eq!(files.keepalive, None);
+    assert_eq!((chat.retries, files.retries), (Some(Retries::default()), None));
+    assert_eq!((chat.max_calls, chat.max_pending), (Some(10_000), Some(1000)));
+    assert_eq!(chat.max_stream_age.unwrap().as_secs(), 12 * 3600);
     assert_eq!(log.format, bidiway::telemetry::log::Format::Json);
 }
 
