@@ -70,7 +70,9 @@ impl Builder<'_> {
             Some(ca) => {
                 let roots = tls::load_client_ca(&self.path(ca));
                 let roots = roots.map_err(|error| self.problems.add(ca.at, error.to_string())).ok()?;
-                Some((roots, client_auth.as_ref().map_or_else(ClientAuth::default, |auth| auth.value)))
+                let auth = client_auth.as_ref().map_or_else(ClientAuth::default, |auth| auth.value);
+                settings.client_trust = Some(tls::client_trust(&roots, auth));
+                Some((roots, auth))
             }
         };
         let loaded: Vec<_> = loaded.into_iter().collect::<Result<_, ()>>().ok()?;
