@@ -304,7 +304,7 @@ fn reread(file: &Path, own_filter: bool, format: log::Format) -> Loaded {
 }
 
 fn describe(args: DescribeArgs, log: &LogArgs) -> Result<(), Failure> {
-    start_log(log, log::Format::Text, "error")?;
+    start_log(log, log::Format::Text, "warn")?;
     let DescribeArgs { symbol, upstream, config, file, name } = args;
     if let Some(file) = file {
         let text = describe_file(&file, symbol.as_deref()).map_err(Failure::Usage)?;

@@ -10,6 +10,7 @@ pub mod log;
 mod metrics;
 mod reload_metrics;
 mod schema_metrics;
+mod upstream_calls;
 mod upstream_metrics;
 
 pub use call_metrics::CallMetrics;
@@ -17,4 +18,5 @@ pub use call_record::CallRecord;
 pub use carrier_count::{CarrierCount, CarrierKind};
 pub use metrics::{Dialect, Metrics};
 pub use schema_metrics::SchemaMetrics;
+pub use upstream_calls::{Counted, NoRetry, Retry, UpstreamCallMetrics};
 pub use upstream_metrics::UpstreamMetrics;
