@@ -94,6 +94,7 @@ fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), B
         let message = format!("the call's metadata has {size} bytes, more than the limit of {limit} bytes");
         return Err(refusal(Code::RESOURCE_EXHAUSTED, message));
     }
+    edge.settings().client_identity.write_to(&mut metadata, conn.certificate.as_deref());
     forwarded(&mut metadata, conn);
 
     let timeout = match (timeout, route.settings.timeout) {
