@@ -120,7 +120,7 @@ impl ClientIdentity {
 type Names = Vec<(&'static str, String)>;
 
 /// The subject, and the alternative names.
-fn read(certificate: &CertificateDer<'_>) -> Result<(String, Vec<(&'static str, String)>), der::Error> {
+fn read(certificate: &CertificateDer<'_>) -> Result<(String, Names), der::Error> {
     let certificate = Certificate::from_der(certificate)?;
     let certificate = certificate.tbs_certificate();
     let names = certificate.get_extension::<SubjectAltName>()?;
@@ -180,12 +180,13 @@ fn value(text: &str) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
     use super::*;
 
     fn certificate(common_name: &str, names: &[SanType]) -> Arc<ClientCertificate> {
         let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "Example, Inc");
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.subject_alt_names = names.to_vec();

@@ -7,6 +7,7 @@ mod assets;
 pub mod carrier;
 mod client_certificate;
 mod conn_io;
+mod cookies;
 mod cors;
 mod drain;
 mod edge;
@@ -20,6 +21,7 @@ mod message_log;
 mod message_meter;
 mod origin;
 mod pages;
+mod prefix;
 mod principal;
 mod rejection;
 mod request_kind;
@@ -43,6 +45,9 @@ pub use origin::{InvalidOrigin, Origins};
 pub(crate) use principal::Principal;
 pub(crate) use rejection::Rejection;
 pub(crate) use request_kind::RequestKind;
-pub use route::{Route, RouteSettings, Routes, ServicePattern};
+pub use route::{
+    Asked, Conflict, HostPattern, MetadataCondition, Route, RouteSettings, Routes, ServicePattern,
+    Specificity, ValuePattern, conflicts, normal,
+};
 pub use schema_pages::schema_router;
 pub use settings::{Limits, SessionSettings, Settings};

@@ -7,7 +7,7 @@ use http::{
     header::{HeaderValue, ORIGIN},
 };
 
-use super::{ConnInfo, origin, upgrade_headers};
+use super::{ConnInfo, Settings, origin, upgrade_headers};
 
 /// What a session is bound to: a carrier may take a session over only if its principal equals the session's. It is
 /// known before the first packet, and all of it is checked by somebody else: the guard (origin), the services
@@ -27,22 +27,22 @@ pub(crate) struct Principal {
 const CERTIFICATE: HeaderName = HeaderName::from_static("bidiway-client-certificate");
 
 impl Principal {
-    /// Of a request that the guard has passed, on this connection. `names`: the configured upgrade headers.
-    pub(crate) fn of(names: &[HeaderName], headers: &HeaderMap, conn: &ConnInfo) -> Self {
+    /// Of a request that the guard has passed, on this connection. The settings say which of its headers count.
+    pub(crate) fn of(settings: &Settings, headers: &HeaderMap, conn: &ConnInfo) -> Self {
         let certificate = conn.certificate.as_ref().map(|certificate| certificate.fingerprint());
-        Self { certificate, ..Self::anonymous(names, headers) }
+        Self { certificate, ..Self::anonymous(settings, headers) }
     }
 
     /// As another instance tells it of a client that came there.
-    pub(crate) fn relayed(names: &[HeaderName], headers: &HeaderMap) -> Self {
+    pub(crate) fn relayed(settings: &Settings, headers: &HeaderMap) -> Self {
         let certificate = headers.get(CERTIFICATE).map(|value| from_hex(value.as_bytes()));
         // What cannot be read is somebody, but nobody we know.
         let certificate = certificate.map(|certificate| certificate.unwrap_or_default());
-        Self { certificate, ..Self::anonymous(names, headers) }
+        Self { certificate, ..Self::anonymous(settings, headers) }
     }
 
-    fn anonymous(names: &[HeaderName], headers: &HeaderMap) -> Self {
-        let upgrade_headers = upgrade_headers::pick(names, headers);
+    fn anonymous(settings: &Settings, headers: &HeaderMap) -> Self {
+        let upgrade_headers = upgrade_headers::pick(settings, headers);
         Self { origin: origin_of(headers), upgrade_headers, certificate: None }
     }
 
@@ -102,10 +102,14 @@ mod tests {
     use super::*;
     use crate::downstream::ClientCertificate;
 
+    fn naming(upgrade_headers: &[HeaderName]) -> Settings {
+        Settings { upgrade_headers: upgrade_headers.to_vec(), ..Settings::default() }
+    }
+
     fn principal(origin: &str, cookie: &str) -> Principal {
         let headers =
             [(ORIGIN, origin.parse().unwrap()), (COOKIE, cookie.parse().unwrap())].into_iter().collect();
-        Principal::of(&[COOKIE], &headers, &plain())
+        Principal::of(&naming(&[COOKIE]), &headers, &plain())
     }
 
     fn plain() -> ConnInfo {
@@ -123,7 +127,7 @@ mod tests {
         assert_eq!(ada, principal("HTTPS://App.Example:443", "user=ada"));
         assert_ne!(ada, principal("https://evil.example", "user=ada"));
         assert_ne!(ada, principal("http://app.example", "user=ada"));
-        assert_ne!(ada, Principal::of(&[COOKIE], &HeaderMap::new(), &plain()));
+        assert_ne!(ada, Principal::of(&naming(&[COOKIE]), &HeaderMap::new(), &plain()));
     }
 
     #[test]
@@ -131,7 +135,7 @@ mod tests {
         assert_ne!(principal("https://a.b", "user=ada"), principal("https://a.b", "user=eve"));
         let of = |cookie: &str| {
             let headers: HeaderMap = [(COOKIE, cookie.parse().unwrap())].into_iter().collect();
-            Principal::of(&[], &headers, &plain())
+            Principal::of(&naming(&[]), &headers, &plain())
         };
         assert_eq!(of("user=ada"), of("user=eve"), "not configured, so nobody relies on them");
     }
@@ -146,17 +150,17 @@ mod tests {
         }
         let names = [COOKIE, HeaderName::from_static("x-user")];
         for conn in [plain(), showing(b"ada")] {
-            let ada = Principal::of(&names, &headers, &conn);
+            let ada = Principal::of(&naming(&names), &headers, &conn);
             let mut written = HeaderMap::new();
             ada.write_to(&mut written);
-            assert_eq!(Principal::relayed(&names, &written), ada);
-            assert_ne!(Principal::relayed(&[], &written), ada);
+            assert_eq!(Principal::relayed(&naming(&names), &written), ada);
+            assert_ne!(Principal::relayed(&naming(&[]), &written), ada);
         }
     }
 
     #[test]
     fn another_certificate_or_none_is_another_principal_and_only_a_handshake_can_tell() {
-        let of = |conn: &ConnInfo, headers: &HeaderMap| Principal::of(&[], headers, conn);
+        let of = |conn: &ConnInfo, headers: &HeaderMap| Principal::of(&naming(&[]), headers, conn);
         let (none, ada) = (HeaderMap::new(), of(&showing(b"ada"), &HeaderMap::new()));
         assert_eq!(ada, of(&showing(b"ada"), &none));
         assert_ne!(ada, of(&showing(b"eve"), &none));
@@ -165,7 +169,7 @@ mod tests {
         ada.write_to(&mut written);
         assert_ne!(ada, of(&plain(), &written), "a client's own words");
         written.insert(CERTIFICATE, HeaderValue::from_static("zz"));
-        assert_ne!(Principal::relayed(&[], &written), of(&plain(), &none));
+        assert_ne!(Principal::relayed(&naming(&[]), &written), of(&plain(), &none));
     }
 
     #[test]

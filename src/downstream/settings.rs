@@ -25,6 +25,12 @@ pub struct Settings {
     pub upgrade_headers: Vec<http::HeaderName>,
     /// How services learn of the certificates that clients show.
     pub client_identity: ClientIdentity,
+    /// The names of the cookies that routes turn into metadata. As with `cookie` in `upgrade_headers`, `origins` must
+    /// then not allow any origin.
+    pub cookies: Vec<String>,
+    /// What the paths of all requests may begin with, besides nothing: `/api`. It is taken off, and the rest is served
+    /// as if it had never been there.
+    pub prefix: Option<String>,
     /// Where calls go.
     pub routes: Vec<RouteSettings>,
     /// Whether `/bidiway/schema` serves the schemas of what routes serve.
