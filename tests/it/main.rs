@@ -17,6 +17,7 @@ mod message_log;
 mod native;
 mod oracle;
 mod process;
+mod routes;
 mod schema;
 mod schema_edge;
 mod server;
