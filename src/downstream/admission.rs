@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{Asked, ConnInfo, Edge, Route, cookies, message_log, upgrade_headers};
+use super::{Asked, ConnInfo, Edge, Plan, Route, Routes, cookies, message_log, upgrade_headers};
 use crate::{
     telemetry::{CallRecord, Dialect},
     upstream::Request,
@@ -51,10 +51,11 @@ pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, B
     let timeout = opening.timeout();
     // Routes look at what is metadata, and at nothing else.
     metadata::filter_request(&mut opening.metadata);
-    upgrade_headers::add(opening.upgrade_headers, &edge.settings, &mut opening.metadata);
-    let route = edge.routes.find(&opening.asked());
-    let record = record(edge, route, &opening);
-    match prepare(edge, route, opening, timeout) {
+    let plan = edge.plan();
+    upgrade_headers::add(opening.upgrade_headers, &plan.settings, &mut opening.metadata);
+    let route = plan.routes.find(&opening.asked());
+    let record = record(&plan.routes, route, &opening);
+    match prepare(&plan, route, opening, timeout) {
         Ok((route, mut request)) => {
             request.tap = message_log::sampled(edge, &route, &request);
             Ok(Admitted { route, request, record })
@@ -68,13 +69,14 @@ pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, B
 
 /// Opens the account of a call that a dialect refuses by itself, or that is about to be admitted.
 pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
-    record(edge, edge.routes.find(&opening.asked()), opening)
+    let routes = edge.routes();
+    record(&routes, routes.find(&opening.asked()), opening)
 }
 
-fn record(edge: &Edge, route: Option<&Arc<Route>>, opening: &Opening<'_>) -> CallRecord {
+fn record(routes: &Routes, route: Option<&Arc<Route>>, opening: &Opening<'_>) -> CallRecord {
     let metrics = match route {
         Some(route) => route.metrics(opening.dialect),
-        None => edge.routes.unrouted(opening.dialect),
+        None => routes.unrouted(opening.dialect),
     };
     CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned())
 }
@@ -93,14 +95,14 @@ impl Opening<'_> {
 }
 
 fn prepare(
-    edge: &Edge,
+    plan: &Plan,
     route: Option<&Arc<Route>>,
     opening: Opening<'_>,
     timeout: Result<Option<Duration>, Box<Outcome>>,
 ) -> Result<(Arc<Route>, Request), Box<Outcome>> {
     let Opening { dialect, conn, session, path, mut metadata, upgrade_headers: picked, .. } = opening;
     // A session has held its metadata against the limit itself, before base64 made it longer.
-    let limit = if session.is_some() { usize::MAX } else { edge.settings.limits.max_metadata as usize };
+    let limit = if session.is_some() { usize::MAX } else { plan.settings.limits.max_metadata as usize };
     let Some(route) = route else {
         return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };
