@@ -372,7 +372,7 @@ async fn getting_a_method_is_no_call() {
     let upstream = Scripted::start(echo).await;
     let edge = pretending(&upstream.url).await;
     for version in BOTH {
-        for (headers, status) in [(&[][..], 404), (&[("content-type", "application/json")], 405)] {
+        for (headers, status) in [(&[][..], 405), (&[("content-type", "text/plain")], 404)] {
             let mut request = request_with(&edge, BIDI, "", headers);
             *request.method_mut() = http::Method::GET;
             let response = edge.send(version, request).await;
