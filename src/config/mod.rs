@@ -43,10 +43,10 @@ pub struct Config {
     pub settings: server::Settings,
     /// For the log.
     pub log: LogSettings,
-    /// The lines in which the routes of `settings` stand; 0: the file says nothing of them.
-    pub route_lines: Vec<u64>,
     /// How often the file and all that it names are looked at for changes; `None`: only when somebody asks.
     pub reload: Option<std::time::Duration>,
+    /// The lines in which the routes of `settings` stand; 0: the file says nothing of them.
+    pub route_lines: Vec<u64>,
 }
 
 /// The log's settings.

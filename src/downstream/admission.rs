@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{Asked, ConnInfo, Edge, Plan, Route, Routes, cookies, message_log, upgrade_headers};
+use super::{Asked, ConnInfo, Edge, Plan, Route, cookies, message_log, upgrade_headers};
 use crate::{
     telemetry::{CallRecord, Dialect},
     upstream::Request,
@@ -54,7 +54,7 @@ pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, B
     let plan = edge.plan();
     upgrade_headers::add(opening.upgrade_headers, &plan.settings, &mut opening.metadata);
     let route = plan.routes.find(&opening.asked());
-    let record = record(&plan.routes, route, &opening);
+    let record = record(&plan, route, &opening);
     match prepare(&plan, route, opening, timeout) {
         Ok((route, mut request)) => {
             request.tap = message_log::sampled(edge, &route, &request);
@@ -69,14 +69,14 @@ pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, B
 
 /// Opens the account of a call that a dialect refuses by itself, or that is about to be admitted.
 pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
-    let routes = edge.routes();
-    record(&routes, routes.find(&opening.asked()), opening)
+    let plan = edge.plan();
+    record(&plan, plan.routes.find(&opening.asked()), opening)
 }
 
-fn record(routes: &Routes, route: Option<&Arc<Route>>, opening: &Opening<'_>) -> CallRecord {
+fn record(plan: &Plan, route: Option<&Arc<Route>>, opening: &Opening<'_>) -> CallRecord {
     let metrics = match route {
         Some(route) => route.metrics(opening.dialect),
-        None => routes.unrouted(opening.dialect),
+        None => plan.routes.unrouted(opening.dialect),
     };
     CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned())
 }

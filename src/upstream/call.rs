@@ -103,9 +103,9 @@ impl Call {
                 stage: Stage::Opening,
                 held: 0,
                 tap: None,
+                lifetime,
                 rules: None,
                 headers_ruled: false,
-                lifetime,
             },
         }
     }
@@ -205,10 +205,10 @@ pub struct CallReceiver {
     /// Bytes of `Data` that are not released.
     held: usize,
     tap: Option<Tap>,
+    lifetime: Option<Lifetime>,
     rules: Option<Arc<MetadataRules>>,
     /// Headers have come, so the rules' additions are told.
     headers_ruled: bool,
-    lifetime: Option<Lifetime>,
 }
 
 /// How far the response is.
