@@ -20,6 +20,7 @@ mod native;
 mod oracle;
 mod process;
 mod reload;
+mod routes;
 mod schema;
 mod schema_edge;
 mod server;
