@@ -492,7 +492,7 @@ test("when neither works, attempts go on, and a call that waits hears of it", as
   const call = channel.open({ method: METHOD });
   let status;
   call.status.then((ended) => (status = ended));
-  for (let i = 0; !status && i < 200; i++) {
+  for (let i = 0; !status && i < 1000; i++) {
     await settle();
     if (!proxy.last.refused) proxy.last.close(1006);
     proxy.last.refused = true;

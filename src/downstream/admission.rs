@@ -63,9 +63,10 @@ pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<O
 
 /// Opens the account of a call that a dialect refuses by itself, or that is about to be admitted.
 pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
-    let metrics = match edge.routes.find(opening.path) {
+    let routes = edge.routes();
+    let metrics = match routes.find(opening.path) {
         Some(route) => route.metrics(opening.dialect),
-        None => edge.routes.unrouted(opening.dialect),
+        None => routes.unrouted(opening.dialect),
     };
     CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned())
 }
@@ -73,8 +74,9 @@ pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
 fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), Box<Outcome>> {
     let Opening { conn, session, path, mut metadata, upgrade_headers: picked, timeout, .. } = opening;
     // A session has held its metadata against the limit itself, before base64 made it longer.
-    let limit = if session.is_some() { usize::MAX } else { edge.settings.limits.max_metadata as usize };
-    let Some(route) = edge.routes.find(path) else {
+    let limit = if session.is_some() { usize::MAX } else { edge.settings().limits.max_metadata as usize };
+    let routes = edge.routes();
+    let Some(route) = routes.find(path) else {
         return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };
     let Ok(path) = PathAndQuery::try_from(path) else {

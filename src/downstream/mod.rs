@@ -35,7 +35,7 @@ pub(crate) use admission::{Admitted, Opening, account, admit};
 pub use conn_io::{ConnIo, OpenConnection};
 pub(crate) use cors::Cors;
 pub use drain::Drain;
-pub use edge::{ConnInfo, Edge};
+pub use edge::{ConnInfo, Edge, Plan};
 pub use message_log::MessageLog;
 pub use origin::{InvalidOrigin, Origins};
 pub(crate) use principal::Principal;

@@ -18,7 +18,7 @@ use prometheus_client::{
 
 use super::{
     CallMetrics, SchemaMetrics, UpstreamMetrics, call_metrics::Traffic, carrier_count::Carrier,
-    schema_metrics::SchemaFamilies, upstream_metrics::UpstreamFamilies,
+    reload_metrics::ReloadFamilies, schema_metrics::SchemaFamilies, upstream_metrics::UpstreamFamilies,
 };
 
 /// How a client speaks; the label `dialect`.
@@ -137,6 +137,7 @@ pub struct Metrics {
     tls_handshake_failures: Counter,
     upstreams: UpstreamFamilies,
     schemas: SchemaFamilies,
+    pub(super) config: ReloadFamilies,
 }
 
 impl Metrics {
@@ -170,6 +171,7 @@ impl Metrics {
             tls_handshake_failures: Counter::default(),
             upstreams: UpstreamFamilies::default(),
             schemas: SchemaFamilies::default(),
+            config: ReloadFamilies::default(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
         let r = &mut m.registry;
@@ -219,6 +221,7 @@ impl Metrics {
         );
         m.upstreams.register(r);
         m.schemas.register(r);
+        m.config.register(r);
         Arc::new(m)
     }
 

@@ -8,7 +8,9 @@ mod call_record;
 mod carrier_count;
 pub mod log;
 mod metrics;
+mod reload_metrics;
 mod schema_metrics;
+mod upstream_calls;
 mod upstream_metrics;
 
 pub use call_metrics::CallMetrics;
@@ -16,4 +18,5 @@ pub use call_record::CallRecord;
 pub use carrier_count::{CarrierCount, CarrierKind};
 pub use metrics::{Dialect, Metrics};
 pub use schema_metrics::SchemaMetrics;
+pub use upstream_calls::{Counted, NoRetry, Retry, UpstreamCallMetrics};
 pub use upstream_metrics::UpstreamMetrics;
