@@ -67,3 +67,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.config)) -}}
 {{- end -}}
+
+{{- /* What of it needs a restart. Listeners as a whole: their tls does not, but changes rarely but for its files. */ -}}
+{{- define "bidiway.restart" -}}
+{{- $config := include "bidiway.config" . | fromYaml -}}
+{{- $restart := pick $config "listeners" "admin" "workers" "drain" "instance" -}}
+{{- $_ := set $restart "peers" (dig "session" "peers" "listen" "" $config) -}}
+{{- $_ := set $restart "format" (dig "log" "format" "" $config) -}}
+{{- toYaml $restart -}}
+{{- end -}}
