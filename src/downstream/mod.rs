@@ -6,6 +6,7 @@ mod answer;
 mod assets;
 pub mod carrier;
 mod conn_io;
+mod cookies;
 mod cors;
 mod drain;
 mod edge;
@@ -19,6 +20,7 @@ mod message_log;
 mod message_meter;
 mod origin;
 mod pages;
+mod prefix;
 mod principal;
 mod rejection;
 mod request_kind;
@@ -41,6 +43,9 @@ pub use origin::{InvalidOrigin, Origins};
 pub(crate) use principal::Principal;
 pub(crate) use rejection::Rejection;
 pub(crate) use request_kind::RequestKind;
-pub use route::{Route, RouteSettings, Routes, ServicePattern};
+pub use route::{
+    Asked, Conflict, HostPattern, MetadataCondition, Route, RouteSettings, Routes, ServicePattern,
+    Specificity, ValuePattern, conflicts, normal,
+};
 pub use schema_pages::schema_router;
 pub use settings::{Limits, SessionSettings, Settings};

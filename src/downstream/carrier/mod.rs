@@ -56,7 +56,7 @@ pub(crate) fn upgrade(
 ) -> Result<Response<Body>, Rejection> {
     let handshake = upgrade::check(&request)?;
     let upgraded = hyper::upgrade::on(&mut request);
-    let principal = Principal::of(&edge.settings().upgrade_headers, request.headers());
+    let principal = Principal::of(&edge.settings(), request.headers());
     let (edge_, conn) = (Arc::clone(edge), conn.clone());
     match handshake.subprotocol {
         Subprotocol::Session | Subprotocol::TextSession => {
@@ -90,7 +90,7 @@ pub(crate) fn upgrade(
             let uri = request.uri().clone();
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
-                let socket = socket(upgraded, json::max_message(&edge_, uri.path()));
+                let socket = socket(upgraded, json::max_message(&edge_, &conn, uri.path()));
                 let headers = principal.into_upgrade_headers();
                 json::serve(edge_, conn, socket, uri.path().into(), uri.query(), headers).await;
             });
