@@ -33,7 +33,7 @@ use crate::{
     downstream::{AddressTable, Drain, carrier::SessionDirectory},
     schema::{self, Channel, Reflection, Schema},
     telemetry::Metrics,
-    upstream::Upstream,
+    upstream::{self, Roster, Upstream},
 };
 use admin::Readiness;
 use worker::Worker;
@@ -152,7 +152,8 @@ impl Server {
         let Self { settings, admin, listeners, peers, metrics, sessions, drain, .. } = self;
         let stop = CancellationToken::new();
         let readiness = Arc::<Readiness>::default();
-        let schemas = Arc::new(schemas(&settings, &metrics));
+        let rosters = Arc::new(rosters(&settings, &metrics));
+        let schemas = Arc::new(schemas(&settings, &rosters, &metrics));
         if let Some(listener) = admin {
             match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => {
@@ -171,6 +172,7 @@ impl Server {
         let mut peers = peers.into_iter();
         let workers = listeners.into_iter().map(|listeners| Worker {
             settings: settings.clone(),
+            rosters: rosters.clone(),
             schemas: schemas.clone(),
             listeners,
             peers: peers.next(),
@@ -219,17 +221,28 @@ impl Server {
     }
 }
 
+/// The upstreams' members, by the upstream's name. Resolving names and asking for health begins at once, within this
+/// runtime.
+pub fn rosters(settings: &Settings, metrics: &Metrics) -> HashMap<String, Arc<Roster>> {
+    let roster = |settings: &Arc<upstream::Settings>| {
+        let roster = Roster::new(settings.clone(), metrics);
+        roster.begin(&Handle::current());
+        (settings.name.clone(), roster)
+    };
+    settings.upstreams.iter().map(roster).collect()
+}
+
 /// The upstreams' schemas. Reflection has connections of its own and runs within this runtime: whatever it does,
 /// calls do not notice.
-pub fn schemas(settings: &Settings, metrics: &Metrics) -> HashMap<String, Schema> {
-    let upstreams = settings.upstreams.iter().map(|settings| (settings.name.as_str(), settings));
-    let upstreams: HashMap<_, _> = upstreams.collect();
+pub fn schemas(
+    settings: &Settings,
+    rosters: &HashMap<String, Arc<Roster>>,
+    metrics: &Metrics,
+) -> HashMap<String, Schema> {
     let schema = |(name, given): (&String, &schema::Settings)| {
-        let upstream = upstreams.get(name.as_str())?;
-        let metrics = (metrics.upstream(name), metrics.schema(name));
-        let upstream = Upstream::counted((*upstream).clone(), metrics.0);
+        let upstream = Upstream::of(rosters.get(name)?);
         let reflection = Reflection { channel: Channel::new(upstream.channel()), runtime: Handle::current() };
-        Some((name.clone(), Schema::new(name, given.clone(), reflection, metrics.1)))
+        Some((name.clone(), Schema::new(name, given.clone(), reflection, metrics.schema(name))))
     };
     settings.schemas.iter().filter_map(schema).collect()
 }

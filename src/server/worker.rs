@@ -14,7 +14,7 @@ use crate::{
     downstream::{AddressTable, Drain, Edge, OpenConnection, carrier::SessionDirectory},
     schema::Schema,
     telemetry::Metrics,
-    upstream::Upstream,
+    upstream::{Roster, Upstream},
 };
 
 /// What a worker is made of; sent to its thread before it runs.
@@ -22,6 +22,8 @@ use crate::{
 pub(super) struct Worker {
     /// The same for all.
     pub(super) settings: Arc<Settings>,
+    /// By the upstream's name, the same for all.
+    pub(super) rosters: Arc<HashMap<String, Arc<Roster>>>,
     /// By the upstream's name, the same for all.
     pub(super) schemas: Arc<HashMap<String, Schema>>,
     /// One for each listener of the settings, in their order.
@@ -51,17 +53,8 @@ impl Worker {
             tasks: self.drain.tasks.clone(),
             spread: self.drain.spread,
         };
-        let upstreams: HashMap<_, _> = self
-            .settings
-            .upstreams
-            .iter()
-            .map(|settings| {
-                (
-                    settings.name.clone(),
-                    Upstream::counted(settings.clone(), self.metrics.upstream(&settings.name)),
-                )
-            })
-            .collect();
+        let upstreams: HashMap<_, _> =
+            self.rosters.iter().map(|(name, roster)| (name.clone(), Upstream::of(roster))).collect();
         let downstream = self.settings.downstream.clone();
         let http = connection::http(&downstream.limits);
         let edge = Edge::new(

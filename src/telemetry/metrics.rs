@@ -17,8 +17,12 @@ use prometheus_client::{
 };
 
 use super::{
-    CallMetrics, SchemaMetrics, UpstreamMetrics, call_metrics::Traffic, carrier_count::Carrier,
-    schema_metrics::SchemaFamilies, upstream_metrics::UpstreamFamilies,
+    CallMetrics, SchemaMetrics, UpstreamMetrics,
+    call_metrics::Traffic,
+    carrier_count::Carrier,
+    roster_metrics::{RosterFamilies, RosterMetrics},
+    schema_metrics::SchemaFamilies,
+    upstream_metrics::UpstreamFamilies,
 };
 
 /// How a client speaks; the label `dialect`.
@@ -136,6 +140,7 @@ pub struct Metrics {
     accept_errors: Family<Kind, Counter>,
     tls_handshake_failures: Counter,
     upstreams: UpstreamFamilies,
+    rosters: RosterFamilies,
     schemas: SchemaFamilies,
 }
 
@@ -169,6 +174,7 @@ impl Metrics {
             accept_errors: Family::default(),
             tls_handshake_failures: Counter::default(),
             upstreams: UpstreamFamilies::default(),
+            rosters: RosterFamilies::default(),
             schemas: SchemaFamilies::default(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
@@ -218,6 +224,7 @@ impl Metrics {
             m.tls_handshake_failures.clone(),
         );
         m.upstreams.register(r);
+        m.rosters.register(r);
         m.schemas.register(r);
         Arc::new(m)
     }
@@ -249,6 +256,11 @@ impl Metrics {
     /// The handles for one upstream's connections.
     pub fn upstream(&self, name: &str) -> UpstreamMetrics {
         self.upstreams.of(name)
+    }
+
+    /// The handles for one upstream's endpoints.
+    pub fn roster(&self, name: &str) -> RosterMetrics {
+        self.rosters.of(name)
     }
 
     /// The handles for one upstream's schema.

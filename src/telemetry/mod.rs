@@ -8,6 +8,7 @@ mod call_record;
 mod carrier_count;
 pub mod log;
 mod metrics;
+mod roster_metrics;
 mod schema_metrics;
 mod upstream_metrics;
 
@@ -15,5 +16,6 @@ pub use call_metrics::CallMetrics;
 pub use call_record::CallRecord;
 pub use carrier_count::{CarrierCount, CarrierKind};
 pub use metrics::{Dialect, Metrics};
+pub use roster_metrics::{RosterMetrics, Standings};
 pub use schema_metrics::SchemaMetrics;
 pub use upstream_metrics::UpstreamMetrics;

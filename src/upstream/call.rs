@@ -272,6 +272,9 @@ impl CallReceiver {
                             }
                             continue;
                         }
+                        if response::is_failure(&error) {
+                            slot.failed();
+                        }
                         return self.broken(&error, &slot);
                     }
                     Poll::Pending => return self.wait(cx, Stage::Head(response, slot)),
@@ -383,7 +386,13 @@ impl CallReceiver {
         self.lane.answered();
         let (parts, stream) = response.into_parts();
         let ended = stream.is_end_stream();
-        match response::read_head(parts, ended, self.limit()) {
+        let head = response::read_head(parts, ended, self.limit());
+        if head.is_unavailable() {
+            slot.failed();
+        } else {
+            slot.answered();
+        }
+        match head {
             Head::Headers(headers) => {
                 self.stage = Stage::Body(stream, slot);
                 Some(Poll::Ready(Received::Headers(headers)))

@@ -40,7 +40,7 @@ impl Builder<'_> {
                 self.problems.add(text.at, format!("{} is there twice", text.value));
             }
         }
-        let any_tls = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Tcp { tls: true, .. }));
+        let any_tls = endpoints.iter().any(Endpoint::is_tls);
         if let Some(tls) = &given.tls
             && !any_tls
             && endpoints.len() == given.endpoints.value.0.len()
