@@ -1,5 +1,6 @@
 //! From what the file says to settings for every floor: defaults, and the checks that need more than one value.
 
+mod endpoints;
 mod limits;
 mod listeners;
 mod peers;
@@ -32,7 +33,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     let limits = b.limits(file.limits.as_ref());
     let session = b.session(file.session.as_ref());
     let peers = b.peers(&file);
-    let upstreams = b.upstreams(&file.upstreams);
+    let upstreams = b.upstreams(&file.upstreams, upgrade_headers.contains(&http::header::COOKIE));
     let schemas = b.schemas(&file.upstreams);
     let routes =
         b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &file.upstreams, limits.max_message);

@@ -1,5 +1,6 @@
 //! What the file may say: its keys, with the sentences that editors show. Defaults are applied in `build`.
 
+mod endpoints;
 mod limits;
 mod listeners;
 mod peers;
@@ -7,6 +8,9 @@ mod routes;
 mod upstreams;
 mod values;
 
+pub(super) use endpoints::{
+    Balancing, Ejecting, UpstreamDns, UpstreamEjection, UpstreamHash, UpstreamHealth,
+};
 pub(super) use limits::{DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, Listener, ListenerTls};
 pub(super) use peers::{PeerTls, Peers};

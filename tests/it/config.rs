@@ -11,6 +11,7 @@ use bidiway::{
     config::{self, Config},
     schema::{FieldNames, JsonOptions},
     server::DrainSettings,
+    upstream::{Balance, HashKey},
 };
 use serde_json::Value;
 
@@ -41,7 +42,7 @@ fn every_example_is_valid() {
 fn every_invalid_file_gets_exactly_the_errors_written_beside_it() {
     let mut files = Vec::new();
     yaml_files(Path::new("tests/config/invalid"), &mut files);
-    assert_eq!(files.len(), 15);
+    assert_eq!(files.len(), 16);
     for file in files {
         let expected = fs::read_to_string(file.with_extension("txt")).unwrap();
         let error = Config::load(&file).expect_err(&file.display().to_string());
@@ -102,6 +103,10 @@ fn every_value_of_a_file_reaches_the_settings() {
     let [chat, files] = &settings.upstreams[..] else { panic!() };
     assert_eq!(chat.keepalive.unwrap().as_secs(), 310);
     assert_eq!(files.keepalive, None);
+    assert_eq!(chat.dns.servers, ["10.0.0.2:53".parse().unwrap()]);
+    assert_eq!(chat.health.as_ref().unwrap().service, "chat.v1.Chat");
+    assert_eq!((chat.ejection.as_ref().unwrap().failures, files.ejection.is_some()), (5, false));
+    assert_eq!(files.balance, Balance::Hash(HashKey::Cookie("sid".to_owned())));
     assert_eq!(log.format, bidiway::telemetry::log::Format::Json);
 }
 

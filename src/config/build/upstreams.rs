@@ -21,14 +21,17 @@ impl Builder<'_> {
     pub(super) fn upstreams(
         &mut self,
         upstreams: &At<Named<Upstream>>,
+        cookies: bool,
     ) -> Option<Vec<Arc<upstream::Settings>>> {
         let Named(entries) = &upstreams.value;
-        let built: Vec<_> =
-            entries.iter().map(|(name, given)| self.upstream(&name.value, given.as_ref()?)).collect();
+        let built: Vec<_> = entries
+            .iter()
+            .map(|(name, given)| self.upstream(&name.value, given.as_ref()?, cookies))
+            .collect();
         built.into_iter().collect()
     }
 
-    fn upstream(&mut self, name: &str, given: &Upstream) -> Option<Arc<upstream::Settings>> {
+    fn upstream(&mut self, name: &str, given: &Upstream, cookies: bool) -> Option<Arc<upstream::Settings>> {
         let mut endpoints = Vec::new();
         let mut seen = HashSet::new();
         for text in &given.endpoints.value.0 {
@@ -52,6 +55,7 @@ impl Builder<'_> {
             (tls, _) => self.client_tls(tls.as_ref(), given.endpoints.at),
         };
         let mut settings = upstream::Settings::new(name, endpoints, tls?);
+        self.endpoints(&mut settings, given, cookies);
         self.time(&mut settings.connect_timeout, given.connect_timeout.as_ref());
         settings.max_connections = given.max_connections.map_or(settings.max_connections, |n| n as usize);
         let mut window = settings.stream_window.into();
