@@ -11,7 +11,7 @@ use hickory_resolver::{
     config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
     net::{NetError, runtime::TokioRuntimeProvider},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Roster, Settings};
 
@@ -72,7 +72,7 @@ pub(super) async fn follow(
 
 async fn look_up(host: &str, servers: &[SocketAddr]) -> Result<Found, NetError> {
     let answer = resolver(servers)?.lookup_ip(host).await?;
-    let ttl = answer.valid_until().saturating_duration_since(std::time::Instant::now());
+    let ttl = Instant::from_std(answer.valid_until()).saturating_duration_since(Instant::now());
     Ok(Found { addresses: answer.iter().collect(), ttl })
 }
 
