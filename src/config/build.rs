@@ -3,19 +3,26 @@
 mod endpoints;
 mod limits;
 mod listeners;
+mod metadata_rules;
 mod peers;
 mod routes;
 mod schemas;
 mod upstreams;
 
 use std::{
+    cell::RefCell,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration as Time,
 };
 
 use super::{Config, Duration, LogSettings, Size, file::File, problem::Problems, read::At};
-use crate::{downstream, server, telemetry::log::check_filter};
+use crate::{
+    downstream,
+    server::{self, reload::Files},
+    telemetry::log::check_filter,
+};
+use routes::Around;
 
 /// Open connections of the process.
 const MAX_CONNECTIONS: u32 = 50_000;
@@ -24,8 +31,9 @@ const MAX_CONNECTIONS: u32 = 50_000;
 const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 
 /// Settings from a file that was read without problems. `base` is where relative paths start.
-pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<Config> {
-    let mut b = Builder { base, problems };
+/// `files` gets every path that is read.
+pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mut Files) -> Option<Config> {
+    let mut b = Builder { base, problems, files: RefCell::new(files) };
     let listeners = b.listeners(&file.listeners.0);
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
@@ -35,13 +43,20 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     let peers = b.peers(&file);
     let upstreams = b.upstreams(&file.upstreams, upgrade_headers.contains(&http::header::COOKIE));
     let schemas = b.schemas(&file.upstreams);
-    let routes =
-        b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &file.upstreams, limits.max_message);
+    let around = Around {
+        upstreams: &file.upstreams,
+        origins: file.origins.as_deref(),
+        upgrade_headers: &upgrade_headers,
+        max_message: limits.max_message,
+    };
+    let routes = b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &around);
+    let prefix = b.prefix(file.prefix.as_ref());
     if let Some(level) = file.log.as_ref().and_then(|log| log.level.as_ref())
         && let Err(error) = check_filter(&level.value)
     {
         b.problems.add(level.at, error);
     }
+    let reload = b.reload(file.reload.as_ref());
     let workers = b.workers(file.workers.as_ref());
     let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
@@ -50,6 +65,11 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     {
         b.problems.add(admin.at, format!("{} is a listener's address already; choose another", admin.value));
     }
+    let (route_lines, routes): (Vec<_>, Vec<_>) = routes?.into_iter().unzip();
+    let mut cookies: Vec<_> =
+        routes.iter().flat_map(|route| &route.cookies).map(|(cookie, _)| cookie.clone()).collect();
+    cookies.sort();
+    cookies.dedup();
     let downstream = downstream::Settings {
         origins: origins?,
         instance: file.instance,
@@ -57,7 +77,9 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         upgrade_headers,
         limits,
         session,
-        routes: routes?,
+        cookies,
+        prefix,
+        routes,
         schema_endpoint: file.schema_endpoint.unwrap_or_default(),
         ..Default::default()
     };
@@ -74,16 +96,19 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
             upstreams: upstreams?,
             schemas: schemas?,
         },
+        route_lines,
         log: LogSettings {
             format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),
             filter: log.and_then(|log| log.level).map_or_else(|| "info".into(), |level| level.value),
         },
+        reload,
     })
 }
 
 struct Builder<'a> {
     base: &'a Path,
     problems: &'a mut Problems,
+    files: RefCell<&'a mut Files>,
 }
 
 impl Builder<'_> {
@@ -105,8 +130,11 @@ impl Builder<'_> {
         *setting = *value;
     }
 
+    /// Where a file is that is about to be read.
     fn path(&self, path: &At<PathBuf>) -> PathBuf {
-        self.base.join(&path.value)
+        let path = self.base.join(&path.value);
+        self.files.borrow_mut().note(&path);
+        path
     }
 
     fn read(&mut self, path: &At<PathBuf>) -> Result<Vec<u8>, ()> {
@@ -117,7 +145,7 @@ impl Builder<'_> {
 }
 
 /// A number of bytes in its largest whole unit.
-fn bytes(number: u64) -> String {
+pub(super) fn bytes(number: u64) -> String {
     [("GiB", 30), ("MiB", 20), ("KiB", 10)]
         .into_iter()
         .find(|(_, shift)| number >= 1 << shift && number.is_multiple_of(1 << shift))

@@ -20,6 +20,7 @@ use super::{
     CallMetrics, SchemaMetrics, UpstreamMetrics,
     call_metrics::Traffic,
     carrier_count::Carrier,
+    reload_metrics::ReloadFamilies,
     roster_metrics::{RosterFamilies, RosterMetrics},
     schema_metrics::SchemaFamilies,
     upstream_metrics::UpstreamFamilies,
@@ -142,6 +143,7 @@ pub struct Metrics {
     upstreams: UpstreamFamilies,
     rosters: RosterFamilies,
     schemas: SchemaFamilies,
+    pub(super) config: ReloadFamilies,
 }
 
 impl Metrics {
@@ -176,6 +178,7 @@ impl Metrics {
             upstreams: UpstreamFamilies::default(),
             rosters: RosterFamilies::default(),
             schemas: SchemaFamilies::default(),
+            config: ReloadFamilies::default(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
         let r = &mut m.registry;
@@ -226,6 +229,7 @@ impl Metrics {
         m.upstreams.register(r);
         m.rosters.register(r);
         m.schemas.register(r);
+        m.config.register(r);
         Arc::new(m)
     }
 

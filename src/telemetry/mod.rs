@@ -8,8 +8,10 @@ mod call_record;
 mod carrier_count;
 pub mod log;
 mod metrics;
+mod reload_metrics;
 mod roster_metrics;
 mod schema_metrics;
+mod upstream_calls;
 mod upstream_metrics;
 
 pub use call_metrics::CallMetrics;
@@ -18,4 +20,5 @@ pub use carrier_count::{CarrierCount, CarrierKind};
 pub use metrics::{Dialect, Metrics};
 pub use roster_metrics::{RosterMetrics, Standings};
 pub use schema_metrics::SchemaMetrics;
+pub use upstream_calls::{Counted, NoRetry, Retry, UpstreamCallMetrics};
 pub use upstream_metrics::UpstreamMetrics;

@@ -61,9 +61,16 @@ async fn ask(client: &mut HealthClient<Channel>, service: &str) -> Answer {
 }
 
 fn channel(roster: &Roster, member: &Member) -> Channel {
-    let settings = Settings { health: None, ejection: None, ..Settings::clone(roster.settings()) };
-    let alone = Roster::alone(settings, roster.connection_metrics().clone(), member);
-    Upstream::of(&alone).channel()
+    let settings = Settings {
+        health: None,
+        ejection: None,
+        retries: None,
+        max_calls: None,
+        max_pending: None,
+        max_stream_age: None,
+        ..Settings::clone(roster.settings())
+    };
+    Upstream::of(&Roster::alone(settings, member)).channel()
 }
 
 /// Up to a tenth less, so that instances and members are not in step.

@@ -13,27 +13,33 @@ mod dial;
 mod early_resets;
 mod endpoint;
 mod health;
+mod keepalive;
 mod lane;
+mod lifetime;
 mod member;
 mod place;
 mod pool;
 mod resolve;
 mod response;
+mod retries;
 mod roster;
 mod settings;
+mod socket;
 mod standing;
 mod tap;
 mod tls;
+mod trickle;
 
 pub use balance::{Balance, HashKey};
 pub use call::{Call, CallReceiver, CallSender, Received, Request};
 pub use channel::Channel;
 pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
+pub use retries::Retries;
 pub use roster::Roster;
 pub use settings::{DnsSettings, EjectionSettings, HealthSettings, Settings};
 pub use tap::{Passed, Tap};
-pub use tls::{ClientPem, ClientTls, TlsError, provider};
+pub use tls::{ClientPem, ClientTls, TlsError, provider, sha256};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -62,6 +68,11 @@ impl Upstream {
     /// Its name in the configuration.
     pub fn name(&self) -> &str {
         &self.pool.settings().name
+    }
+
+    /// Which endpoint cannot be connected to, and why; `None` when the last attempts went well. Clients are not told.
+    pub fn connect_error(&self) -> Option<String> {
+        self.pool.connect_error()
     }
 
     /// Starts a call. Never blocks and never fails here: every failure is the call's

@@ -11,13 +11,16 @@ use super::{
     Settings,
     balance::{Balancer, Candidate},
     connection::{Link, connect},
+    keepalive::Keepalive,
     lane::{Lane, Opened},
     lock,
-    place::{MAX_WAITING, Offer, Place, PlaceState},
+    member::Member,
+    place::{Failure, MAX_WAITING, Offer, Place, PlaceState},
+    retries::RetryBudget,
     roster::{Fault, Members, Roster},
 };
 use crate::{
-    telemetry::UpstreamMetrics,
+    telemetry::{Retry, UpstreamMetrics},
     wire::{Code, Outcome},
 };
 
@@ -26,6 +29,8 @@ use crate::{
 pub(super) struct Pool {
     roster: Arc<Roster>,
     balancer: Balancer,
+    budget: RetryBudget,
+    keepalive: Arc<Keepalive>,
     table: Mutex<Table>,
     worker: OnceLock<Worker>,
 }
@@ -100,8 +105,14 @@ impl Pool {
         let settings = roster.settings();
         let balancer = Balancer::new(settings.balance.clone(), settings.ramp);
         let table = Table { candidates: Arc::new([]), problem: None, waiting: VecDeque::new() };
-        let pool = Self { roster, balancer, table: Mutex::new(table), worker: OnceLock::new() };
-        let pool = Arc::new(pool);
+        let pool = Arc::new(Self {
+            balancer,
+            budget: RetryBudget::new(),
+            keepalive: Arc::new(Keepalive::new(settings)),
+            table: Mutex::new(table),
+            worker: OnceLock::new(),
+            roster,
+        });
         pool.renew(&pool.roster.members());
         pool
     }
@@ -112,6 +123,10 @@ impl Pool {
 
     pub(super) fn metrics(&self) -> &UpstreamMetrics {
         self.roster.connection_metrics()
+    }
+
+    pub(super) fn budget(&self) -> &RetryBudget {
+        &self.budget
     }
 
     /// Finds a connection for a call: opens its stream, lets it wait, or fails it.
@@ -192,8 +207,10 @@ impl Pool {
     /// For a call that comes before the first member is known.
     fn unresolved(&self, table: &mut Table, lane: Arc<Lane>) {
         let name = &self.settings().name;
-        if let Some(problem) = &table.problem {
-            return lane.fail(Outcome::proxy(Code::UNAVAILABLE, format!("upstream {name:?}: {problem}")));
+        if table.problem.is_some() {
+            // Which name and why is in the log, as where a connection cannot be made.
+            let text = format!("the endpoints of upstream {name:?} cannot be resolved");
+            return lane.fail(Outcome::proxy(Code::UNAVAILABLE, text));
         }
         if table.waiting.len() >= MAX_WAITING {
             table.waiting.retain(|lane| lane.is_waiting());
@@ -201,7 +218,9 @@ impl Pool {
         if table.waiting.len() >= MAX_WAITING {
             return lane.fail(self.crowded());
         }
-        table.waiting.push_back(lane);
+        if lane.pend(self.settings(), self.metrics()) {
+            table.waiting.push_back(lane);
+        }
     }
 
     fn seat_at(
@@ -225,6 +244,7 @@ impl Pool {
                     lane.fail(self.crowded());
                     return Seated::Done;
                 }
+                Offer::Wait { .. } if !lane.pend(self.settings(), self.metrics()) => return Seated::Done,
                 Offer::Wait { dial } => {
                     if dial {
                         self.dial(place, state);
@@ -279,7 +299,10 @@ impl Pool {
     fn connected(self: &Arc<Self>, place: &Arc<Place>, link: Arc<Link>) -> bool {
         if !link.check() {
             // Otherwise its calls would dial again and again without a pause.
-            self.failed(place, "the server closed the connection at once (GOAWAY)".to_owned());
+            let (upstream, endpoint) = (&self.settings().name, &place.member);
+            let error = "the server closed the connection at once (GOAWAY)";
+            tracing::warn!(upstream, %endpoint, error, "cannot connect");
+            self.failed(place, error.to_owned());
             return false;
         }
         let mut state = place.state();
@@ -322,6 +345,7 @@ impl Pool {
         for lane in waiting {
             // Elsewhere, if there is an elsewhere that has not failed this call too.
             if lane.count_attempt() < candidates.len() {
+                self.metrics().calls().retried(Retry::Connect);
                 self.seat(lane, avoid);
             } else {
                 lane.fail(self.unreachable(&candidates, now, avoid));
@@ -354,17 +378,22 @@ impl Pool {
         )
     }
 
+    /// Which member cannot be reached, and why: for logs and operators, not for clients.
+    pub(super) fn connect_error(&self) -> Option<String> {
+        let (candidates, problem) = {
+            let table = lock(&self.table);
+            (table.candidates.clone(), table.problem.clone())
+        };
+        match failing(&candidates, None) {
+            Some((member, failure)) => Some(format!("cannot connect to {member}: {}", failure.error)),
+            None => problem.map(|problem| problem.to_string()),
+        }
+    }
+
     /// `newest`: the member whose error is the newest to this call.
     fn unreachable(&self, candidates: &[Candidate], now: Instant, newest: Option<u64>) -> Outcome {
-        let failure = candidates
-            .iter()
-            .filter_map(|candidate| {
-                let failure = candidate.place.state().failure.clone()?;
-                Some((&candidate.place.member, failure))
-            })
-            .min_by_key(|(member, failure)| (Some(member.id) != newest, failure.until));
         let name = &self.settings().name;
-        let Some((member, failure)) = failure else {
+        let Some((_, failure)) = failing(candidates, newest) else {
             return Outcome::proxy(Code::UNAVAILABLE, format!("upstream {name:?} has no endpoints"));
         };
         let wait = failure.until.saturating_duration_since(now);
@@ -373,11 +402,18 @@ impl Pool {
         } else {
             format!("; the next attempt is in {} ms", wait.as_millis())
         };
-        Outcome::proxy(
-            Code::UNAVAILABLE,
-            format!("cannot connect to {member} of upstream {name:?}: {}{next}", failure.error),
-        )
+        // Where it is and why it cannot be reached is in the log: clients need not know the inside of the network.
+        Outcome::proxy(Code::UNAVAILABLE, format!("cannot connect to upstream {name:?}{next}"))
     }
+}
+
+/// The member that failed last: this one if it did, or the one that is tried again first.
+fn failing(candidates: &[Candidate], newest: Option<u64>) -> Option<(&Member, Failure)> {
+    let failures = candidates.iter().filter_map(|candidate| {
+        let failure = candidate.place.state().failure.clone()?;
+        Some((&*candidate.place.member, failure))
+    });
+    failures.min_by_key(|(member, failure)| (Some(member.id) != newest, failure.until))
 }
 
 /// Brings what the roster publishes to this worker.
@@ -409,6 +445,7 @@ async fn run(pool: Arc<Pool>, place: Arc<Place>) {
     tracing::debug!(upstream = settings.name, endpoint = %member, limit = link.limit(), "connected");
     let metrics = pool.metrics().clone();
     metrics.connected();
+    let keepalive = pool.keepalive.clone();
     if !pool.connected(&place, link.clone()) {
         return metrics.disconnected();
     }
@@ -418,7 +455,7 @@ async fn run(pool: Arc<Pool>, place: Arc<Place>) {
         drop(pool);
         weak
     };
-    let reason = connection.drive(&link, &settings).await;
+    let reason = connection.drive(&link, &keepalive, &metrics).await;
     metrics.disconnected();
     tracing::debug!(upstream = settings.name, endpoint = %member, reason, "disconnected");
     if let Some(pool) = pool.upgrade() {

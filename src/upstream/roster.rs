@@ -108,7 +108,8 @@ impl Roster {
     }
 
     /// One member alone, of which nothing is counted: for its health checks.
-    pub(super) fn alone(settings: Settings, metrics: UpstreamMetrics, member: &Member) -> Arc<Self> {
+    pub(super) fn alone(settings: Settings, member: &Member) -> Arc<Self> {
+        let metrics = Metrics::new().upstream(&settings.name);
         let endpoint = member.endpoint.clone();
         let mut next_id = 0;
         let entries = vec![Entry::new(&mut next_id, endpoint.clone(), member.address, false)];
@@ -157,7 +158,8 @@ impl Roster {
         }
     }
 
-    pub(super) fn settings(&self) -> &Arc<Settings> {
+    /// What it was made of.
+    pub fn settings(&self) -> &Arc<Settings> {
         &self.settings
     }
 
