@@ -2,6 +2,7 @@
 
 mod limits;
 mod listeners;
+mod own_services;
 mod peers;
 mod routes;
 mod schemas;
@@ -43,6 +44,8 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         b.problems.add(level.at, error);
     }
     let tracing = file.tracing.as_ref().map(|tracing| b.tracing(tracing));
+    let served = file.routes.as_ref().map(|routes| &routes.0[..]).unwrap_or_default();
+    let own_services = b.own_services(file.serve.as_ref(), served);
     let workers = b.workers(file.workers.as_ref());
     let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
@@ -59,6 +62,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         limits,
         session,
         routes: routes?,
+        own_services,
         schema_endpoint: file.schema_endpoint.unwrap_or_default(),
         ..Default::default()
     };

@@ -2,6 +2,7 @@
 
 mod limits;
 mod listeners;
+mod own_services;
 mod peers;
 mod routes;
 mod tracing;
@@ -10,6 +11,7 @@ mod values;
 
 pub(super) use limits::{DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, Listener, ListenerTls};
+pub(super) use own_services::Serve;
 pub(super) use peers::{PeerTls, Peers};
 pub(super) use routes::{Json, LogMessages, Route};
 pub(super) use tracing::{Otlp, Tracing};
@@ -60,6 +62,8 @@ section! { "the file"
         log: Option<Log>,
         /// Traces of calls, for OpenTelemetry. Left out: none.
         tracing: Option<Tracing>,
+        /// gRPC services of the proxy's own on the public ports: health and reflection. Left out: none.
+        serve: Option<Serve>,
         /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for
         /// pages without generated code. Default: false.
         schema_endpoint: Option<bool>,

@@ -13,6 +13,7 @@ use super::{
     exchange::{self, HttpDialect},
     guard,
     json::{self, JsonForm},
+    own_services::OwnUpstream,
     pages,
     schema_pages::public_schema_router,
 };
@@ -68,7 +69,14 @@ impl Edge {
         addresses: Arc<AddressTable>,
         sessions: Arc<SessionDirectory>,
     ) -> Arc<Self> {
-        let routes = Arc::new(Routes::new(&settings.routes, upstreams, schemas, &metrics));
+        let own = OwnUpstream::new(settings.own_services);
+        let routes = match &own {
+            None => Arc::new(Routes::new(&settings.routes, upstreams, schemas, &metrics)),
+            Some(own) => own.routes_with(&settings.routes, upstreams, schemas, &metrics),
+        };
+        if let Some(own) = own {
+            own.start(routes.clone(), schemas, &drain);
+        }
         let mut extra = settings.pages.clone();
         if settings.schema_endpoint {
             extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Origins, RouteSettings, carrier::PeerSettings};
+use super::{Origins, OwnServices, RouteSettings, carrier::PeerSettings};
 use crate::wire::metadata::ENTRY_OVERHEAD;
 
 /// Settings of the downstream side, shared by all workers.
@@ -25,6 +25,8 @@ pub struct Settings {
     pub upgrade_headers: Vec<http::HeaderName>,
     /// Where calls go.
     pub routes: Vec<RouteSettings>,
+    /// Which of its own gRPC services the proxy offers.
+    pub own_services: OwnServices,
     /// Whether `/bidiway/schema` serves the schemas of what routes serve.
     pub schema_endpoint: bool,
     /// Pages besides the proxy's own (`/bidiway/…`, which it must not contain): the demo's. Requests that are no

@@ -43,6 +43,7 @@ pub(super) async fn dial(endpoint: &Endpoint, tls: &ClientTls) -> Result<Io, Dia
         Endpoint::Unix(path) => {
             return UnixStream::connect(path).await.map(Io::Unix).map_err(DialError::Connect);
         }
+        Endpoint::Local(service) => return service.connect().map(Io::Unix).map_err(DialError::Connect),
         Endpoint::Tcp { tls, host, port } => (*tls, host, *port),
     };
     let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(DialError::Connect)?;

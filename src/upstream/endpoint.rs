@@ -4,6 +4,8 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use http::uri::{Authority, Scheme};
 
+use super::LocalEndpoint;
+
 /// One place where a service listens, as written in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -18,6 +20,8 @@ pub enum Endpoint {
     },
     /// `unix:/path` or `unix:///path`: cleartext HTTP/2 on a Unix socket.
     Unix(PathBuf),
+    /// A service within this process. Not to be written in a configuration.
+    Local(LocalEndpoint),
 }
 
 /// A text that is no endpoint.
@@ -112,6 +116,7 @@ impl fmt::Display for Endpoint {
                 write!(f, "{}://{}", if *tls { "https" } else { "http" }, self.host_port())
             }
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Local(_) => f.write_str("local"),
         }
     }
 }
@@ -122,7 +127,7 @@ impl Endpoint {
         match self {
             Self::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
             Self::Tcp { host, port, .. } => format!("{host}:{port}"),
-            Self::Unix(_) => "localhost".to_owned(),
+            Self::Unix(_) | Self::Local(_) => "localhost".to_owned(),
         }
     }
 

@@ -17,6 +17,7 @@ mod message_log;
 mod metrics_docs;
 mod native;
 mod oracle;
+mod own_services;
 mod process;
 mod schema;
 mod schema_edge;
