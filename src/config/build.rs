@@ -15,7 +15,7 @@ use std::{
     time::Duration as Time,
 };
 
-use super::{Config, Duration, LogSettings, Size, file::File, problem::Problems, read::At};
+use super::{Config, Duration, LogSettings, Size, choice::Share, file::File, problem::Problems, read::At};
 use crate::{downstream, server, telemetry::log::check_filter};
 
 /// Open connections of the process.
@@ -82,6 +82,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         },
         log: LogSettings {
             format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),
+            sample_ok: log.as_ref().and_then(|log| log.sample_ok).map_or(1.0, |Share(share)| share),
             filter: log.and_then(|log| log.level).map_or_else(|| "info".into(), |level| level.value),
         },
     })

@@ -23,7 +23,7 @@ use schemars::{
 };
 
 use super::{
-    choice::Drain,
+    choice::{Drain, Share},
     node::Node,
     problem::Problems,
     read::{At, AtLeastOne, Named, Read, Section, section},
@@ -78,6 +78,8 @@ section! { "log"
         /// error, warn, info, debug, trace or off; or directives such as `info,call=off`. Default: info, which has
         /// one line for each call.
         level: Option<At<String>>,
+        /// The part of the calls that ended with OK that have a line, from 0 to 1; all others have one. Default: 1.
+        sample_ok: Option<Share>,
     }
 }
 

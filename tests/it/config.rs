@@ -9,8 +9,10 @@ use std::{
 
 use bidiway::{
     config::{self, Config},
+    downstream::OwnServices,
     schema::{FieldNames, JsonOptions},
     server::DrainSettings,
+    telemetry::TraceSettings,
 };
 use serde_json::Value;
 
@@ -103,6 +105,11 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!(chat.keepalive.unwrap().as_secs(), 310);
     assert_eq!(files.keepalive, None);
     assert_eq!(log.format, bidiway::telemetry::log::Format::Json);
+    assert_eq!(settings.downstream.own_services, OwnServices { health: true, reflection: false });
+    let tracing = settings.tracing.unwrap();
+    assert_eq!(tracing.traces, TraceSettings { sample: 0.1, trust_parent: true });
+    assert_eq!((&*tracing.service_name, tracing.headers["x-api-key"].is_sensitive()), ("bidiway", true));
+    assert_eq!(tracing.collector.endpoints[0].to_string(), "http://127.0.0.1:4317");
 }
 
 #[test]

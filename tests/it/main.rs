@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access_log;
 mod config;
 mod grpc_web;
 mod grpc_web_refusals;
@@ -38,6 +39,7 @@ mod session_refusals;
 mod session_resume;
 mod session_resume_refusals;
 mod session_upstream_faults;
+mod status_matrix;
 mod support;
 mod traces;
 mod upstream_calls;
