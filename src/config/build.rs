@@ -2,6 +2,7 @@
 
 mod limits;
 mod listeners;
+mod metadata_rules;
 mod own_services;
 mod peers;
 mod routes;
@@ -10,13 +11,19 @@ mod tracing;
 mod upstreams;
 
 use std::{
+    cell::RefCell,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration as Time,
 };
 
 use super::{Config, Duration, LogSettings, Size, choice::Share, file::File, problem::Problems, read::At};
-use crate::{downstream, server, telemetry::log::check_filter};
+use crate::{
+    downstream,
+    server::{self, reload::Files},
+    telemetry::log::check_filter,
+};
+use routes::Around;
 
 /// Open connections of the process.
 const MAX_CONNECTIONS: u32 = 50_000;
@@ -25,8 +32,9 @@ const MAX_CONNECTIONS: u32 = 50_000;
 const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 
 /// Settings from a file that was read without problems. `base` is where relative paths start.
-pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<Config> {
-    let mut b = Builder { base, problems };
+/// `files` gets every path that is read.
+pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mut Files) -> Option<Config> {
+    let mut b = Builder { base, problems, files: RefCell::new(files) };
     let listeners = b.listeners(&file.listeners.0);
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
@@ -36,8 +44,14 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     let peers = b.peers(&file);
     let upstreams = b.upstreams(&file.upstreams);
     let schemas = b.schemas(&file.upstreams);
-    let routes =
-        b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &file.upstreams, limits.max_message);
+    let around = Around {
+        upstreams: &file.upstreams,
+        origins: file.origins.as_deref(),
+        upgrade_headers: &upgrade_headers,
+        max_message: limits.max_message,
+    };
+    let routes = b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &around);
+    let prefix = b.prefix(file.prefix.as_ref());
     if let Some(level) = file.log.as_ref().and_then(|log| log.level.as_ref())
         && let Err(error) = check_filter(&level.value)
     {
@@ -46,6 +60,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     let tracing = file.tracing.as_ref().map(|tracing| b.tracing(tracing));
     let served = file.routes.as_ref().map(|routes| &routes.0[..]).unwrap_or_default();
     let own_services = b.own_services(file.serve.as_ref(), served);
+    let reload = b.reload(file.reload.as_ref());
     let workers = b.workers(file.workers.as_ref());
     let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
@@ -54,6 +69,11 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     {
         b.problems.add(admin.at, format!("{} is a listener's address already; choose another", admin.value));
     }
+    let (route_lines, routes): (Vec<_>, Vec<_>) = routes?.into_iter().unzip();
+    let mut cookies: Vec<_> =
+        routes.iter().flat_map(|route| &route.cookies).map(|(cookie, _)| cookie.clone()).collect();
+    cookies.sort();
+    cookies.dedup();
     let downstream = downstream::Settings {
         origins: origins?,
         instance: file.instance,
@@ -61,7 +81,9 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         upgrade_headers,
         limits,
         session,
-        routes: routes?,
+        cookies,
+        prefix,
+        routes,
         own_services,
         schema_endpoint: file.schema_endpoint.unwrap_or_default(),
         ..Default::default()
@@ -80,17 +102,20 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
             schemas: schemas?,
             tracing: tracing.map_or(Some(None), |tracing| tracing.map(Some))?,
         },
+        route_lines,
         log: LogSettings {
             format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),
             sample_ok: log.as_ref().and_then(|log| log.sample_ok).map_or(1.0, |Share(share)| share),
             filter: log.and_then(|log| log.level).map_or_else(|| "info".into(), |level| level.value),
         },
+        reload,
     })
 }
 
 struct Builder<'a> {
     base: &'a Path,
     problems: &'a mut Problems,
+    files: RefCell<&'a mut Files>,
 }
 
 impl Builder<'_> {
@@ -112,8 +137,11 @@ impl Builder<'_> {
         *setting = *value;
     }
 
+    /// Where a file is that is about to be read.
     fn path(&self, path: &At<PathBuf>) -> PathBuf {
-        self.base.join(&path.value)
+        let path = self.base.join(&path.value);
+        self.files.borrow_mut().note(&path);
+        path
     }
 
     fn read(&mut self, path: &At<PathBuf>) -> Result<Vec<u8>, ()> {
@@ -124,7 +152,7 @@ impl Builder<'_> {
 }
 
 /// A number of bytes in its largest whole unit.
-fn bytes(number: u64) -> String {
+pub(super) fn bytes(number: u64) -> String {
     [("GiB", 30), ("MiB", 20), ("KiB", 10)]
         .into_iter()
         .find(|(_, shift)| number >= 1 << shift && number.is_multiple_of(1 << shift))

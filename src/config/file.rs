@@ -13,7 +13,7 @@ pub(super) use limits::{DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, Listener, ListenerTls};
 pub(super) use own_services::Serve;
 pub(super) use peers::{PeerTls, Peers};
-pub(super) use routes::{Json, LogMessages, Route};
+pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
 pub(super) use tracing::{Otlp, Tracing};
 pub(super) use upstreams::{SchemaFiles, SchemaReflection, Upstream, UpstreamTls};
 
@@ -23,7 +23,7 @@ use schemars::{
 };
 
 use super::{
-    choice::{Drain, Share},
+    choice::{Drain, Keepalive, Share},
     node::Node,
     problem::Problems,
     read::{At, AtLeastOne, Named, Read, Section, section},
@@ -47,7 +47,9 @@ section! { "the file"
         /// The gRPC services, by a name of your choice. At least one.
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
-        routes: Option<AtLeastOne<Route>>,
+        routes: Option<AtLeastOne<At<Route>>>,
+        /// What the paths of requests may begin with, where a proxy in front leaves it there: `/api`. Default: nothing.
+        prefix: Option<At<String>>,
         /// What clients may use.
         limits: Option<Limits>,
         /// The session protocol.
@@ -58,6 +60,9 @@ section! { "the file"
         workers: Option<At<u32>>,
         /// How the proxy stops: a mapping, or a duration, which is its `timeout`.
         drain: Option<At<Drain>>,
+        /// How often this file and all that it names are looked at for changes, which then hold without a restart; or
+        /// `off`: only when SIGHUP comes. Default: 1s.
+        reload: Option<At<Keepalive>>,
         /// The log, on standard error.
         log: Option<Log>,
         /// Traces of calls, for OpenTelemetry. Left out: none.

@@ -19,6 +19,7 @@ use super::{
     carrier_count::Carrier,
     method_metrics::MethodFamilies,
     process_metrics,
+    reload_metrics::ReloadFamilies,
     schema_metrics::SchemaFamilies,
     tracer::{SpanFamilies, SpanQueue, TraceSettings, Tracer},
     upstream_metrics::UpstreamFamilies,
@@ -132,6 +133,7 @@ pub struct Metrics {
     backpressure: BackpressureFamilies,
     spans: SpanFamilies,
     tracer: OnceLock<Tracer>,
+    pub(super) config: ReloadFamilies,
 }
 
 impl Metrics {
@@ -170,6 +172,7 @@ impl Metrics {
             backpressure: BackpressureFamilies::default(),
             spans: SpanFamilies::default(),
             tracer: OnceLock::new(),
+            config: ReloadFamilies::default(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
         let r = &mut m.registry;
@@ -223,6 +226,7 @@ impl Metrics {
         m.backpressure.register(r);
         m.spans.register(r);
         process_metrics::register_build(r);
+        m.config.register(r);
         Arc::new(m)
     }
 

@@ -13,8 +13,10 @@ mod method_metrics;
 mod metrics;
 pub mod otlp;
 mod process_metrics;
+mod reload_metrics;
 mod schema_metrics;
 mod tracer;
+mod upstream_calls;
 mod upstream_metrics;
 
 pub use backpressure::{Backpressure, Wait, WorkerClock};
@@ -24,4 +26,5 @@ pub use carrier_count::{CarrierCount, CarrierKind};
 pub use metrics::{Dialect, Metrics};
 pub use schema_metrics::SchemaMetrics;
 pub use tracer::{Span, SpanQueue, TraceSettings, Tracer};
+pub use upstream_calls::{Counted, NoRetry, Retry, UpstreamCallMetrics};
 pub use upstream_metrics::UpstreamMetrics;

@@ -18,7 +18,7 @@ use crate::{
     downstream::{Admitted, Route, response_body::invalid_response},
     schema::{JsonError, Method, SchemaError, json},
     telemetry::CallRecord,
-    upstream::{Call, Chunk, Received, Request},
+    upstream::{Call, Chunk, Received, Request, Upstream},
     wire::{Code, Outcome},
 };
 
@@ -64,7 +64,7 @@ pub(crate) struct JsonCall {
     /// The first message names a type that the schema lacked, and that is being looked up: why it failed.
     lacking: Option<JsonError>,
     /// What opens the call, until it is open.
-    request: Option<Request>,
+    request: Option<(Upstream, Request)>,
     /// The call's deadline, until it is open.
     deadline: Option<Pin<Box<Sleep>>>,
     call: Option<Call>,
@@ -91,7 +91,7 @@ impl fmt::Debug for JsonCall {
 impl JsonCall {
     /// A call that may go upstream. Looks its method up at once.
     pub(crate) fn new(admitted: Admitted, single: Single) -> Self {
-        let Admitted { route, mut request, record } = admitted;
+        let Admitted { route, upstream, mut request, record } = admitted;
         let metadata = &mut request.metadata;
         // The messages are ours, and so is how they are encoded.
         metadata.remove("grpc-encoding");
@@ -104,7 +104,7 @@ impl JsonCall {
             method: None,
             lacking: None,
             deadline: request.deadline.map(|at| Box::pin(sleep_until(at))),
-            request: Some(request),
+            request: Some((upstream, request)),
             call: None,
             inbox: VecDeque::new(),
             inbox_size: 0,
@@ -168,13 +168,13 @@ impl JsonCall {
             return;
         }
         if self.half_closed {
-            let expected = match self.method() {
+            let error = match self.method() {
                 Some(method) if !method.client_streaming() => {
-                    method.name().to_owned() + " takes one request message"
+                    format!("{} takes one request message, and another one came", method.name())
                 }
-                _ => "the client has half-closed".to_owned(),
+                _ => "the client has half-closed, and another message came".to_owned(),
             };
-            return self.fail(invalid(format!("{expected}, and another one came")));
+            return self.fail(invalid(error));
         }
         let (size, limit) = (json.len(), self.max_message());
         if size as u64 > limit {
@@ -372,11 +372,11 @@ impl JsonCall {
 
     /// The call, which upstream now hears of.
     fn open(&mut self) -> &mut Call {
-        let Self { call, request, route, deadline, .. } = self;
+        let Self { call, request, deadline, .. } = self;
         call.get_or_insert_with(|| {
             *deadline = None;
             match request.take() {
-                Some(request) => route.upstream.call(request),
+                Some((upstream, request)) => upstream.call(request),
                 None => Call::refused(Outcome::proxy(Code::INTERNAL, "the call was opened twice")),
             }
         })
@@ -457,7 +457,7 @@ pub(super) fn too_large(what: &str, size: u64, limit: u64) -> Outcome {
 }
 
 fn no_schema(route: &Route) -> Outcome {
-    let upstream = &route.settings.upstream;
+    let upstream = route.settings.main_upstream();
     let message = format!(
         "JSON needs the schema of upstream {upstream:?}, which is off; set `schema` of that upstream in the \
          configuration to reflection, a descriptor set or .proto files"

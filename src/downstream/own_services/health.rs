@@ -54,7 +54,7 @@ impl Health {
         if matches!(service, "" | HEALTH | REFLECTION | REFLECTION_ALPHA) {
             return ServingStatus::Serving;
         }
-        let Some(upstream) = self.routes.of_service(service).next().map(|route| &route.upstream) else {
+        let Some(upstream) = self.routes.of_service(service).next().map(|route| route.upstream()) else {
             return ServingStatus::ServiceUnknown;
         };
         let remembered = {

@@ -21,7 +21,7 @@ use tonic_reflection::pb::{
     v1alpha::server_reflection_server::ServerReflectionServer as AlphaServer,
 };
 
-use super::{Drain, RouteSettings, Routes, ServicePattern};
+use super::{Drain, RouteSettings, Routes, ServicePattern, Settings};
 use crate::{
     schema::{self, Descriptors, Reflection, Schema, Source},
     telemetry::{Metrics, SchemaMetrics},
@@ -67,27 +67,39 @@ static DESCRIPTORS: LazyLock<Arc<Descriptors>> = LazyLock::new(|| {
     Arc::new(Descriptors::from_set(joined).expect("the crates' own descriptors fit together"))
 });
 
-/// The services of one worker, before they are started.
+/// The configured routes, and those of the services that are offered, which are started.
+pub(super) fn routes(
+    settings: &Settings,
+    upstreams: &HashMap<String, Upstream>,
+    schemas: &HashMap<String, Schema>,
+    metrics: &Metrics,
+    drain: &Drain,
+) -> Arc<Routes> {
+    let services = settings.own_services;
+    if services.names().next().is_none() {
+        return Arc::new(Routes::new(&settings.routes, upstreams, schemas, metrics));
+    }
+    let (endpoint, connections) = LocalEndpoint::new();
+    let mut local =
+        upstream::Settings::new(NAME, vec![Endpoint::Local(endpoint)], ClientTls::trusting_nobody());
+    local.keepalive = None;
+    let own = OwnUpstream { services, upstream: Upstream::new(Arc::new(local)), connections };
+    let routes = own.routes_with(&settings.routes, upstreams, schemas, metrics);
+    own.start(routes.clone(), schemas, drain);
+    routes
+}
+
+/// The services of one worker and plan, before they are started.
 #[derive(Debug)]
-pub(crate) struct OwnUpstream {
+struct OwnUpstream {
     services: OwnServices,
     upstream: Upstream,
     connections: mpsc::Receiver<UnixStream>,
 }
 
 impl OwnUpstream {
-    /// `None`: nothing is offered.
-    pub(crate) fn new(services: OwnServices) -> Option<Self> {
-        services.names().next()?;
-        let (endpoint, connections) = LocalEndpoint::new();
-        let mut settings =
-            upstream::Settings::new(NAME, vec![Endpoint::Local(endpoint)], ClientTls::trusting_nobody());
-        settings.keepalive = None;
-        Some(Self { services, upstream: Upstream::new(Arc::new(settings)), connections })
-    }
-
     /// These routes and the proxy's own.
-    pub(crate) fn routes_with(
+    fn routes_with(
         &self,
         routes: &[RouteSettings],
         upstreams: &HashMap<String, Upstream>,
@@ -110,7 +122,7 @@ impl OwnUpstream {
     }
 
     /// Starts serving, within the worker's runtime, until the worker's last call is over.
-    pub(crate) fn start(self, routes: Arc<Routes>, schemas: &HashMap<String, Schema>, drain: &Drain) {
+    fn start(self, routes: Arc<Routes>, schemas: &HashMap<String, Schema>, drain: &Drain) {
         let mut own = RoutesBuilder::default();
         if self.services.health {
             own.add_service(HealthServer::new(Health::new(routes.clone(), drain.clone())));

@@ -57,7 +57,7 @@ impl ReflectionService {
             Ok(mut services) => {
                 services.retain(|service| {
                     let mut routes = self.routes.of_service(service);
-                    routes.any(|route| route.upstream.name() == schema.name())
+                    routes.any(|route| route.settings.main_upstream() == schema.name())
                 });
                 services
             }
