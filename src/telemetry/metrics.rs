@@ -128,12 +128,12 @@ pub struct Metrics {
     tls_handshake_failures: Counter,
     upstreams: UpstreamFamilies,
     schemas: SchemaFamilies,
+    pub(super) config: ReloadFamilies,
     times: TimeFamilies,
     methods: MethodFamilies,
     backpressure: BackpressureFamilies,
     spans: SpanFamilies,
     tracer: OnceLock<Tracer>,
-    pub(super) config: ReloadFamilies,
 }
 
 impl Metrics {
@@ -167,12 +167,12 @@ impl Metrics {
             tls_handshake_failures: Counter::default(),
             upstreams: UpstreamFamilies::default(),
             schemas: SchemaFamilies::default(),
+            config: ReloadFamilies::default(),
             times: TimeFamilies::default(),
             methods: MethodFamilies::default(),
             backpressure: BackpressureFamilies::default(),
             spans: SpanFamilies::default(),
             tracer: OnceLock::new(),
-            config: ReloadFamilies::default(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
         let r = &mut m.registry;
@@ -221,12 +221,12 @@ impl Metrics {
         );
         m.upstreams.register(r);
         m.schemas.register(r);
+        m.config.register(r);
         m.times.register(r);
         m.methods.register(r);
         m.backpressure.register(r);
         m.spans.register(r);
         process_metrics::register_build(r);
-        m.config.register(r);
         Arc::new(m)
     }
 

@@ -93,8 +93,8 @@ impl Call {
     }
 
     fn over(lane: Arc<Lane>, pool: Option<(Arc<Pool>, Counted)>, lifetime: Option<Lifetime>) -> Self {
+        let backpressure = pool.as_ref().map(|(pool, _)| pool.metrics().backpressure().clone());
         let (pool, counted) = pool.unzip();
-        let backpressure = pool.as_ref().map(|pool| pool.metrics().backpressure().clone());
         Self {
             sender: CallSender {
                 lane: lane.clone(),

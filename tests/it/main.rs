@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access_log;
+mod client_certificates;
 mod config;
 mod grpc_web;
 mod grpc_web_refusals;
@@ -20,6 +21,8 @@ mod native;
 mod oracle;
 mod own_services;
 mod process;
+mod reload;
+mod routes;
 mod schema;
 mod schema_edge;
 mod server;
@@ -45,6 +48,10 @@ mod support;
 mod traces;
 mod upstream_calls;
 mod upstream_faults;
+mod upstream_keepalive;
+mod upstream_limits;
 mod upstream_pool;
 mod upstream_requests;
+mod upstream_restarts;
+mod upstream_retries;
 mod upstream_tls;

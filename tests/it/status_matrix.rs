@@ -69,7 +69,7 @@ async fn matrix() -> (Services, Edge) {
     ];
     let downstream = downstream::Settings { routes, ..settings() };
     let upstream = calls::settings(&[&format!("http://{}", services.address())]);
-    let edge = edge_adjusted(reflection(), upstream, downstream, |settings| {
+    let edge = edge_adjusted(reflection(), vec![upstream], downstream, |settings| {
         let dead = calls::settings(&["http://127.0.0.1:1"]);
         settings.upstreams.push(bidiway::upstream::Settings { name: "dead".into(), ..dead }.into());
     });

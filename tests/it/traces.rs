@@ -137,7 +137,7 @@ async fn telling() -> (Scripted, mpsc::Receiver<HeaderMap>) {
 async fn edge(upstream: &str, collector: &Collector, sample: f64) -> Edge {
     let tracing = Some(collector.settings(sample));
     let upstream = calls::settings(&[upstream]);
-    edge_adjusted(reflection(), upstream, settings(), |settings| settings.tracing = tracing).await
+    edge_adjusted(reflection(), vec![upstream], settings(), |settings| settings.tracing = tracing).await
 }
 
 /// What a service was told, which is the span of the proxy.
@@ -347,7 +347,8 @@ async fn what_the_collector_does_not_take_is_counted_and_calls_do_not_notice() {
     tracing.collector = Arc::new(calls::settings(&["http://127.0.0.1:1"]));
     let upstream = calls::settings(&[&upstream.url]);
     let mut edge =
-        edge_adjusted(reflection(), upstream, settings(), |settings| settings.tracing = Some(tracing)).await;
+        edge_adjusted(reflection(), vec![upstream], settings(), |settings| settings.tracing = Some(tracing))
+            .await;
     for _ in 0..3 {
         let answer = edge.send(Http::One, edge.web(TALK).body(whole(message(b"x"))).unwrap()).await;
         assert_eq!(WebAnswer::read(answer).await.unwrap().status().0, 0);

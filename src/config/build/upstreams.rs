@@ -67,6 +67,7 @@ impl Builder<'_> {
             }
         }
         self.time(&mut settings.keepalive_timeout, given.keepalive_timeout.as_ref());
+        self.calls(&mut settings, given);
         Some(Arc::new(settings))
     }
 

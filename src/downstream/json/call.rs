@@ -63,7 +63,7 @@ pub(crate) struct JsonCall {
     method: Option<Arc<Method>>,
     /// The first message names a type that the schema lacked, and that is being looked up: why it failed.
     lacking: Option<JsonError>,
-    /// What opens the call, until it is open.
+    /// Where the call goes and what opens it, until it is open.
     request: Option<(Upstream, Request)>,
     /// The call's deadline, until it is open.
     deadline: Option<Pin<Box<Sleep>>>,
