@@ -5,6 +5,7 @@ mod endpoints;
 mod limits;
 mod listeners;
 mod metadata_rules;
+mod own_services;
 mod peers;
 mod routes;
 mod schemas;
@@ -18,7 +19,7 @@ use std::{
     time::Duration as Time,
 };
 
-use super::{Config, Duration, LogSettings, Size, file::File, problem::Problems, read::At};
+use super::{Config, Duration, LogSettings, Size, choice::Share, file::File, problem::Problems, read::At};
 use crate::{
     downstream,
     server::{self, reload::Files},
@@ -62,6 +63,8 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     }
     let reload = b.reload(file.reload.as_ref());
     let tracing = file.tracing.as_ref().map(|tracing| b.tracing(tracing));
+    let served = file.routes.as_ref().map(|routes| &routes.0[..]).unwrap_or_default();
+    let own_services = b.own_services(file.serve.as_ref(), served);
     let workers = b.workers(file.workers.as_ref());
     let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
@@ -86,6 +89,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         cookies,
         prefix,
         routes,
+        own_services,
         schema_endpoint: file.schema_endpoint.unwrap_or_default(),
         ..Default::default()
     };
@@ -106,6 +110,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         route_lines,
         log: LogSettings {
             format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),
+            sample_ok: log.as_ref().and_then(|log| log.sample_ok).map_or(1.0, |Share(share)| share),
             filter: log.and_then(|log| log.level).map_or_else(|| "info".into(), |level| level.value),
         },
         reload,

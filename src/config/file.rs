@@ -4,6 +4,7 @@ mod calls;
 mod endpoints;
 mod limits;
 mod listeners;
+mod own_services;
 mod peers;
 mod routes;
 mod tracing;
@@ -16,6 +17,7 @@ pub(super) use endpoints::{
 };
 pub(super) use limits::{DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerTls};
+pub(super) use own_services::Serve;
 pub(super) use peers::{PeerTls, Peers};
 pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
 pub(super) use tracing::{Otlp, Tracing};
@@ -27,7 +29,7 @@ use schemars::{
 };
 
 use super::{
-    choice::{Drain, Keepalive},
+    choice::{Drain, Keepalive, Share},
     node::Node,
     problem::Problems,
     read::{At, AtLeastOne, Named, Read, Section, section},
@@ -74,6 +76,8 @@ section! { "the file"
         log: Option<Log>,
         /// Traces of calls, for OpenTelemetry. Left out: none.
         tracing: Option<Tracing>,
+        /// gRPC services of the proxy's own on the public ports: health and reflection. Left out: none.
+        serve: Option<Serve>,
         /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for
         /// pages without generated code. Default: false.
         schema_endpoint: Option<bool>,
@@ -88,6 +92,8 @@ section! { "log"
         /// error, warn, info, debug, trace or off; or directives such as `info,call=off`. Default: info, which has
         /// one line for each call.
         level: Option<At<String>>,
+        /// The part of the calls that ended with OK that have a line, from 0 to 1; all others have one. Default: 1.
+        sample_ok: Option<Share>,
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     guard,
     json::{self, JsonForm},
     linger::{HeardOut, hear_out},
-    pages, prefix,
+    own_services, pages, prefix,
     route::host_of,
     schema_pages::public_schema_router,
 };
@@ -84,8 +84,9 @@ impl Plan {
         upstreams: &HashMap<String, Upstream>,
         schemas: &HashMap<String, Schema>,
         metrics: &Metrics,
+        drain: &Drain,
     ) -> Arc<Self> {
-        let routes = Arc::new(Routes::new(&settings.routes, upstreams, schemas, metrics));
+        let routes = own_services::routes(&settings, upstreams, schemas, metrics, drain);
         let mut extra = settings.pages.clone();
         if settings.schema_endpoint {
             extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ClientIdentity, Origins, RouteSettings, carrier::PeerSettings};
+use super::{ClientIdentity, Origins, OwnServices, RouteSettings, carrier::PeerSettings};
 use crate::wire::metadata::ENTRY_OVERHEAD;
 
 /// Settings of the downstream side, shared by all workers.
@@ -33,6 +33,8 @@ pub struct Settings {
     pub prefix: Option<String>,
     /// Where calls go.
     pub routes: Vec<RouteSettings>,
+    /// Which of its own gRPC services the proxy offers.
+    pub own_services: OwnServices,
     /// Whether `/bidiway/schema` serves the schemas of what routes serve.
     pub schema_endpoint: bool,
     /// Pages besides the proxy's own (`/bidiway/…`, which it must not contain): the demo's. Requests that are no

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access_log;
 mod client_certificates;
 mod config;
 mod grpc_web;
@@ -18,6 +19,7 @@ mod message_log;
 mod metrics_docs;
 mod native;
 mod oracle;
+mod own_services;
 mod process;
 mod reload;
 mod routes;
@@ -41,6 +43,7 @@ mod session_refusals;
 mod session_resume;
 mod session_resume_refusals;
 mod session_upstream_faults;
+mod status_matrix;
 mod support;
 mod traces;
 mod upstream_calls;
