@@ -40,6 +40,9 @@ pub(crate) struct Admitted {
     pub(crate) request: Request,
     /// Its account, already running.
     pub(crate) record: CallRecord,
+    /// On whose behalf it is made, as far as the proxy has verified that itself: `identity::Verified::principal`.
+    /// The same for all tokens of one user. `None` also while a token waits for its issuer's keys.
+    pub(crate) principal: Option<Arc<str>>,
 }
 
 /// Decides whether a call may go upstream, and how. A refusal is the call's outcome and is already counted and
@@ -50,9 +53,9 @@ pub(crate) struct Admitted {
 pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
     let record = account(edge, &opening);
     match prepare(edge, opening) {
-        Ok((route, mut request)) => {
+        Ok((route, mut request, principal)) => {
             request.tap = message_log::sampled(edge, &route, &request);
-            Ok(Admitted { route, request, record })
+            Ok(Admitted { route, request, record, principal })
         }
         Err(outcome) => {
             record.end(&outcome);
@@ -70,7 +73,9 @@ pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
     CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned())
 }
 
-fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), Box<Outcome>> {
+type Prepared = (Arc<Route>, Request, Option<Arc<str>>);
+
+fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<Prepared, Box<Outcome>> {
     let Opening { conn, session, path, mut metadata, upgrade_headers: picked, timeout, .. } = opening;
     // A session has held its metadata against the limit itself, before base64 made it longer.
     let limit = if session.is_some() { usize::MAX } else { edge.settings.limits.max_metadata as usize };
@@ -101,7 +106,9 @@ fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), B
     // A deadline past the end of time is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let content_type = HeaderValue::from_static("application/grpc");
-    Ok((Arc::clone(route), Request { path, content_type, metadata, deadline, tap: None }))
+    let principal = None;
+    let request = Request { path, content_type, metadata, deadline, tap: None, terms: None };
+    Ok((Arc::clone(route), request, principal))
 }
 
 fn refusal(code: Code, message: impl Into<String>) -> Box<Outcome> {

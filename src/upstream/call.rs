@@ -1,7 +1,7 @@
 //! One call as bytes.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -11,13 +11,15 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, client::ResponseFuture};
 use http::{HeaderMap, HeaderValue};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Chunk, Tap,
+    Chunk, Tap, Terms,
     lane::{Ending, Lane},
     pool::{Pool, Slot},
     response::{self, Early, Head},
+    timer::Timer,
 };
 use crate::wire::{Code, Outcome};
 
@@ -40,6 +42,8 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Sees what passes.
     pub tap: Option<Tap>,
+    /// Who is asked first, and how long it may go on; `None`: nobody, and as long as the deadline allows.
+    pub terms: Option<Box<Terms>>,
 }
 
 /// What comes back from upstream, in this order: at most one `Headers`, any number of `Data`, one `End`.
@@ -71,16 +75,32 @@ impl Call {
                 "the deadline had passed before the call was sent",
             ));
         }
+        let Terms { permission, lease } = request.terms.take().map(|terms| *terms).unwrap_or_default();
+        if let Some(lease) = lease.as_ref().filter(|lease| lease.until() <= Instant::now()) {
+            return Self::refused(lease.outcome());
+        }
         let tap = request.tap.take();
-        let lane = Lane::new(request);
-        pool.place(lane.clone());
-        let mut call = Self::over(lane, Some(pool.clone()), deadline);
+        let (lane, asking) = match permission {
+            None => {
+                let lane = Lane::new(request);
+                pool.place(lane.clone());
+                (lane, None)
+            }
+            Some(permission) => {
+                let metadata = std::mem::take(&mut request.metadata);
+                let lane = Lane::new(request);
+                let asking = permission.ask(metadata, lane.clone(), pool.clone());
+                (lane, Some(asking))
+            }
+        };
+        let mut call = Self::over(lane, Some(pool.clone()), Timer::new(deadline, lease));
+        call.receiver.asking = asking;
         call.sender.tap.clone_from(&tap);
         call.receiver.tap = tap;
         call
     }
 
-    fn over(lane: Arc<Lane>, pool: Option<Arc<Pool>>, deadline: Option<Instant>) -> Self {
+    fn over(lane: Arc<Lane>, pool: Option<Arc<Pool>>, timer: Option<Timer>) -> Self {
         Self {
             sender: CallSender { lane: lane.clone(), tap: None },
             receiver: CallReceiver {
@@ -89,7 +109,8 @@ impl Call {
                 stage: Stage::Opening,
                 held: 0,
                 tap: None,
-                deadline: deadline.map(|at| Box::pin(sleep_until(at))),
+                timer,
+                asking: None,
             },
         }
     }
@@ -122,7 +143,7 @@ impl Call {
         self.receiver.poll_receive(cx)
     }
 
-    /// Ready with the outcome when the deadline has passed: for a caller that can take no more data and therefore does
+    /// Ready with the outcome when the deadline has passed, or the lease is over: for a caller that can take no more data and therefore does
     /// not call `poll_receive`, which sees to the deadline otherwise. Not to be polled after `End`.
     pub fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Box<Outcome>> {
         self.receiver.poll_deadline(cx)
@@ -187,7 +208,9 @@ pub struct CallReceiver {
     /// Bytes of `Data` that are not released.
     held: usize,
     tap: Option<Tap>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
+    /// Dropped with the call: the question is given up.
+    asking: Option<AbortOnDropHandle<()>>,
 }
 
 /// How far the response is.
@@ -320,20 +343,20 @@ impl CallReceiver {
 
     /// See [`Call::poll_deadline`].
     pub fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Box<Outcome>> {
-        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
-        ready!(deadline.as_mut().poll(cx));
+        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        let outcome = ready!(timer.poll(cx));
         self.give_up(Ending::Cancelled);
-        Poll::Ready(Box::new(response::deadline_exceeded()))
+        Poll::Ready(outcome)
     }
 
     /// What keeps the deadline while nobody polls this half, as where a body is polled only when its client reads: a
     /// future that waits for the deadline and then ends the call with it. `None` without a deadline.
     pub fn expiry(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let deadline = self.deadline.as_ref()?.deadline();
+        let mut timer = self.timer.as_ref()?.again();
         let lane = self.lane.clone();
         Some(async move {
-            sleep_until(deadline).await;
-            lane.expire();
+            let outcome = poll_fn(|cx| timer.poll(cx)).await;
+            lane.expire(outcome);
         })
     }
 
@@ -408,11 +431,11 @@ impl CallReceiver {
 
     /// Nothing to say yet; unless the deadline has passed.
     fn wait(&mut self, cx: &mut Context<'_>, stage: Stage) -> Poll<Received> {
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
+        if let Some(timer) = &mut self.timer
+            && let Poll::Ready(outcome) = timer.poll(cx)
         {
             self.stage = stage;
-            return self.end(Ending::Cancelled, Box::new(response::deadline_exceeded()));
+            return self.end(Ending::Cancelled, outcome);
         }
         self.stage = stage;
         // The sender has given up, and the stream is perhaps not reset yet.
@@ -447,7 +470,7 @@ impl CallReceiver {
     /// Whether the deadline has passed, as far as timers can tell.
     fn is_expired(&self) -> bool {
         let now = Instant::now() + TIMER_GRAIN;
-        self.deadline.as_ref().is_some_and(|sleep| sleep.deadline() <= now)
+        self.timer.as_ref().and_then(Timer::deadline).is_some_and(|deadline| deadline <= now)
     }
 
     /// The call is over: whatever it held is given back.
@@ -458,7 +481,8 @@ impl CallReceiver {
 
     fn give_up(&mut self, ending: Ending) {
         self.held = 0;
-        self.deadline = None;
+        self.timer = None;
+        self.asking = None;
         let slot = std::mem::replace(&mut self.stage, Stage::Done).into_slot();
         self.lane.over(ending, slot);
         self.pool = None;

@@ -114,6 +114,13 @@ impl Lane {
         matches!(lock(&self.state).phase, Phase::Waiting { .. })
     }
 
+    /// What goes upstream, when it was not known at the beginning.
+    pub(super) fn set_metadata(&self, metadata: HeaderMap) {
+        if let Some(replay) = &mut lock(&self.state).replay {
+            replay.request.metadata = metadata;
+        }
+    }
+
     /// Counts an endpoint that could not be reached; returns how many were.
     pub(super) fn count_attempt(&self) -> usize {
         lock(&self.state).replay.as_mut().map_or(usize::MAX, |replay| {
@@ -264,11 +271,10 @@ impl Lane {
         }
     }
 
-    /// The deadline has passed: the stream is reset, and the receiver learns why.
-    pub(super) fn expire(&self) {
+    /// The call's time is over: the stream is reset, and the receiver learns why.
+    pub(super) fn expire(&self, outcome: Box<Outcome>) {
         let mut state = lock(&self.state);
         if let Phase::Waiting { .. } | Phase::Open { .. } = state.phase {
-            let outcome = Box::new(super::response::deadline_exceeded());
             let old = std::mem::replace(&mut state.phase, Phase::Failed(outcome));
             state.replay = None;
             state.wake();

@@ -16,6 +16,8 @@ mod pool;
 mod response;
 mod settings;
 mod tap;
+mod terms;
+mod timer;
 mod tls;
 
 pub use call::{Call, CallReceiver, CallSender, Received, Request};
@@ -24,6 +26,7 @@ pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use settings::Settings;
 pub use tap::{Passed, Tap};
+pub use terms::{Decision, Lease, Permission, Terms};
 pub use tls::{ClientPem, ClientTls, TlsError, provider};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -91,7 +91,7 @@ impl fmt::Debug for JsonCall {
 impl JsonCall {
     /// A call that may go upstream. Looks its method up at once.
     pub(crate) fn new(admitted: Admitted, single: Single) -> Self {
-        let Admitted { route, mut request, record } = admitted;
+        let Admitted { route, mut request, record, .. } = admitted;
         let metadata = &mut request.metadata;
         // The messages are ours, and so is how they are encoded.
         metadata.remove("grpc-encoding");
