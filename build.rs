@@ -19,6 +19,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("demo.binpb"), prost::Message::encode_to_vec(&demo))?;
     tonic_prost_build::configure().bytes(".").compile_fds(demo)?;
 
+    let authorization = protox::compile(["envoy/service/auth/v3/authorization.proto"], ["proto"])?;
+    tonic_prost_build::configure().compile_fds(authorization)?;
+
     fs::write(out.join("assets.rs"), assets(Path::new("shim/src"))?)?;
     Ok(())
 }

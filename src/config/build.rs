@@ -1,5 +1,6 @@
 //! From what the file says to settings for every floor: defaults, and the checks that need more than one value.
 
+mod identity;
 mod limits;
 mod listeners;
 mod peers;
@@ -24,7 +25,7 @@ const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 
 /// Settings from a file that was read without problems. `base` is where relative paths start.
 pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<Config> {
-    let mut b = Builder { base, problems };
+    let mut b = Builder { base, problems, has_identity: file.identity.is_some(), known: None };
     let listeners = b.listeners(&file.listeners.0);
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
@@ -34,6 +35,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     let peers = b.peers(&file);
     let upstreams = b.upstreams(&file.upstreams);
     let schemas = b.schemas(&file.upstreams);
+    b.known = b.identity(file.identity.as_ref(), file.origins.as_deref(), &file.upstreams.value);
     let routes =
         b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &file.upstreams, limits.max_message);
     if let Some(level) = file.log.as_ref().and_then(|log| log.level.as_ref())
@@ -49,6 +51,10 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     {
         b.problems.add(admin.at, format!("{} is a listener's address already; choose another", admin.value));
     }
+    let identity = b.known.take().map(|known| known.authority);
+    if identity.is_none() && file.identity.is_some() {
+        return None;
+    }
     let downstream = downstream::Settings {
         origins: origins?,
         instance: file.instance,
@@ -56,6 +62,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         upgrade_headers,
         limits,
         session,
+        identity,
         routes: routes?,
         schema_endpoint: file.schema_endpoint.unwrap_or_default(),
         ..Default::default()
@@ -83,6 +90,9 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
 struct Builder<'a> {
     base: &'a Path,
     problems: &'a mut Problems,
+    /// The file has `identity`; what is `known` from it, unless it has problems.
+    has_identity: bool,
+    known: Option<identity::Known>,
 }
 
 impl Builder<'_> {

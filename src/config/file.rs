@@ -1,5 +1,6 @@
 //! What the file may say: its keys, with the sentences that editors show. Defaults are applied in `build`.
 
+mod identity;
 mod limits;
 mod listeners;
 mod peers;
@@ -7,6 +8,7 @@ mod routes;
 mod upstreams;
 mod values;
 
+pub(super) use identity::{ApiKeys, ExtAuthz, Identity, Jwks, Jwt, RouteAuth};
 pub(super) use limits::{DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, Listener, ListenerTls};
 pub(super) use peers::{PeerTls, Peers};
@@ -44,6 +46,8 @@ section! { "the file"
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
         routes: Option<AtLeastOne<Route>>,
+        /// Who calls. Default: nobody is asked.
+        identity: Option<At<Identity>>,
         /// What clients may use.
         limits: Option<Limits>,
         /// The session protocol.

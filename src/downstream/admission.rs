@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{ConnInfo, Edge, Route, message_log, upgrade_headers};
+use super::{ConnInfo, Edge, Route, identity, message_log, upgrade_headers};
 use crate::{
     telemetry::{CallRecord, Dialect},
     upstream::Request,
@@ -106,8 +106,9 @@ fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<Prepared, Box<Outcome>> 
     // A deadline past the end of time is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let content_type = HeaderValue::from_static("application/grpc");
-    let principal = None;
-    let request = Request { path, content_type, metadata, deadline, tap: None, terms: None };
+    let identity::Passed { principal, terms } =
+        identity::check(route, conn, path.path(), &mut metadata, deadline)?;
+    let request = Request { path, content_type, metadata, deadline, tap: None, terms };
     Ok((Arc::clone(route), request, principal))
 }
 

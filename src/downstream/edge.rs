@@ -12,6 +12,7 @@ use super::{
     carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
     guard,
+    identity::Shown,
     json::{self, JsonForm},
     pages,
     schema_pages::public_schema_router,
@@ -27,13 +28,15 @@ pub struct ConnInfo {
     pub tls: bool,
     /// The client's IP address as services read it in `x-forwarded-for`; made once for all calls.
     pub(crate) address: HeaderValue,
+    /// What the request says about its client besides metadata.
+    pub(crate) shown: Shown,
 }
 
 impl ConnInfo {
     /// A connection from `peer`.
     pub fn new(peer: SocketAddr, tls: bool) -> Self {
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
-        Self { peer, tls, address: address.expect("an address is printable ASCII") }
+        Self { peer, tls, address: address.expect("an address is printable ASCII"), shown: Shown::default() }
     }
 }
 
@@ -78,7 +81,7 @@ impl Edge {
     }
 
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.
-    pub async fn handle(self: Arc<Self>, request: Request<Incoming>, conn: ConnInfo) -> Response<Body> {
+    pub async fn handle(self: Arc<Self>, request: Request<Incoming>, mut conn: ConnInfo) -> Response<Body> {
         let (head, body) = request.into_parts();
         let kind = RequestKind::of(&head);
         let version = head.version;
@@ -90,6 +93,9 @@ impl Edge {
             let mut response = self.reject(rejection, &kind, version);
             cors.write_to(response.headers_mut());
             return response;
+        }
+        if let Some(authority) = &self.settings.identity {
+            conn.shown = authority.shown(&head.headers);
         }
         self.dispatch(kind, head, body, conn, cors).await
     }

@@ -2,7 +2,10 @@
 
 use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use super::{Limits, MessageLog};
+use super::{
+    Limits, MessageLog,
+    identity::{Auth, Gate},
+};
 use crate::{
     schema::{JsonOptions, Schema},
     telemetry::{CallMetrics, Dialect, Metrics},
@@ -48,6 +51,8 @@ pub struct RouteSettings {
     pub json: JsonOptions,
     /// Which of its calls' messages are logged; `None`: none.
     pub log_messages: Option<MessageLog>,
+    /// Who may call; `None`: everybody, and nothing is known of identities.
+    pub auth: Option<Auth>,
 }
 
 impl RouteSettings {
@@ -60,6 +65,7 @@ impl RouteSettings {
             max_message: Limits::default().max_message,
             json: JsonOptions::default(),
             log_messages: None,
+            auth: None,
         }
     }
 }
@@ -75,6 +81,8 @@ pub struct Route {
     pub schema: Option<Schema>,
     /// The name for metrics and logs: the pattern as configured.
     pub name: String,
+    /// What its calls pass.
+    pub(crate) gate: Option<Gate>,
     metrics: DialectMetrics,
 }
 
@@ -122,9 +130,10 @@ impl Routes {
                 .expect("the configuration accepts only routes to upstreams that it has")
                 .clone();
             let name = settings.pattern.to_string();
+            let gate = settings.auth.as_ref().map(|auth| Gate::new(auth, upstreams, metrics));
             let metrics = DialectMetrics::new(metrics, &name);
             let schema = schemas.get(&settings.upstream).cloned();
-            let route = Arc::new(Route { settings: settings.clone(), upstream, schema, name, metrics });
+            let route = Arc::new(Route { settings: settings.clone(), upstream, schema, name, gate, metrics });
             match &settings.pattern {
                 ServicePattern::Any => table.any = Some(route),
                 ServicePattern::Package(package) => table.packages.push((package.clone(), route)),

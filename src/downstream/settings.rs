@@ -1,8 +1,8 @@
 //! What the downstream side needs to know.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::{Origins, RouteSettings, carrier::PeerSettings};
+use super::{Origins, RouteSettings, carrier::PeerSettings, identity::Authority};
 use crate::wire::metadata::ENTRY_OVERHEAD;
 
 /// Settings of the downstream side, shared by all workers.
@@ -23,6 +23,8 @@ pub struct Settings {
     /// request that opened a WebSocket, for every call on it, and `cookie` of any request. None. With `cookie`,
     /// `origins` must not allow any origin: whatever page calls, its visitor's cookies go along.
     pub upgrade_headers: Vec<http::HeaderName>,
+    /// What knows who callers are; the routes say what they ask of it. `None`: nobody is known.
+    pub identity: Option<Arc<Authority>>,
     /// Where calls go.
     pub routes: Vec<RouteSettings>,
     /// Whether `/bidiway/schema` serves the schemas of what routes serve.

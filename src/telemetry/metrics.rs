@@ -17,8 +17,12 @@ use prometheus_client::{
 };
 
 use super::{
-    CallMetrics, SchemaMetrics, UpstreamMetrics, call_metrics::Traffic, carrier_count::Carrier,
-    schema_metrics::SchemaFamilies, upstream_metrics::UpstreamFamilies,
+    CallMetrics, SchemaMetrics, UpstreamMetrics,
+    call_metrics::Traffic,
+    carrier_count::Carrier,
+    identity_metrics::{IdentityFamilies, IdentityMetrics},
+    schema_metrics::SchemaFamilies,
+    upstream_metrics::UpstreamFamilies,
 };
 
 /// How a client speaks; the label `dialect`.
@@ -137,6 +141,7 @@ pub struct Metrics {
     tls_handshake_failures: Counter,
     upstreams: UpstreamFamilies,
     schemas: SchemaFamilies,
+    identity: IdentityFamilies,
 }
 
 impl Metrics {
@@ -170,6 +175,7 @@ impl Metrics {
             tls_handshake_failures: Counter::default(),
             upstreams: UpstreamFamilies::default(),
             schemas: SchemaFamilies::default(),
+            identity: IdentityFamilies::default(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
         let r = &mut m.registry;
@@ -219,6 +225,7 @@ impl Metrics {
         );
         m.upstreams.register(r);
         m.schemas.register(r);
+        m.identity.register(r);
         Arc::new(m)
     }
 
@@ -254,6 +261,11 @@ impl Metrics {
     /// The handles for one upstream's schema.
     pub fn schema(&self, name: &str) -> SchemaMetrics {
         self.schemas.of(name)
+    }
+
+    /// The handles for what verifies identities.
+    pub fn identity(&self) -> IdentityMetrics {
+        self.identity.handles()
     }
 
     /// The OpenMetrics text exposition; its content type is [`Metrics::CONTENT_TYPE`].

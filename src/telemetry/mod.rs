@@ -6,6 +6,7 @@
 mod call_metrics;
 mod call_record;
 mod carrier_count;
+mod identity_metrics;
 pub mod log;
 mod metrics;
 mod schema_metrics;
@@ -14,6 +15,7 @@ mod upstream_metrics;
 pub use call_metrics::CallMetrics;
 pub use call_record::CallRecord;
 pub use carrier_count::{CarrierCount, CarrierKind};
+pub use identity_metrics::IdentityMetrics;
 pub use metrics::{Dialect, Metrics};
 pub use schema_metrics::SchemaMetrics;
 pub use upstream_metrics::UpstreamMetrics;

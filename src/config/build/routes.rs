@@ -39,6 +39,7 @@ impl Builder<'_> {
             let upstream = (*only).to_owned();
             return Some(vec![RouteSettings {
                 max_message,
+                auth: self.route_auth(None),
                 ..RouteSettings::new(ServicePattern::Any, upstream)
             }]);
         };
@@ -71,6 +72,7 @@ impl Builder<'_> {
                     timeout: route.timeout.is_some().then_some(timeout),
                     max_message: max,
                     json: route.json.as_ref().map(json).unwrap_or_default(),
+                    auth: self.route_auth(route.auth.as_ref()),
                     log_messages: route.log_messages.as_ref().map(|given| self.log_messages(given)),
                     ..RouteSettings::new(pattern, upstream.value.clone())
                 })

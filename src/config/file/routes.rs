@@ -3,7 +3,7 @@
 use crate::{
     config::{
         Duration, Size,
-        choice::{Defaults, Share, UnknownFields},
+        choice::{Defaults, RouteAuthChoice, Share, UnknownFields},
         node::Node,
         problem::Problems,
         read::{At, Read, Section, section},
@@ -26,6 +26,8 @@ section! { "a route"
         json: Option<Json>,
         /// Logs messages, decoded, whatever the dialect of the call. Left out: none.
         log_messages: Option<LogMessages>,
+        /// Who may call: `required`, `optional`, `off`, or a mapping. Default: required, where there is `identity`.
+        auth: Option<At<RouteAuthChoice>>,
     }
 }
 

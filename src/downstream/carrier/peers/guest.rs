@@ -9,7 +9,7 @@ use hyper::body::Incoming as RequestBody;
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::timeout;
 
-use super::{CLIENT, CLIENT_SCHEME, FAILURE, INSTANCE, PATH, PROTOCOL};
+use super::{CLIENT, CLIENT_SCHEME, FAILURE, INSTANCE, PATH, PROTOCOL, TOKEN};
 use crate::{
     downstream::{
         ConnInfo, ConnIo, Edge, Principal,
@@ -18,6 +18,7 @@ use crate::{
             mailbox::{Answer, Arrival},
             socket::{CarrierIo, Incoming, Socket},
         },
+        identity::Shown,
     },
     session::{MAX_PACKET, Refusal, Verdict},
     wire::{
@@ -87,7 +88,9 @@ fn client(headers: &HeaderMap) -> Option<ConnInfo> {
         b"http" => false,
         _ => return None,
     };
-    Some(ConnInfo::new(address, tls))
+    let mut conn = ConnInfo::new(address, tls);
+    conn.shown = Shown::from_header(headers.get(TOKEN));
+    Some(conn)
 }
 
 /// Brings the carrier to the session that its Hello asks for: one of our own, or none.

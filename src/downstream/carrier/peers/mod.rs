@@ -49,6 +49,9 @@ const CLIENT: HeaderName = HeaderName::from_static("bidiway-client");
 /// Whether the client came by TLS: `https` or `http`.
 const CLIENT_SCHEME: HeaderName = HeaderName::from_static("bidiway-client-scheme");
 
+/// The token that the client showed outside of its packets, if there is one.
+const TOKEN: HeaderName = HeaderName::from_static("bidiway-client-token");
+
 /// How long it may take until the owner has answered the client's Hello, with all searching and connecting. Clients wait
 /// some seconds for Welcome before they try something else.
 const PATIENCE: Duration = Duration::from_secs(3);
