@@ -3,12 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod config;
+mod ext_authz;
 mod grpc_web;
 mod grpc_web_refusals;
 mod grpc_websockets;
 mod grpc_websockets_multiplex;
 mod grpc_websockets_refusals;
 mod guard;
+mod identity;
+mod identity_sessions;
 mod interop;
 mod json_http;
 mod json_mistakes;

@@ -20,7 +20,12 @@ mod key_set;
 mod key_store;
 mod lease;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod token;
+#[cfg(test)]
+#[path = "../../../tests/it/support/tokens.rs"]
+mod tokens;
 
 pub use algorithm::Algorithm;
 pub use api_keys::{ApiKey, InvalidApiKey};

@@ -78,13 +78,23 @@ async fn start(
     upstream: upstream::Settings,
     downstream: downstream::Settings,
 ) -> Edge {
+    start_with(workers, schema, vec![upstream], downstream).await
+}
+
+/// A Bidiway of several upstreams; the first has this schema.
+pub(crate) async fn start_with(
+    workers: usize,
+    schema: schema::Settings,
+    upstreams: Vec<upstream::Settings>,
+    downstream: downstream::Settings,
+) -> Edge {
     let listener = |tls| ListenerSettings::new("127.0.0.1:0".parse().unwrap(), tls);
     let server = Server::bind(Settings {
         workers,
         drain: std::time::Duration::from_secs(30).into(),
         downstream: Arc::new(downstream),
-        schemas: HashMap::from([(upstream.name.clone(), schema)]),
-        upstreams: vec![Arc::new(upstream)],
+        schemas: HashMap::from([(upstreams[0].name.clone(), schema)]),
+        upstreams: upstreams.into_iter().map(Arc::new).collect(),
         ..Settings::new(vec![listener(None), listener(Some(super::carrier::certificate()))])
     })
     .unwrap();
