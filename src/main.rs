@@ -11,10 +11,13 @@ use std::{
 
 use anyhow::Context as _;
 use bidiway::{
-    config::{self, Config},
+    config::{self, Config, Question},
     demo::{Demo, Options},
     schema::Descriptors,
-    server::{self, Server},
+    server::{
+        self, Server,
+        reload::{Files, Loaded, Watcher},
+    },
     telemetry::{Metrics, log},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -70,13 +73,16 @@ Examples:
   bidiway serve --upstream http://localhost:50051
   bidiway serve --upstream https://grpc.example.com --listen 0.0.0.0:8080 --origin https://app.example.com
 
-SIGTERM or SIGINT drains: open calls may finish until the drain deadline. A second signal ends them at once.")]
+SIGTERM or SIGINT drains: open calls may finish until the drain deadline. A second signal ends them at once.
+SIGHUP reads the configuration and all files that it names again; so does a change of any of them.")]
     Serve(ServeArgs),
-    /// Check a configuration file, and the certificates that it names; bind nothing.
-    Check {
-        /// The file.
-        file: PathBuf,
-    },
+    /// Check a configuration file, and the certificates that it names; bind nothing. Or show which route a call takes.
+    #[command(after_help = "\
+Examples:
+  bidiway check bidiway.yaml
+  bidiway check bidiway.yaml --method /chat.v1.Chat/Talk
+  bidiway check bidiway.yaml --method /chat.v1.Chat/Talk --host app.example.com --metadata x-canary=1")]
+    Check(CheckArgs),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema,
     /// Show services, methods and messages of a running gRPC server or of a file.
@@ -90,6 +96,21 @@ Examples:
     Describe(DescribeArgs),
     /// Run gRPC services, the proxy before them, and a page to play with.
     Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The file.
+    file: PathBuf,
+    /// Show which route calls of this method take, and why.
+    #[arg(long, value_name = "/PACKAGE.SERVICE/METHOD")]
+    method: Option<String>,
+    /// With --method: the host under which the client reaches the proxy. Left out: one that no route names.
+    #[arg(long, value_name = "HOST", requires = "method")]
+    host: Option<String>,
+    /// With --method: an entry of the call's metadata. May be repeated.
+    #[arg(long, value_name = "NAME=VALUE", requires = "method")]
+    metadata: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -191,17 +212,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
-        Command::Check { file } => {
-            let settings = load(&file)?.settings;
-            println!(
-                "{} is valid: listeners {}, upstreams {}, routes {}",
-                file.display(),
-                settings.listeners.len(),
-                settings.upstreams.len(),
-                settings.downstream.routes.len()
-            );
-            Ok(())
-        }
+        Command::Check(args) => check(args),
         Command::Schema => {
             print!("{}", config::schema());
             Ok(())
@@ -212,22 +223,43 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-fn load(file: &Path) -> Result<Config, Failure> {
-    Config::load(file).map_err(|error| {
+fn load(file: &Path, files: &mut Files) -> Result<Config, Failure> {
+    Config::load_noting(file, files).map_err(|error| {
         let count = error.count();
         let problems = if count == 1 { "problem" } else { "problems" };
         Failure::Usage(format!("{error}\n{count} {problems}; see docs/configuration.md"))
     })
 }
 
+fn check(args: CheckArgs) -> Result<(), Failure> {
+    let CheckArgs { file, method, host, metadata } = args;
+    let config = load(&file, &mut Files::default())?;
+    if let Some(method) = method {
+        let text = config.explain(&Question { method, host, metadata });
+        print!("{}", text.map_err(|error| Failure::Usage(format!("error: {error}")))?);
+        return Ok(());
+    }
+    let settings = config.settings;
+    println!(
+        "{} is valid: listeners {}, upstreams {}, routes {}",
+        file.display(),
+        settings.listeners.len(),
+        settings.upstreams.len(),
+        settings.downstream.routes.len()
+    );
+    Ok(())
+}
+
 fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
+    let mut files = Files::default();
     let config = match (&args.config, &args.upstream) {
-        (Some(file), _) => load(file)?,
+        (Some(file), _) => load(file, &mut files)?,
         (None, Some(url)) => Config::for_upstream(url, args.listen, args.admin, &args.origins)
             .map_err(|error| Failure::Usage(format!("error: {error}")))?,
         (None, None) => return Err(Failure::Usage("error: give --config FILE or --upstream URL".into())),
     };
     start_log(log, config.log.format, &config.log.filter)?;
+    let (every, format) = (config.reload, config.log.format);
     let tls: Vec<bool> = config.settings.listeners.iter().map(|listener| listener.tls.is_some()).collect();
     let server = Server::bind(config.settings).map_err(anyhow::Error::from)?;
     runtime()?.block_on(async {
@@ -239,6 +271,27 @@ fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
         if let Some(address) = server.admin_address() {
             println!("admin on http://{address}");
         }
+        let watcher = args.config.map(|file| {
+            let own_filter = log.filter.is_some();
+            Watcher::new(server.reloader(), files, every, move || reread(&file, own_filter, format))
+        });
+        let mut hangup = Signals::hangup()?;
+        let asked = watcher.as_ref().map(Watcher::asked);
+        let hangups = async {
+            while hangup.recv().await.is_some() {
+                match &asked {
+                    Some(asked) => asked.notify_one(),
+                    None => tracing::info!("SIGHUP: there is no configuration file to read again"),
+                }
+            }
+            std::future::pending().await
+        };
+        let watching = async {
+            if let Some(watcher) = watcher {
+                watcher.run().await;
+            }
+            std::future::pending().await
+        };
         let cut = server.cut();
         let (begin, drain) = tokio::sync::oneshot::channel();
         let signals = async move {
@@ -254,12 +307,30 @@ fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
         tokio::select! {
             () = server.serve(drain) => Ok(()),
             never = signals => never,
+            never = hangups => never,
+            never = watching => never,
         }
     })
 }
 
+/// The configuration as it is now. With `own_filter`, the command line has said what to log, and that goes before.
+fn reread(file: &Path, own_filter: bool, format: log::Format) -> Loaded {
+    let mut files = Files::default();
+    let config = Config::load_noting(file, &mut files);
+    let every = config.as_ref().ok().and_then(|config| config.reload);
+    let format_differs = config.as_ref().is_ok_and(|config| config.log.format != format);
+    let restart_needed = if format_differs { vec!["log.format"] } else { Vec::new() };
+    let settings = config.map_err(|error| error.to_string()).and_then(|config| {
+        if !own_filter {
+            log::set_filter(&config.log.filter)?;
+        }
+        Ok(config.settings)
+    });
+    Loaded { settings, files, every, restart_needed }
+}
+
 fn describe(args: DescribeArgs, log: &LogArgs) -> Result<(), Failure> {
-    start_log(log, log::Format::Text, "error")?;
+    start_log(log, log::Format::Text, "warn")?;
     let DescribeArgs { symbol, upstream, config, file, name } = args;
     if let Some(file) = file {
         let text = describe_file(&file, symbol.as_deref()).map_err(Failure::Usage)?;
@@ -403,6 +474,11 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
             terminate: listen(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
         })
+    }
+
+    /// SIGHUP. To be listened to even where it means nothing: by default it kills.
+    fn hangup() -> anyhow::Result<Signal> {
+        signal(SignalKind::hangup()).context("cannot wait for SIGHUP")
     }
 
     async fn next(&mut self) {

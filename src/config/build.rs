@@ -3,19 +3,26 @@
 mod identity;
 mod limits;
 mod listeners;
+mod metadata_rules;
 mod peers;
 mod routes;
 mod schemas;
 mod upstreams;
 
 use std::{
+    cell::RefCell,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration as Time,
 };
 
 use super::{Config, Duration, LogSettings, Size, file::File, problem::Problems, read::At};
-use crate::{downstream, server, telemetry::log::check_filter};
+use crate::{
+    downstream,
+    server::{self, reload::Files},
+    telemetry::log::check_filter,
+};
+use routes::Around;
 
 /// Open connections of the process.
 const MAX_CONNECTIONS: u32 = 50_000;
@@ -24,8 +31,10 @@ const MAX_CONNECTIONS: u32 = 50_000;
 const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 
 /// Settings from a file that was read without problems. `base` is where relative paths start.
-pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<Config> {
-    let mut b = Builder { base, problems, has_identity: file.identity.is_some(), known: None };
+/// `files` gets every path that is read.
+pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mut Files) -> Option<Config> {
+    let has_identity = file.identity.is_some();
+    let mut b = Builder { base, problems, files: RefCell::new(files), has_identity, known: None };
     let listeners = b.listeners(&file.listeners.0);
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
@@ -36,13 +45,20 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     let upstreams = b.upstreams(&file.upstreams);
     let schemas = b.schemas(&file.upstreams);
     b.known = b.identity(file.identity.as_ref(), file.origins.as_deref(), &file.upstreams.value);
-    let routes =
-        b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &file.upstreams, limits.max_message);
+    let around = Around {
+        upstreams: &file.upstreams,
+        origins: file.origins.as_deref(),
+        upgrade_headers: &upgrade_headers,
+        max_message: limits.max_message,
+    };
+    let routes = b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &around);
+    let prefix = b.prefix(file.prefix.as_ref());
     if let Some(level) = file.log.as_ref().and_then(|log| log.level.as_ref())
         && let Err(error) = check_filter(&level.value)
     {
         b.problems.add(level.at, error);
     }
+    let reload = b.reload(file.reload.as_ref());
     let workers = b.workers(file.workers.as_ref());
     let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
@@ -52,9 +68,14 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         b.problems.add(admin.at, format!("{} is a listener's address already; choose another", admin.value));
     }
     let identity = b.known.take().map(|known| known.authority);
-    if identity.is_none() && file.identity.is_some() {
+    if identity.is_none() && has_identity {
         return None;
     }
+    let (route_lines, routes): (Vec<_>, Vec<_>) = routes?.into_iter().unzip();
+    let mut cookies: Vec<_> =
+        routes.iter().flat_map(|route| &route.cookies).map(|(cookie, _)| cookie.clone()).collect();
+    cookies.sort();
+    cookies.dedup();
     let downstream = downstream::Settings {
         origins: origins?,
         instance: file.instance,
@@ -63,7 +84,9 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
         limits,
         session,
         identity,
-        routes: routes?,
+        cookies,
+        prefix,
+        routes,
         schema_endpoint: file.schema_endpoint.unwrap_or_default(),
         ..Default::default()
     };
@@ -80,16 +103,19 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
             upstreams: upstreams?,
             schemas: schemas?,
         },
+        route_lines,
         log: LogSettings {
             format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),
             filter: log.and_then(|log| log.level).map_or_else(|| "info".into(), |level| level.value),
         },
+        reload,
     })
 }
 
 struct Builder<'a> {
     base: &'a Path,
     problems: &'a mut Problems,
+    files: RefCell<&'a mut Files>,
     /// The file has `identity`; what is `known` from it, unless it has problems.
     has_identity: bool,
     known: Option<identity::Known>,
@@ -114,8 +140,11 @@ impl Builder<'_> {
         *setting = *value;
     }
 
+    /// Where a file is that is about to be read.
     fn path(&self, path: &At<PathBuf>) -> PathBuf {
-        self.base.join(&path.value)
+        let path = self.base.join(&path.value);
+        self.files.borrow_mut().note(&path);
+        path
     }
 
     fn read(&mut self, path: &At<PathBuf>) -> Result<Vec<u8>, ()> {
@@ -126,7 +155,7 @@ impl Builder<'_> {
 }
 
 /// A number of bytes in its largest whole unit.
-fn bytes(number: u64) -> String {
+pub(super) fn bytes(number: u64) -> String {
     [("GiB", 30), ("MiB", 20), ("KiB", 10)]
         .into_iter()
         .find(|(_, shift)| number >= 1 << shift && number.is_multiple_of(1 << shift))

@@ -12,7 +12,7 @@ pub(super) use identity::{ApiKeys, ExtAuthz, Identity, Jwks, Jwt, RouteAuth};
 pub(super) use limits::{DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, Listener, ListenerTls};
 pub(super) use peers::{PeerTls, Peers};
-pub(super) use routes::{Json, LogMessages, Route};
+pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
 pub(super) use upstreams::{SchemaFiles, SchemaReflection, Upstream, UpstreamTls};
 
 use schemars::{
@@ -21,7 +21,7 @@ use schemars::{
 };
 
 use super::{
-    choice::Drain,
+    choice::{Drain, Keepalive},
     node::Node,
     problem::Problems,
     read::{At, AtLeastOne, Named, Read, Section, section},
@@ -45,9 +45,11 @@ section! { "the file"
         /// The gRPC services, by a name of your choice. At least one.
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
-        routes: Option<AtLeastOne<Route>>,
+        routes: Option<AtLeastOne<At<Route>>>,
         /// Who calls. Default: nobody is asked.
         identity: Option<At<Identity>>,
+        /// What the paths of requests may begin with, where a proxy in front leaves it there: `/api`. Default: nothing.
+        prefix: Option<At<String>>,
         /// What clients may use.
         limits: Option<Limits>,
         /// The session protocol.
@@ -58,6 +60,9 @@ section! { "the file"
         workers: Option<At<u32>>,
         /// How the proxy stops: a mapping, or a duration, which is its `timeout`.
         drain: Option<At<Drain>>,
+        /// How often this file and all that it names are looked at for changes, which then hold without a restart; or
+        /// `off`: only when SIGHUP comes. Default: 1s.
+        reload: Option<At<Keepalive>>,
         /// The log, on standard error.
         log: Option<Log>,
         /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for

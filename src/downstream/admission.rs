@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{ConnInfo, Edge, Route, identity, message_log, upgrade_headers};
+use super::{Asked, ConnInfo, Edge, Plan, Route, cookies, identity, message_log, upgrade_headers};
 use crate::{
     telemetry::{CallRecord, Dialect},
     upstream::Request,
@@ -40,9 +40,6 @@ pub(crate) struct Admitted {
     pub(crate) request: Request,
     /// Its account, already running.
     pub(crate) record: CallRecord,
-    /// On whose behalf it is made, as far as the proxy has verified that itself: `identity::Verified::principal`.
-    /// The same for all tokens of one user. `None` also while a token waits for its issuer's keys.
-    pub(crate) principal: Option<Arc<str>>,
 }
 
 /// Decides whether a call may go upstream, and how. A refusal is the call's outcome and is already counted and
@@ -50,12 +47,22 @@ pub(crate) struct Admitted {
 ///
 /// `metadata` that the proxy adds for the service: `x-forwarded-for` (the client's address, appended to what was
 /// there) and `x-forwarded-proto` (replaced: only we know how the client reached us).
-pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
-    let record = account(edge, &opening);
-    match prepare(edge, opening) {
+pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
+    let timeout = opening.timeout();
+    // Routes look at what is metadata, and at nothing else.
+    metadata::filter_request(&mut opening.metadata);
+    let plan = edge.plan();
+    upgrade_headers::add(opening.upgrade_headers, &plan.settings, &mut opening.metadata);
+    identity::remove_claimed(&plan.settings, &mut opening.metadata);
+    let route = plan.routes.find(&opening.asked());
+    let record = record(&plan, route, &opening);
+    match prepare(&plan, route, opening, timeout) {
         Ok((route, mut request, principal)) => {
+            if let Some(principal) = principal {
+                tracing::debug!(route = route.name, %principal, "caller verified");
+            }
             request.tap = message_log::sampled(edge, &route, &request);
-            Ok(Admitted { route, request, record, principal })
+            Ok(Admitted { route, request, record })
         }
         Err(outcome) => {
             record.end(&outcome);
@@ -66,38 +73,61 @@ pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<O
 
 /// Opens the account of a call that a dialect refuses by itself, or that is about to be admitted.
 pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
-    let metrics = match edge.routes.find(opening.path) {
+    let plan = edge.plan();
+    record(&plan, plan.routes.find(&opening.asked()), opening)
+}
+
+fn record(plan: &Plan, route: Option<&Arc<Route>>, opening: &Opening<'_>) -> CallRecord {
+    let metrics = match route {
         Some(route) => route.metrics(opening.dialect),
-        None => edge.routes.unrouted(opening.dialect),
+        None => plan.routes.unrouted(opening.dialect),
     };
     CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned())
 }
 
+impl Opening<'_> {
+    fn asked(&self) -> Asked<'_> {
+        Asked { host: self.conn.host.as_deref(), path: self.path, metadata: &self.metadata }
+    }
+
+    fn timeout(&self) -> Result<Option<Duration>, Box<Outcome>> {
+        match self.timeout {
+            Some(timeout) => Ok(Some(timeout)),
+            None => header_timeout(&self.metadata),
+        }
+    }
+}
+
+/// Route and request, and on whose behalf the call is made, as far as the proxy has verified that: the same for all
+/// tokens of one user.
 type Prepared = (Arc<Route>, Request, Option<Arc<str>>);
 
-fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<Prepared, Box<Outcome>> {
-    let Opening { conn, session, path, mut metadata, upgrade_headers: picked, timeout, .. } = opening;
+fn prepare(
+    plan: &Plan,
+    route: Option<&Arc<Route>>,
+    opening: Opening<'_>,
+    timeout: Result<Option<Duration>, Box<Outcome>>,
+) -> Result<Prepared, Box<Outcome>> {
+    let Opening { dialect, conn, session, path, mut metadata, upgrade_headers: picked, .. } = opening;
     // A session has held its metadata against the limit itself, before base64 made it longer.
-    let limit = if session.is_some() { usize::MAX } else { edge.settings.limits.max_metadata as usize };
-    let Some(route) = edge.routes.find(path) else {
+    let limit = if session.is_some() { usize::MAX } else { plan.settings.limits.max_metadata as usize };
+    let Some(route) = route else {
         return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };
     let Ok(path) = PathAndQuery::try_from(path) else {
         return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };
-
-    let timeout = match timeout {
-        Some(timeout) => Some(timeout),
-        None => header_timeout(&metadata)?,
-    };
-    metadata::filter_request(&mut metadata);
-    upgrade_headers::add(picked, &mut metadata);
+    if !route.speaks(dialect) {
+        return Err(refusal(Code::UNIMPLEMENTED, other_dialect(route, dialect)));
+    }
+    let timeout = timeout?;
     let size = metadata::size(&metadata);
     if size > limit {
         let message = format!("the call's metadata has {size} bytes, more than the limit of {limit} bytes");
         return Err(refusal(Code::RESOURCE_EXHAUSTED, message));
     }
     forwarded(&mut metadata, conn);
+    cookies::add(&route.settings.cookies, picked, &mut metadata);
 
     let timeout = match (timeout, route.settings.timeout) {
         (Some(asked), Some(allowed)) => Some(asked.min(allowed)),
@@ -108,7 +138,8 @@ fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<Prepared, Box<Outcome>> 
     let content_type = HeaderValue::from_static("application/grpc");
     let identity::Passed { principal, terms } =
         identity::check(route, conn, path.path(), &mut metadata, deadline)?;
-    let request = Request { path, content_type, metadata, deadline, tap: None, terms };
+    let response_rules = route.settings.response_metadata.clone();
+    let request = Request { path, content_type, metadata, deadline, tap: None, response_rules, terms };
     Ok((Arc::clone(route), request, principal))
 }
 
@@ -130,6 +161,13 @@ fn no_route(path: &str) -> String {
         Some(_) => format!("no route serves {shown}"),
         None => format!("{shown:?} is no gRPC method; its path has the form /package.Service/Method"),
     }
+}
+
+/// What a client reads whose dialect a route does not take. It is how the client speaks that is refused, and not who
+/// he is: so UNIMPLEMENTED, the code of methods that are not offered, and not PERMISSION_DENIED.
+fn other_dialect(route: &Route, dialect: Dialect) -> String {
+    let allowed: Vec<_> = route.settings.dialects.iter().map(|dialect| dialect.as_str()).collect();
+    format!("this method is not offered over {}, only over {}", dialect.as_str(), allowed.join(", "))
 }
 
 /// Tells the service who the client is.

@@ -1,6 +1,11 @@
 //! One worker's front door: every request of the public listeners comes in here.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    mem,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use axum::{Router, body::Body};
 use http::{HeaderValue, Method, Request, Response, Version, header::CONTENT_TYPE, request::Parts};
@@ -14,7 +19,8 @@ use super::{
     guard,
     identity::Shown,
     json::{self, JsonForm},
-    pages,
+    linger::{HeardOut, hear_out},
+    pages, prefix,
     schema_pages::public_schema_router,
 };
 use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
@@ -30,23 +36,24 @@ pub struct ConnInfo {
     pub(crate) address: HeaderValue,
     /// What the request says about its client besides metadata.
     pub(crate) shown: Shown,
+    /// The host that the request names; `None` also where no route asks for one.
+    pub(crate) host: Option<Arc<str>>,
 }
 
 impl ConnInfo {
     /// A connection from `peer`.
     pub fn new(peer: SocketAddr, tls: bool) -> Self {
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
-        Self { peer, tls, address: address.expect("an address is printable ASCII"), shown: Shown::default() }
+        let address = address.expect("an address is printable ASCII");
+        Self { peer, tls, address, shown: Shown::default(), host: None }
     }
 }
 
-/// One worker's front door.
+/// One worker's front door. It stays while the configuration changes: what comes from there is its [`Plan`].
 #[derive(Debug)]
 pub struct Edge {
-    /// Settings, the same for all workers.
-    pub settings: Arc<Settings>,
-    /// Routes to this worker's upstreams.
-    pub routes: Arc<Routes>,
+    /// Locked to take it or to put another there: by requests and calls as they begin, and by no message.
+    plan: RwLock<Arc<Plan>>,
     /// Shared by all workers.
     pub metrics: Arc<Metrics>,
     /// Shared by all workers.
@@ -55,46 +62,97 @@ pub struct Edge {
     pub addresses: Arc<AddressTable>,
     /// Shared by all workers.
     pub sessions: Arc<SessionDirectory>,
+}
+
+/// What the configuration says, as a worker uses it. A reload puts another in its place; running calls go on with
+/// what they took from theirs, and an upstream that only they still use closes with the last of them.
+#[derive(Debug)]
+pub struct Plan {
+    /// The same for all workers.
+    pub settings: Arc<Settings>,
+    /// Routes to this worker's upstreams.
+    pub routes: Arc<Routes>,
     /// What is no call.
     pages: Router,
 }
 
-impl Edge {
-    /// A worker's front door over its upstreams and their schemas (by name). All but the upstreams is shared by the
-    /// workers.
+impl Plan {
+    /// Routes and pages over a worker's upstreams and their schemas, by their names. All but the upstreams is shared by
+    /// the workers.
     pub fn new(
         settings: Arc<Settings>,
         upstreams: &HashMap<String, Upstream>,
         schemas: &HashMap<String, Schema>,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let routes = Arc::new(Routes::new(&settings.routes, upstreams, schemas, metrics));
+        let mut extra = settings.pages.clone();
+        if settings.schema_endpoint {
+            extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));
+        }
+        Arc::new(Self { settings, routes, pages: pages::router(extra) })
+    }
+}
+
+impl Edge {
+    /// A worker's front door. All but the plan is shared by the workers.
+    pub fn new(
+        plan: Arc<Plan>,
         metrics: Arc<Metrics>,
         drain: Drain,
         addresses: Arc<AddressTable>,
         sessions: Arc<SessionDirectory>,
     ) -> Arc<Self> {
-        let routes = Arc::new(Routes::new(&settings.routes, upstreams, schemas, &metrics));
-        let mut extra = settings.pages.clone();
-        if settings.schema_endpoint {
-            extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));
-        }
-        let pages = pages::router(extra);
-        Arc::new(Self { settings, routes, metrics, drain, addresses, sessions, pages })
+        Arc::new(Self { plan: RwLock::new(plan), metrics, drain, addresses, sessions })
+    }
+
+    /// What the configuration says now.
+    pub fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Its settings. Who needs the same ones for longer keeps them.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.plan().settings)
+    }
+
+    /// Where calls go that begin now.
+    pub fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.plan().routes)
+    }
+
+    /// From now on, whatever begins goes by this plan.
+    pub fn follow(&self, plan: Arc<Plan>) {
+        let old = mem::replace(&mut *self.plan.write().unwrap_or_else(PoisonError::into_inner), plan);
+        drop(old);
     }
 
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>, mut conn: ConnInfo) -> Response<Body> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        {
+            let plan = self.plan();
+            if let Some(prefix) = &plan.settings.prefix {
+                prefix::strip(prefix, &mut head.uri);
+            }
+            conn.host = plan.routes.host_of(&head).map(Into::into);
+        }
         let kind = RequestKind::of(&head);
         let version = head.version;
         let cors = match guard::check(&self, &head, &conn) {
             Ok(cors) => cors,
-            Err(rejection) => return self.reject(rejection, &kind, version),
+            Err(rejection) => {
+                hear_out(&self.drain, body);
+                return self.reject(rejection, &kind, version);
+            }
         };
         if let Err(rejection) = Self::check_form(&kind, &head) {
+            hear_out(&self.drain, body);
             let mut response = self.reject(rejection, &kind, version);
             cors.write_to(response.headers_mut());
             return response;
         }
-        if let Some(authority) = &self.settings.identity {
+        if let Some(authority) = &self.settings().identity {
             conn.shown = authority.shown(&head.headers);
         }
         self.dispatch(kind, head, body, conn, cors).await
@@ -127,16 +185,16 @@ impl Edge {
                     .unwrap_or_else(|rejection| self.reject(rejection, &kind, version))
             }
             RequestKind::Page => {
-                // Who posts something to a method means a call; and a page may be there all the same.
-                let is_call = head.method == Method::POST && self.routes.find(head.uri.path()).is_some();
+                let refusal = self.no_call(&head, &conn);
                 let (json, version) = (RequestKind::Json(JsonForm::default()), head.version);
-                let content_type = head.headers.get(CONTENT_TYPE).cloned();
-                let mut request = Request::from_parts(head, Body::new(body));
+                let body = Body::new(HeardOut::new(&self.drain, body));
+                let mut request = Request::from_parts(head, body);
                 request.extensions_mut().insert(conn);
-                match self.pages.clone().oneshot(request).await {
-                    Ok(response) if is_call && matches!(response.status().as_u16(), 404 | 405) => {
-                        self.reject(Rejection::content_type(content_type.as_ref()), &json, version)
-                    }
+                match self.plan().pages.clone().oneshot(request).await {
+                    Ok(response) if matches!(response.status().as_u16(), 404 | 405) => match refusal {
+                        Some(rejection) => self.reject(rejection, &json, version),
+                        None => response,
+                    },
                     Ok(response) => response,
                     Err(never) => match never {},
                 }
@@ -155,6 +213,19 @@ impl Edge {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Why a request for a page is no call, if it is for a method of a route and looks like a call: it posts something,
+    /// or it has JSON. (A page may be there all the same.)
+    fn no_call(&self, head: &Parts, conn: &ConnInfo) -> Option<Rejection> {
+        let rejection = match (&head.method, JsonForm::of(head)) {
+            (&Method::POST, _) => Rejection::content_type(head.headers.get(CONTENT_TYPE)),
+            (_, Some(_)) => Rejection::method(),
+            (_, None) => return None,
+        };
+        let routes = self.routes();
+        let mut routes = routes.candidates(conn.host.as_deref(), head.uri.path());
+        routes.next().map(|_| rejection)
     }
 
     fn reject(&self, rejection: Rejection, kind: &RequestKind, version: Version) -> Response<Body> {

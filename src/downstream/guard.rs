@@ -17,7 +17,7 @@ pub(crate) fn check(edge: &Edge, head: &Parts, conn: &ConnInfo) -> Result<Cors, 
     if origins.next().is_some() {
         return Err(Rejection::origin(b"(several)"));
     }
-    let settings = &edge.settings.origins;
+    let settings = &edge.settings().origins;
     match settings.admittance(origin.as_bytes(), &head.headers, &head.uri, conn.tls) {
         Some(admittance) => Ok(Cors::new(origin.clone(), admittance)),
         None => Err(Rejection::origin(origin.as_bytes())),

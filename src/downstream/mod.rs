@@ -6,6 +6,7 @@ mod answer;
 mod assets;
 pub mod carrier;
 mod conn_io;
+mod cookies;
 mod cors;
 mod drain;
 mod edge;
@@ -20,6 +21,7 @@ mod message_log;
 mod message_meter;
 mod origin;
 mod pages;
+mod prefix;
 mod principal;
 mod rejection;
 mod request_kind;
@@ -36,12 +38,15 @@ pub(crate) use admission::{Admitted, Opening, account, admit};
 pub use conn_io::{ConnIo, OpenConnection};
 pub(crate) use cors::Cors;
 pub use drain::Drain;
-pub use edge::{ConnInfo, Edge};
+pub use edge::{ConnInfo, Edge, Plan};
 pub use message_log::MessageLog;
 pub use origin::{InvalidOrigin, Origins};
 pub(crate) use principal::Principal;
 pub(crate) use rejection::Rejection;
 pub(crate) use request_kind::RequestKind;
-pub use route::{Route, RouteSettings, Routes, ServicePattern};
+pub use route::{
+    Asked, Conflict, HostPattern, MetadataCondition, Route, RouteSettings, Routes, ServicePattern,
+    Specificity, ValuePattern, conflicts, normal,
+};
 pub use schema_pages::schema_router;
 pub use settings::{Limits, SessionSettings, Settings};

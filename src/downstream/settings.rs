@@ -25,6 +25,12 @@ pub struct Settings {
     pub upgrade_headers: Vec<http::HeaderName>,
     /// What knows who callers are; the routes say what they ask of it. `None`: nobody is known.
     pub identity: Option<Arc<Authority>>,
+    /// The names of the cookies that routes turn into metadata. As with `cookie` in `upgrade_headers`, `origins` must
+    /// then not allow any origin.
+    pub cookies: Vec<String>,
+    /// What the paths of all requests may begin with, besides nothing: `/api`. It is taken off, and the rest is served
+    /// as if it had never been there.
+    pub prefix: Option<String>,
     /// Where calls go.
     pub routes: Vec<RouteSettings>,
     /// Whether `/bidiway/schema` serves the schemas of what routes serve.
@@ -77,6 +83,22 @@ pub struct SessionSettings {
     pub fallback: bool,
     /// The longest silence of an HTTP carrier's response, and the longest wait of a poll. 15 s.
     pub heartbeat: Duration,
+}
+
+impl Settings {
+    /// Goes on with what `old` settings know of issuers: all of it if nothing has changed, and otherwise the keys that
+    /// were fetched. So an issuer that cannot be reached after a reload is still believed.
+    pub fn keep_identity(self: &mut Arc<Self>, old: &Self) {
+        let (Some(new), Some(old)) = (&self.identity, &old.identity) else { return };
+        if new.settings() != old.settings() {
+            return new.inherit(old);
+        }
+        let this = Arc::make_mut(self);
+        this.identity = Some(Arc::clone(old));
+        for auth in this.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
+            auth.authority = Arc::clone(old);
+        }
+    }
 }
 
 impl Limits {

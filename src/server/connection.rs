@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -29,6 +29,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
+use super::Settings;
 use crate::{
     downstream::{ConnInfo, ConnIo, Edge, Limits, OpenConnection, carrier},
     telemetry::Metrics,
@@ -65,7 +66,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// HTTP settings for the public ports.
-pub(super) fn http(limits: &Limits) -> Builder<TokioExecutor> {
+fn http(limits: &Limits) -> Builder<TokioExecutor> {
     let streams = limits.http2_streams;
     let head = HEAD.max(limits.max_metadata.saturating_add(HEADER_ROOM));
     let mut builder = Builder::new(TokioExecutor::new());
@@ -104,22 +105,50 @@ pub(super) enum Door {
     Peers,
 }
 
+/// What the configuration says of a port's connections.
+pub(super) struct Terms {
+    http: Builder<TokioExecutor>,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Terms {
+    /// Those of the public ports, in their order, and then of the port for other instances.
+    pub(super) fn of(settings: &Settings) -> Vec<Self> {
+        let http = http(&settings.downstream.limits);
+        let public = settings.listeners.iter().map(|listener| (http.clone(), listener.tls.clone()));
+        let peers = settings.downstream.peers.as_ref();
+        let peers = peers.map(|peers| (http.clone().http1_only(), Some(peers.server.clone())));
+        let all = public.chain(peers);
+        all.map(|(http, tls)| Self { http, tls: tls.map(TlsAcceptor::from) }).collect()
+    }
+}
+
 /// What all connections of a worker's listener share.
 pub(super) struct Connections {
-    pub(super) http: Builder<TokioExecutor>,
-    pub(super) tls: Option<TlsAcceptor>,
-    pub(super) door: Door,
-    pub(super) edge: Arc<Edge>,
+    /// For those that come from now on.
+    terms: RwLock<Arc<Terms>>,
+    door: Door,
+    edge: Arc<Edge>,
     pub(super) metrics: Arc<Metrics>,
 }
 
 impl Connections {
+    pub(super) fn new(terms: Terms, door: Door, edge: Arc<Edge>, metrics: Arc<Metrics>) -> Self {
+        Self { terms: RwLock::new(Arc::new(terms)), door, edge, metrics }
+    }
+
+    /// From now on, new connections go by these terms.
+    pub(super) fn follow(&self, terms: Terms) {
+        *self.terms.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(terms);
+    }
+
     /// Serves one connection until it ends, or until it is upgraded: then its socket belongs to the carrier's task
     /// and this one is over.
     pub(super) async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, open: OpenConnection) {
         // A small frame must not wait for the acknowledgement of the one before it.
         let _ = socket.set_nodelay(true);
-        let io = match &self.tls {
+        let terms = Arc::clone(&self.terms.read().unwrap_or_else(PoisonError::into_inner));
+        let io = match &terms.tls {
             None => ConnIo::plain(socket, open),
             // Boxed, so that the handshake's state does not stay part of this task.
             Some(acceptor) => match Box::pin(self.handshake(acceptor, socket, peer, open)).await {
@@ -127,7 +156,7 @@ impl Connections {
                 None => return,
             },
         };
-        self.serve_http(io, peer).await;
+        self.serve_http(&terms, io, peer).await;
     }
 
     async fn handshake(
@@ -137,7 +166,7 @@ impl Connections {
         peer: SocketAddr,
         open: OpenConnection,
     ) -> Option<ConnIo> {
-        let limit = self.edge.settings.limits.handshake_timeout;
+        let limit = self.edge.settings().limits.handshake_timeout;
         let error = match timeout(limit, acceptor.accept(socket)).await {
             Ok(Ok(stream)) => {
                 let anonymous = stream.get_ref().1.peer_certificates().is_none_or(<[_]>::is_empty);
@@ -154,12 +183,12 @@ impl Connections {
         None
     }
 
-    async fn serve_http(&self, io: ConnIo, peer: SocketAddr) {
+    async fn serve_http(&self, terms: &Terms, io: ConnIo, peer: SocketAddr) {
         let asked = Arc::<Asked>::default();
         let drain = &self.edge.drain;
         let service = {
             let (edge, asked) = (self.edge.clone(), asked.clone());
-            let (conn, door) = (ConnInfo::new(peer, self.tls.is_some()), self.door);
+            let (conn, door) = (ConnInfo::new(peer, terms.tls.is_some()), self.door);
             service_fn(move |request| {
                 asked.note(request.version());
                 answer(door, edge.clone(), request, conn.clone())
@@ -167,7 +196,7 @@ impl Connections {
         };
         // During the drain only clients should come that want to go on with their sessions. They may say so first, and
         // whoever else comes makes one request here, and the next elsewhere.
-        let (late, limit) = (drain.draining.is_cancelled(), self.edge.settings.limits.header_timeout);
+        let (late, limit) = (drain.draining.is_cancelled(), self.edge.settings().limits.header_timeout);
         let shutdown = async {
             drain.draining.cancelled().await;
             if late {
@@ -178,7 +207,7 @@ impl Connections {
                 sleep(drain.spread).await;
             }
         };
-        let mut http = pin!(self.http.serve_connection_with_upgrades(TokioIo::new(io), service));
+        let mut http = pin!(terms.http.serve_connection_with_upgrades(TokioIo::new(io), service));
         let ended = tokio::select! {
             ended = http.as_mut() => Some(ended),
             () = shutdown => None,

@@ -6,6 +6,7 @@
 mod admin;
 mod connection;
 mod listener;
+pub mod reload;
 mod settings;
 pub mod tls;
 mod worker;
@@ -17,13 +18,14 @@ use std::{
     future::Future,
     io,
     net::{SocketAddr, TcpListener},
+    pin::pin,
     sync::Arc,
     thread,
 };
 
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -31,17 +33,18 @@ use tracing::{error, info, warn};
 
 use crate::{
     downstream::{AddressTable, Drain, carrier::SessionDirectory},
-    schema::{self, Channel, Reflection, Schema},
+    schema::{Channel, Reflection, Schema},
     telemetry::Metrics,
     upstream::Upstream,
 };
 use admin::Readiness;
+use reload::{Generation, Order, Places, ReloadStatus, Reloader, Running};
 use worker::Worker;
 
 /// A server whose ports are bound and that serves nothing yet.
 #[derive(Debug)]
 pub struct Server {
-    settings: Arc<Settings>,
+    settings: Settings,
     addresses: Vec<SocketAddr>,
     admin: Option<TcpListener>,
     admin_address: Option<SocketAddr>,
@@ -52,6 +55,9 @@ pub struct Server {
     metrics: Arc<Metrics>,
     sessions: Arc<SessionDirectory>,
     drain: Drain,
+    reloads: Arc<ReloadStatus>,
+    reloader: Reloader,
+    orders: mpsc::Receiver<Order>,
 }
 
 /// Why a server cannot start.
@@ -112,9 +118,11 @@ impl Server {
         let (admin_address, admin) = admin.unzip();
         let metrics = Metrics::new();
         let sessions = SessionDirectory::new(&settings.downstream, &metrics).map_err(StartError::Random)?;
+        let reloads = ReloadStatus::new(metrics.clone());
+        let (reloader, orders) = Reloader::new(reloads.clone());
         let drain = Drain { spread: settings.drain.spread, ..Drain::default() };
         Ok(Self {
-            settings: Arc::new(settings),
+            settings,
             addresses,
             admin,
             admin_address,
@@ -123,6 +131,9 @@ impl Server {
             metrics,
             sessions,
             drain,
+            reloads,
+            reloader,
+            orders,
         })
     }
 
@@ -141,6 +152,11 @@ impl Server {
         self.metrics.clone()
     }
 
+    /// The way to other settings while it serves.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
     /// Cancel this to end a drain before its deadline: what still runs then ends with UNAVAILABLE.
     pub fn cut(&self) -> CancellationToken {
         self.drain.cut.clone()
@@ -149,34 +165,38 @@ impl Server {
     /// Serves until `shutdown` completes, then drains: readiness off, the grace, GoAway, calls finish until the
     /// deadline, then UNAVAILABLE. Returns when everything has ended. With one worker, it runs within the caller's runtime.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { settings, admin, listeners, peers, metrics, sessions, drain, .. } = self;
+        let Self { settings, admin, listeners, peers, metrics, sessions, drain, reloads, orders, .. } = self;
         let stop = CancellationToken::new();
         let readiness = Arc::<Readiness>::default();
         let schemas = Arc::new(schemas(&settings, &metrics));
+        let (schemas_now, seen) = watch::channel(schemas.clone());
         if let Some(listener) = admin {
             match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => {
                     let stop = stop.clone().cancelled_owned();
-                    let served =
-                        admin::serve(listener, readiness.clone(), metrics.clone(), schemas.clone(), stop);
+                    let (readiness, metrics) = (readiness.clone(), metrics.clone());
+                    let served = admin::serve(listener, readiness, metrics, seen, reloads, stop);
                     tokio::spawn(served);
                 }
                 Err(error) => error!(%error, "the admin port does not work"),
             }
         }
 
-        let places = || Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
-        let (places, peer_places) = (places(), places());
+        let (places, peer_places) =
+            (Places::new(settings.max_connections), Places::new(settings.max_connections));
+        settings.tell_certificates(&metrics);
         let addresses = Arc::<AddressTable>::default();
         let mut peers = peers.into_iter();
-        let workers = listeners.into_iter().map(|listeners| Worker {
-            settings: settings.clone(),
-            schemas: schemas.clone(),
+        let generation = Arc::new(Generation { settings, schemas });
+        let (senders, news): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::channel(1)).unzip();
+        let workers = listeners.into_iter().zip(news).map(|(listeners, news)| Worker {
+            generation: generation.clone(),
+            news,
             listeners,
             peers: peers.next(),
             metrics: metrics.clone(),
-            places: places.clone(),
-            peer_places: peer_places.clone(),
+            places: places.semaphore(),
+            peer_places: peer_places.semaphore(),
             drain: drain.clone(),
             addresses: addresses.clone(),
             sessions: sessions.clone(),
@@ -184,9 +204,22 @@ impl Server {
         let threads = start(workers.collect(), &stop).await;
         readiness.ready();
 
-        shutdown.await;
+        let DrainSettings { grace, spread, timeout: limit } = generation.settings.drain;
+        let running = Running {
+            generation,
+            workers: senders,
+            metrics,
+            sessions,
+            places: vec![places, peer_places],
+            schemas: schemas_now,
+        };
+        // Kept until the end, and with it what workers have of upstreams that no call uses.
+        let mut running = pin!(running.run(orders));
+        tokio::select! {
+            () = shutdown => {}
+            () = &mut running => {}
+        }
         readiness.draining();
-        let DrainSettings { grace, spread, timeout: limit } = settings.drain;
         let deadline = tokio::time::sleep(limit);
         drain.leaving.cancel();
         if !grace.is_zero() {
@@ -222,16 +255,17 @@ impl Server {
 /// The upstreams' schemas. Reflection has connections of its own and runs within this runtime: whatever it does,
 /// calls do not notice.
 pub fn schemas(settings: &Settings, metrics: &Metrics) -> HashMap<String, Schema> {
-    let upstreams = settings.upstreams.iter().map(|settings| (settings.name.as_str(), settings));
-    let upstreams: HashMap<_, _> = upstreams.collect();
-    let schema = |(name, given): (&String, &schema::Settings)| {
-        let upstream = upstreams.get(name.as_str())?;
-        let metrics = (metrics.upstream(name), metrics.schema(name));
-        let upstream = Upstream::counted((*upstream).clone(), metrics.0);
-        let reflection = Reflection { channel: Channel::new(upstream.channel()), runtime: Handle::current() };
-        Some((name.clone(), Schema::new(name, given.clone(), reflection, metrics.1)))
-    };
-    settings.schemas.iter().filter_map(schema).collect()
+    let schema = |name: &String| Some((name.clone(), schema_of(name, settings, metrics)?));
+    settings.schemas.keys().filter_map(schema).collect()
+}
+
+/// One upstream's schema.
+fn schema_of(name: &str, settings: &Settings, metrics: &Metrics) -> Option<Schema> {
+    let given = settings.schemas.get(name)?;
+    let upstream = settings.upstreams.iter().find(|upstream| upstream.name == name)?;
+    let upstream = Upstream::counted(upstream.clone(), metrics.upstream(name));
+    let reflection = Reflection { channel: Channel::new(upstream.channel()), runtime: Handle::current() };
+    Some(Schema::new(name, given.clone(), reflection, metrics.schema(name)))
 }
 
 /// Starts the workers: one alone within this runtime, several in threads of their own. Returns when all accept.

@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::{downstream, schema, upstream};
+use super::tls::CertificateFacts;
+use crate::{downstream, schema, telemetry::Metrics, upstream};
 
 /// Everything, checked and ready: the roof's settings.
 #[derive(Clone, Debug)]
@@ -51,16 +52,27 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// TLS with ALPN h2 and http/1.1, certificates by SNI; `None`: cleartext HTTP/1.1 and HTTP/2.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// What is to be known of the certificates of `tls`, for the metrics.
+    pub certificates: Vec<CertificateFacts>,
 }
 
 impl ListenerSettings {
     /// A port with every default.
     pub fn new(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        Self { address, tls }
+        Self { address, tls, certificates: Vec::new() }
     }
 }
 
 impl Settings {
+    /// Shows in the metrics when the certificates of all ports expire.
+    pub(super) fn tell_certificates(&self, metrics: &Metrics) {
+        let public =
+            self.listeners.iter().map(|listener| (listener.address.to_string(), &listener.certificates));
+        metrics.certificates(public.flat_map(|(address, certificates)| {
+            certificates.iter().map(move |facts| (address.clone(), facts.name.clone(), facts.not_after))
+        }));
+    }
+
     /// One worker, no admin port, and every other default.
     pub fn new(listeners: Vec<ListenerSettings>) -> Self {
         Self {

@@ -21,6 +21,7 @@ use super::{
     call_metrics::Traffic,
     carrier_count::Carrier,
     identity_metrics::{IdentityFamilies, IdentityMetrics},
+    reload_metrics::ReloadFamilies,
     schema_metrics::SchemaFamilies,
     upstream_metrics::UpstreamFamilies,
 };
@@ -142,6 +143,7 @@ pub struct Metrics {
     upstreams: UpstreamFamilies,
     schemas: SchemaFamilies,
     identity: IdentityFamilies,
+    pub(super) config: ReloadFamilies,
 }
 
 impl Metrics {
@@ -176,6 +178,7 @@ impl Metrics {
             upstreams: UpstreamFamilies::default(),
             schemas: SchemaFamilies::default(),
             identity: IdentityFamilies::default(),
+            config: ReloadFamilies::default(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
         let r = &mut m.registry;
@@ -226,6 +229,7 @@ impl Metrics {
         m.upstreams.register(r);
         m.schemas.register(r);
         m.identity.register(r);
+        m.config.register(r);
         Arc::new(m)
     }
 

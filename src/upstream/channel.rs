@@ -50,6 +50,7 @@ impl Service<Request<tonic::body::Body>> for Channel {
             deadline: None,
             tap: None,
             terms: None,
+            response_rules: None,
         });
         let (sender, receiver) = call.split();
         let pump = Pump { body, sender, pending: Bytes::new(), ended: false };

@@ -38,6 +38,19 @@ impl Permission {
         Self(Arc::new(move |metadata| Box::pin(ask(metadata))))
     }
 
+    /// The same, and then something is done to the metadata.
+    pub fn then(self, then: impl Fn(&mut HeaderMap) + Send + Sync + 'static) -> Self {
+        let then = Arc::new(then);
+        Self::new(move |metadata| {
+            let (decision, then) = ((self.0)(metadata), Arc::clone(&then));
+            async move {
+                let mut metadata = decision.await?;
+                then(&mut metadata);
+                Ok(metadata)
+            }
+        })
+    }
+
     /// Places the call when it is permitted. Dropping the handle gives the question up.
     pub(super) fn ask(&self, metadata: HeaderMap, lane: Arc<Lane>, pool: Arc<Pool>) -> AbortOnDropHandle<()> {
         let decision = (self.0)(metadata);

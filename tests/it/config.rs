@@ -41,7 +41,7 @@ fn every_example_is_valid() {
 fn every_invalid_file_gets_exactly_the_errors_written_beside_it() {
     let mut files = Vec::new();
     yaml_files(Path::new("tests/config/invalid"), &mut files);
-    assert_eq!(files.len(), 15);
+    assert_eq!(files.len(), 19);
     for file in files {
         let expected = fs::read_to_string(file.with_extension("txt")).unwrap();
         let error = Config::load(&file).expect_err(&file.display().to_string());
@@ -87,10 +87,11 @@ fn the_smallest_file_has_the_documented_defaults() {
 
 #[test]
 fn every_value_of_a_file_reaches_the_settings() {
-    let Config { settings, log } = Config::load(Path::new("examples/full.yaml")).unwrap();
+    let Config { settings, log, reload, .. } = Config::load(Path::new("examples/full.yaml")).unwrap();
     assert_eq!(settings.listeners[1].address.to_string(), "[::]:8443");
     assert_eq!(settings.admin.unwrap().port(), 9901);
     assert_eq!(settings.workers, 4);
+    assert_eq!(reload, Some(Duration::from_secs(1)));
     assert_eq!(settings.downstream.upgrade_headers, ["cookie", "x-request-id"]);
     let routes = &settings.downstream.routes;
     assert_eq!(routes[0].timeout.unwrap().as_secs(), 3600);

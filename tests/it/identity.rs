@@ -1,6 +1,6 @@
 //! Who may call, in every dialect: tokens, API keys, and what services learn of them.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bidiway::{
     downstream::{
@@ -10,6 +10,7 @@ use bidiway::{
     session,
     wire::Code,
 };
+use http::HeaderName;
 use serde_json::json;
 
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
         },
         json::{self, Answer, JsonSocket, pretending_with},
         socket::Socket,
-        tokens::{Issuer, claims, claims_with, unsigned},
+        tokens::{Issuer, by_secret, claims, claims_with, unsigned},
         upstream::Scripted,
         within,
     },
@@ -190,8 +191,13 @@ async fn what_is_wrong_with_a_token_is_said_and_nothing_of_it_repeated() {
     let issuer = Issuer::new("a");
     let (edge, upstream) = guarded(&issuer).await;
     let huge = "x".repeat(9000);
+    let as_secret = json!({ "alg": "HS256", "kid": issuer.kid("RS256") });
     let cases = [
         (unsigned(&claims("ada", 60.0)), "an algorithm that is not accepted"),
+        (
+            by_secret(&as_secret, &claims("ada", 60.0), &issuer.public_der()),
+            "an algorithm that is not accepted",
+        ),
         (Issuer::new("a").token(&claims("ada", 60.0)), "its signature is wrong"),
         (Issuer::new("b").token(&claims("ada", 60.0)), "a key that its issuer does not publish"),
         (issuer.token(&claims_with("ada", 60.0, &json!({ "aud": "x" }))), "another audience"),
@@ -360,4 +366,50 @@ async fn a_redirect_of_an_issuer_is_not_followed() {
     let token = bearer(&issuer.token(&claims("ada", 60.0)));
     let answer = within(10, web(&edge, Http::Two, &[("authorization", &token)])).await;
     assert_eq!((answer.status().0, publisher.fetches()), (14, 0));
+}
+
+#[tokio::test]
+async fn a_routes_rules_have_the_last_word_on_metadata() {
+    let issuer = Issuer::new("a");
+    // One waits for its keys, and one does not.
+    let publisher = Publisher::start(Some(issuer.jwks())).await;
+    for keys in [publisher.keys(), provider(&issuer).keys] {
+        let upstream = Scripted::start(mirror).await;
+        let mut settings = downstream(identity(provider_with(keys)), required());
+        let rules = &mut settings.routes[0].request_metadata;
+        rules.remove.push(http::header::AUTHORIZATION);
+        rules.rename.push((HeaderName::from_static("x-user"), HeaderName::from_static("x-subject")));
+        let edge = edge_with(&upstream.url, settings).await;
+        let token = bearer(&issuer.token(&claims("ada", 60.0)));
+        let answer = within(10, web(&edge, Http::Two, &[("authorization", &token)])).await;
+        assert_eq!((answer.status().0, seen(&answer.headers, "x-subject")), (0, vec!["ada".to_owned()]));
+        for gone in ["authorization", "x-user"] {
+            assert!(seen(&answer.headers, gone).is_empty(), "{gone}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_is_known_of_issuers() {
+    let issuer = Issuer::new("a");
+    let publisher = Publisher::start(Some(issuer.jwks())).await;
+    let settings = |cache| Settings { cache, ..identity(provider_with(publisher.keys())) };
+    let old = Arc::new(downstream(settings(100), required()));
+    let upstream = Scripted::start(mirror).await;
+    let first = edge_with(&upstream.url, bidiway::downstream::Settings::clone(&old)).await;
+    let token = bearer(&issuer.token(&claims("ada", 60.0)));
+    assert_eq!(within(10, web(&first, Http::Two, &[("authorization", &token)])).await.status().0, 0);
+    publisher.publish(None);
+
+    let mut same = Arc::new(downstream(settings(100), required()));
+    same.keep_identity(&old);
+    assert!(Arc::ptr_eq(same.identity.as_ref().unwrap(), old.identity.as_ref().unwrap()));
+    assert!(Arc::ptr_eq(&same.routes[0].auth.as_ref().unwrap().authority, old.identity.as_ref().unwrap()));
+
+    let mut other = Arc::new(downstream(settings(200), required()));
+    other.keep_identity(&old);
+    assert!(!Arc::ptr_eq(other.identity.as_ref().unwrap(), old.identity.as_ref().unwrap()));
+    let second = edge_with(&upstream.url, bidiway::downstream::Settings::clone(&other)).await;
+    let answer = within(10, web(&second, Http::Two, &[("authorization", &token)])).await;
+    assert_eq!(answer.status().0, 0, "the issuer is out of reach, but was known");
 }

@@ -124,6 +124,7 @@ impl Builder<'_> {
         if let Some(given) = given
             && rule.mode == Mode::Required
             && rule.providers.is_empty()
+            && auth.jwt.as_ref().is_none_or(Vec::is_empty)
             && !rule.api_keys
             && rule.ext_authz.is_none()
         {

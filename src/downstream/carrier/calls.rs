@@ -85,7 +85,7 @@ impl Calls {
                     let call = JsonCall::new(admitted, Single::HalfClosed);
                     Entry::Json(Box::new(JsonStream::new(id, call, waker, self.text)))
                 } else {
-                    let call = admitted.route.upstream.call(admitted.request);
+                    let call = admitted.route.upstream().call(admitted.request);
                     let max_message = admitted.route.settings.max_message;
                     Entry::Binary(Stream::new(id, call, waker, admitted.record, max_message))
                 };
@@ -106,7 +106,7 @@ impl Calls {
                 Err(error) => Outcome::proxy(Code::INVALID_ARGUMENT, error.to_string()),
             }
         };
-        let metrics = Arc::clone(self.edge.routes.unrouted(Dialect::Session));
+        let metrics = Arc::clone(self.edge.routes().unrouted(Dialect::Session));
         let session = Some(Arc::clone(&self.session_id));
         CallRecord::start(metrics, &open.method, conn.peer, session).end(&outcome);
         Err(Box::new(outcome))

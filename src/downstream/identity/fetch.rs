@@ -22,7 +22,7 @@ use crate::upstream::ClientTls;
 const MAX_DOCUMENT: usize = 256 * 1024;
 
 /// Where an issuer publishes its keys, and how it is asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct JwksUrl {
     /// The place.
     pub url: HttpUrl,

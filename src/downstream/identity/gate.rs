@@ -46,18 +46,36 @@ struct Waiting {
     lease: Arc<TokenLease>,
 }
 
-/// The step of admission: may this call pass? Its metadata becomes what the service is to know.
+/// Takes away what only the proxy may say, before routes look at it: they must not be chosen by forged claims.
+pub(crate) fn remove_claimed(settings: &crate::downstream::Settings, metadata: &mut HeaderMap) {
+    if let Some(authority) = &settings.identity {
+        authority.remove_claimed(metadata);
+    }
+}
+
+/// The step of admission: may this call pass? Its metadata becomes what the service is to know; the route's rules have the
+/// last word on it, also where something has to be asked first.
 pub(crate) fn check(
-    route: &Route,
+    route: &Arc<Route>,
     conn: &ConnInfo,
     path: &str,
     metadata: &mut HeaderMap,
     deadline: Option<Instant>,
 ) -> Result<Passed, Box<Outcome>> {
-    match &route.gate {
-        Some(gate) => gate.check(conn, path, metadata, deadline),
-        None => Ok(Passed::default()),
+    let mut passed = match &route.gate {
+        Some(gate) => gate.check(conn, path, metadata, deadline)?,
+        None => Passed::default(),
+    };
+    let asks = passed.terms.as_mut().and_then(|terms| Some((terms.permission.take()?, terms)));
+    match asks {
+        None => route.settings.request_metadata.apply(metadata),
+        Some((permission, terms)) => {
+            let route = Arc::clone(route);
+            let ruled = permission.then(move |metadata| route.settings.request_metadata.apply(metadata));
+            terms.permission = Some(ruled);
+        }
     }
+    Ok(passed)
 }
 
 impl Gate {

@@ -33,7 +33,7 @@ pub use authority::Authority;
 pub(crate) use authority::Identified;
 pub(crate) use credentials::Shown;
 pub use fetch::{HttpUrl, InvalidUrl, JwksUrl};
-pub(crate) use gate::{Gate, Passed, check};
+pub(crate) use gate::{Gate, Passed, check, remove_claimed};
 pub use key_set::{KeySet, KeySetError, LEAST_SECRET};
 pub(crate) use lease::SessionIdentity;
 pub use settings::{

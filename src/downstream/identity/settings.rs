@@ -7,7 +7,7 @@ use http::HeaderName;
 use super::{Algorithm, ApiKey, Authority, JwksUrl, KeySet};
 
 /// Settings of what verifies who a caller is, shared by all workers and routes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Where a call's token is looked for; the first place that has one counts.
     pub sources: Vec<TokenSource>,
@@ -57,7 +57,7 @@ pub enum TokenSource {
 }
 
 /// An issuer whose tokens are believed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ProviderSettings {
     /// Its name in the configuration, for routes and metrics.
     pub name: String,
@@ -91,7 +91,7 @@ impl ProviderSettings {
 }
 
 /// Where an issuer's keys are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum KeySource {
     /// A secret, which never changes.
     Secret(KeySet),
@@ -109,7 +109,7 @@ pub enum KeySource {
 }
 
 /// Keys of machines.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ApiKeySettings {
     /// The metadata that has the key. `x-api-key`.
     pub header: HeaderName,

@@ -54,7 +54,8 @@ impl Driver {
     /// Whether an arrival is who the session belongs to, as far as that was verified. Nobody in particular may become
     /// somebody.
     fn recognizes(&self, hello: &v1::Hello, conn: &ConnInfo) -> Recognized {
-        let Some(authority) = &self.edge.settings.identity else { return Recognized::Yes };
+        let settings = self.edge.settings();
+        let Some(authority) = &settings.identity else { return Recognized::Yes };
         let Some(own) = self.conn.shown.session.as_ref().and_then(|session| session.principal()) else {
             return Recognized::Yes;
         };

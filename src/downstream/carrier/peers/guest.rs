@@ -9,7 +9,7 @@ use hyper::body::Incoming as RequestBody;
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::timeout;
 
-use super::{CLIENT, CLIENT_SCHEME, FAILURE, INSTANCE, PATH, PROTOCOL, TOKEN};
+use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, FAILURE, INSTANCE, PATH, PROTOCOL, TOKEN};
 use crate::{
     downstream::{
         ConnInfo, ConnIo, Edge, Principal,
@@ -36,7 +36,7 @@ pub(crate) fn answer(edge: &Arc<Edge>, mut request: Request<RequestBody>) -> Res
         Ok(Asked::Who) => StatusCode::OK,
         Ok(Asked::Link(conn)) => {
             // The relaying instance has checked the origin, and is believed what the client is and has.
-            let principal = Principal::of(&edge.settings.upgrade_headers, request.headers());
+            let principal = Principal::of(&edge.settings(), request.headers());
             let upgraded = hyper::upgrade::on(&mut request);
             let edge_ = Arc::clone(edge);
             edge.drain.tasks.spawn(async move {
@@ -90,12 +90,13 @@ fn client(headers: &HeaderMap) -> Option<ConnInfo> {
     };
     let mut conn = ConnInfo::new(address, tls);
     conn.shown = Shown::from_header(headers.get(TOKEN));
+    conn.host = headers.get(CLIENT_HOST).and_then(|host| host.to_str().ok()).map(Into::into);
     Some(conn)
 }
 
 /// Brings the carrier to the session that its Hello asks for: one of our own, or none.
 async fn receive(edge: Arc<Edge>, conn: ConnInfo, principal: Principal, mut socket: Socket) {
-    let first = timeout(edge.settings.session.hello_timeout, poll_fn(|cx| socket.poll_read(cx))).await;
+    let first = timeout(edge.settings().session.hello_timeout, poll_fn(|cx| socket.poll_read(cx))).await;
     let Ok(Incoming::Packet(packet)) = first else { return };
     let mut link = Link::new(Carrier::WebSocket(socket), None, &edge.metrics);
     // The client has its place at the instance it came to.

@@ -51,6 +51,8 @@ const CLIENT_SCHEME: HeaderName = HeaderName::from_static("bidiway-client-scheme
 
 /// The token that the client showed outside of its packets, if there is one.
 const TOKEN: HeaderName = HeaderName::from_static("bidiway-client-token");
+/// The host that the client's request named, where routes ask for hosts.
+const CLIENT_HOST: HeaderName = HeaderName::from_static("bidiway-client-host");
 
 /// How long it may take until the owner has answered the client's Hello, with all searching and connecting. Clients wait
 /// some seconds for Welcome before they try something else.
@@ -94,6 +96,7 @@ impl PeerError {
 /// The other instances.
 #[derive(Debug)]
 pub(super) struct Peers {
+    settings: PeerSettings,
     finder: Finder,
     dialer: Arc<Dialer>,
 }
@@ -101,7 +104,13 @@ pub(super) struct Peers {
 impl Peers {
     pub(super) fn new(settings: &PeerSettings) -> Self {
         let dialer = Arc::new(Dialer::new(&settings.client));
-        Self { finder: Finder::new(settings.addresses.clone(), Arc::clone(&dialer)), dialer }
+        let finder = Finder::new(settings.addresses.clone(), Arc::clone(&dialer));
+        Self { settings: settings.clone(), finder, dialer }
+    }
+
+    /// Whether these settings lead to the same instances in the same way.
+    pub(super) fn are(&self, settings: &PeerSettings) -> bool {
+        self.settings.addresses == settings.addresses && self.settings.client == settings.client
     }
 
     /// Brings a carrier to a session of another instance, and relays it until its end. If the session does not go on,

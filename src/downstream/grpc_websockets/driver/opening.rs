@@ -20,7 +20,7 @@ impl Driver {
     /// A header block: a call begins.
     pub(super) fn open(&mut self, id: u32, block: &[u8]) {
         self.greeting = None;
-        let most = self.edge.settings.limits.max_metadata as usize + BLOCK_ROOM;
+        let most = self.settings.limits.max_metadata as usize + BLOCK_ROOM;
         let headers = match block.len() {
             size if size > most => {
                 let text = format!("a header block of {size} bytes is larger than the limit of {most} bytes");
@@ -49,7 +49,7 @@ impl Driver {
             failure = Some((Code::RESOURCE_EXHAUSTED, self.too_many().status.message));
             self.state = State::Ending(1000, TOO_MANY);
         }
-        let most = self.edge.settings.session.max_streams as usize;
+        let most = self.settings.session.max_streams as usize;
         if self.streams.len() >= most {
             let text = format!("this socket has {most} open calls, which is the limit");
             failure.get_or_insert((Code::RESOURCE_EXHAUSTED, text));
@@ -77,7 +77,7 @@ impl Driver {
         match admitted {
             Ok(mut admitted) => {
                 admitted.request.content_type = content_type;
-                let call = admitted.route.upstream.call(admitted.request);
+                let call = admitted.route.upstream().call(admitted.request);
                 let waker = self.ready.waker(id.into());
                 waker.wake();
                 let max_message = admitted.route.settings.max_message;
@@ -88,7 +88,7 @@ impl Driver {
     }
 
     pub(super) fn too_many(&self) -> Outcome {
-        let limit = self.edge.settings.limits.sockets_per_address;
+        let limit = self.settings.limits.sockets_per_address;
         let text = format!("this address has {limit} open sockets, which is the limit");
         Outcome::proxy(Code::RESOURCE_EXHAUSTED, text)
     }
