@@ -221,12 +221,10 @@ impl Builder<'_> {
         self.time(&mut refresh, given.refresh.as_ref());
         match (&given.file, &given.url) {
             (Some(file), None) => {
-                for other in
-                    [given.timeout.as_ref().map(|timeout| timeout.at), given.ca.as_ref().map(|ca| ca.at)]
-                {
-                    if let Some(at) = other {
-                        self.problems.add(at, "this is for `url`, and the keys are in a `file`");
-                    }
+                let others =
+                    [given.timeout.as_ref().map(|timeout| timeout.at), given.ca.as_ref().map(|ca| ca.at)];
+                for at in others.into_iter().flatten() {
+                    self.problems.add(at, "this is for `url`, and the keys are in a `file`");
                 }
                 let json = self.read(file).ok()?;
                 let first = KeySet::from_jwks(&json)

@@ -44,7 +44,7 @@ impl Driver {
     }
 
     /// Learns who the client is from what it said last about all its calls.
-    pub(super) fn learn(&mut self) {
+    pub(super) fn learn(&self) {
         let Some(identity) = &self.conn.shown.session else { return };
         // What is no metadata ends each call, and tells nothing here.
         let metadata = metadata::from_entries(self.session.default_metadata()).unwrap_or_default();
