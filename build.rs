@@ -21,6 +21,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let authorization = protox::compile(["envoy/service/auth/v3/authorization.proto"], ["proto"])?;
     tonic_prost_build::configure().compile_fds(authorization)?;
+    let traces = protox::compile(["opentelemetry/proto/collector/trace/v1/trace_service.proto"], ["proto"])?;
+    tonic_prost_build::configure().include_file("opentelemetry.rs").compile_fds(traces)?;
 
     fs::write(out.join("assets.rs"), assets(Path::new("shim/src"))?)?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Origins, RouteSettings, carrier::PeerSettings, identity::Authority};
+use super::{ClientIdentity, Origins, RouteSettings, carrier::PeerSettings, identity::Authority};
 use crate::wire::metadata::ENTRY_OVERHEAD;
 
 /// Settings of the downstream side, shared by all workers.
@@ -25,6 +25,8 @@ pub struct Settings {
     pub upgrade_headers: Vec<http::HeaderName>,
     /// What knows who callers are; the routes say what they ask of it. `None`: nobody is known.
     pub identity: Option<Arc<Authority>>,
+    /// How services learn of the certificates that clients show.
+    pub client_identity: ClientIdentity,
     /// The names of the cookies that routes turn into metadata. As with `cookie` in `upgrade_headers`, `origins` must
     /// then not allow any origin.
     pub cookies: Vec<String>,

@@ -28,7 +28,7 @@ use crate::{
     identity::{bearer, metric, session_of, web},
     support::{
         calls,
-        edge::{Edge, Http, WebAnswer, start_with, whole},
+        edge::{Edge, Http, WebAnswer, start, whole},
         identity::{TALK, body, downstream, identity, mirror, provider, required, seen},
         json,
         socket::Socket,
@@ -150,7 +150,7 @@ async fn judged(settings: ExtAuthzSettings, issuer: Option<&Issuer>) -> (Judge, 
     };
     let judges = bidiway::upstream::Settings { name: "judge".into(), ..calls::settings(&[&url]) };
     let upstreams = vec![calls::settings(&[&upstream.url]), judges];
-    let edge = start_with(1, json::schema(), upstreams, downstream(identity, rule)).await;
+    let edge = start(1, json::schema(), upstreams, downstream(identity, rule)).await;
     (judge, edge, upstream)
 }
 

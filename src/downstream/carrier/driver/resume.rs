@@ -184,9 +184,12 @@ impl Driver {
 
     fn adopted(&mut self, arrival: Arrival) {
         let session = self.conn.shown.session.take();
-        let from = std::mem::replace(&mut self.conn, arrival.conn.clone()).peer;
+        let before = std::mem::replace(&mut self.conn, arrival.conn.clone());
+        // The same principal, and so the same certificate; which another instance tells by its fingerprint only.
+        self.conn.certificate = before.certificate;
         self.conn.shown.session = session;
         self.learn();
+        let from = before.peer;
         let (session, peer, parked) = (&self.session_id, self.conn.peer, self.place.is_some());
         tracing::debug!(%session, %peer, %from, parked, "session resumed");
         self.place = None;
