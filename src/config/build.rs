@@ -2,6 +2,7 @@
 
 mod calls;
 mod endpoints;
+mod identity;
 mod limits;
 mod listeners;
 mod metadata_rules;
@@ -36,7 +37,8 @@ const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 /// Settings from a file that was read without problems. `base` is where relative paths start.
 /// `files` gets every path that is read.
 pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mut Files) -> Option<Config> {
-    let mut b = Builder { base, problems, files: RefCell::new(files) };
+    let has_identity = file.identity.is_some();
+    let mut b = Builder { base, problems, files: RefCell::new(files), has_identity, known: None };
     let listeners = b.listeners(&file.listeners.0);
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
@@ -48,6 +50,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     let peers = b.peers(&file);
     let upstreams = b.upstreams(&file.upstreams, upgrade_headers.contains(&http::header::COOKIE));
     let schemas = b.schemas(&file.upstreams);
+    b.known = b.identity(file.identity.as_ref(), file.origins.as_deref(), &file.upstreams.value);
     let around = Around {
         upstreams: &file.upstreams,
         origins: file.origins.as_deref(),
@@ -73,6 +76,10 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     {
         b.problems.add(admin.at, format!("{} is a listener's address already; choose another", admin.value));
     }
+    let identity = b.known.take().map(|known| known.authority);
+    if identity.is_none() && has_identity {
+        return None;
+    }
     let (route_lines, routes): (Vec<_>, Vec<_>) = routes?.into_iter().unzip();
     let mut cookies: Vec<_> =
         routes.iter().flat_map(|route| &route.cookies).map(|(cookie, _)| cookie.clone()).collect();
@@ -86,6 +93,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         client_identity,
         limits,
         session,
+        identity,
         cookies,
         prefix,
         routes,
@@ -121,6 +129,9 @@ struct Builder<'a> {
     base: &'a Path,
     problems: &'a mut Problems,
     files: RefCell<&'a mut Files>,
+    /// The file has `identity`; what is `known` from it, unless it has problems.
+    has_identity: bool,
+    known: Option<identity::Known>,
 }
 
 impl Builder<'_> {

@@ -2,6 +2,7 @@
 
 mod calls;
 mod endpoints;
+mod identity;
 mod limits;
 mod listeners;
 mod own_services;
@@ -15,6 +16,7 @@ pub(super) use calls::{Percent, Retrying};
 pub(super) use endpoints::{
     Balancing, Ejecting, UpstreamDns, UpstreamEjection, UpstreamHash, UpstreamHealth,
 };
+pub(super) use identity::{ApiKeys, ExtAuthz, Identity, Jwks, Jwt, RouteAuth};
 pub(super) use limits::{DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerTls};
 pub(super) use own_services::Serve;
@@ -57,6 +59,8 @@ section! { "the file"
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
         routes: Option<AtLeastOne<At<Route>>>,
+        /// Who calls. Default: nobody is asked.
+        identity: Option<At<Identity>>,
         /// What the paths of requests may begin with, where a proxy in front leaves it there: `/api`. Default: nothing.
         prefix: Option<At<String>>,
         /// What clients may use.

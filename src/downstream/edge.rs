@@ -17,6 +17,7 @@ use super::{
     carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
     guard,
+    identity::Shown,
     json::{self, JsonForm},
     linger::{HeardOut, hear_out},
     own_services, pages, prefix,
@@ -36,6 +37,8 @@ pub struct ConnInfo {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// The client's IP address as services read it in `x-forwarded-for`; made once for all calls.
     pub(crate) address: HeaderValue,
+    /// What the request says about its client besides metadata.
+    pub(crate) shown: Shown,
     /// The host that the request names; `None` also where neither a route asks for it nor may ask later.
     pub(crate) host: Option<Arc<str>>,
 }
@@ -45,7 +48,7 @@ impl ConnInfo {
     pub fn new(peer: SocketAddr, tls: bool) -> Self {
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
         let address = address.expect("an address is printable ASCII");
-        Self { peer, tls, certificate: None, address, host: None }
+        Self { peer, tls, certificate: None, address, shown: Shown::default(), host: None }
     }
 }
 
@@ -154,6 +157,9 @@ impl Edge {
             let mut response = self.reject(rejection, &kind, version);
             cors.write_to(response.headers_mut());
             return response;
+        }
+        if let Some(authority) = &self.settings().identity {
+            conn.shown = authority.shown(&head.headers);
         }
         self.dispatch(kind, head, body, conn, cors).await
     }

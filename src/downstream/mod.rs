@@ -14,6 +14,7 @@ mod edge;
 mod exchange;
 mod grpc_websockets;
 mod guard;
+pub mod identity;
 mod json;
 mod linger;
 mod message_gate;

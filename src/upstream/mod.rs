@@ -28,6 +28,7 @@ mod settings;
 mod socket;
 mod standing;
 mod tap;
+mod terms;
 mod tls;
 mod trickle;
 
@@ -41,6 +42,7 @@ pub use retries::Retries;
 pub use roster::Roster;
 pub use settings::{DnsSettings, EjectionSettings, HealthSettings, Settings};
 pub use tap::{Passed, Tap};
+pub use terms::{Decision, Lease, Permission, Terms};
 pub use tls::{ClientPem, ClientTls, TlsError, provider, sha256};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

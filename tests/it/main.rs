@@ -5,12 +5,15 @@
 mod access_log;
 mod client_certificates;
 mod config;
+mod ext_authz;
 mod grpc_web;
 mod grpc_web_refusals;
 mod grpc_websockets;
 mod grpc_websockets_multiplex;
 mod grpc_websockets_refusals;
 mod guard;
+mod identity;
+mod identity_sessions;
 mod interop;
 mod json_http;
 mod json_mistakes;

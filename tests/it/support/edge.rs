@@ -77,7 +77,8 @@ pub(crate) async fn edge_of_workers(workers: usize, url: &str, downstream: downs
     start(workers, reflection(), vec![super::calls::settings(&[url])], downstream).await
 }
 
-async fn start(
+/// A Bidiway of several workers and several upstreams, all with this schema.
+pub(crate) async fn start(
     workers: usize,
     schema: schema::Settings,
     upstreams: Vec<upstream::Settings>,
