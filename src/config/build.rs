@@ -5,6 +5,7 @@ mod listeners;
 mod peers;
 mod routes;
 mod schemas;
+mod trust;
 mod upstreams;
 
 use std::{
@@ -29,7 +30,10 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
         b.upgrade_headers(file.upgrade_headers.as_deref().unwrap_or_default(), file.origins.as_deref());
-    let limits = b.limits(file.limits.as_ref());
+    let hosts = b.hosts(file.hosts.as_deref());
+    let trusted_proxies = b.trusted_proxies(file.trusted_proxies.as_deref(), &file.listeners.0);
+    let overload = b.overload(file.overload.as_ref());
+    let limits = downstream::Limits { overload, ..b.limits(file.limits.as_ref()) };
     let session = b.session(file.session.as_ref());
     let peers = b.peers(&file);
     let upstreams = b.upstreams(&file.upstreams);
@@ -51,6 +55,8 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     }
     let downstream = downstream::Settings {
         origins: origins?,
+        hosts,
+        trusted_proxies,
         instance: file.instance,
         peers: peers?,
         upgrade_headers,

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{ConnInfo, Edge, Route, message_log, upgrade_headers};
+use super::{ConnInfo, Edge, Route, call_gate, message_log, trusted_proxies, upgrade_headers};
 use crate::{
     telemetry::{CallRecord, Dialect},
     upstream::Request,
@@ -45,12 +45,20 @@ pub(crate) struct Admitted {
 /// Decides whether a call may go upstream, and how. A refusal is the call's outcome and is already counted and
 /// logged; the dialect only has to tell the client.
 ///
-/// `metadata` that the proxy adds for the service: `x-forwarded-for` (the client's address, appended to what was
-/// there) and `x-forwarded-proto` (replaced: only we know how the client reached us).
+/// `metadata` that the proxy adds for the service: `x-forwarded-for` and `x-forwarded-proto`. What a client says under
+/// these and like names is dropped, unless the client is a trusted proxy.
 pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
-    let record = account(edge, &opening);
+    let mut record = account(edge, &opening);
+    let conn = opening.conn;
     match prepare(edge, opening) {
         Ok((route, mut request)) => {
+            match call_gate::enter(edge, conn, &route, None) {
+                Ok(places) => record.hold(places),
+                Err(outcome) => {
+                    record.end(&outcome);
+                    return Err(outcome);
+                }
+            }
             request.tap = message_log::sampled(edge, &route, &request);
             Ok(Admitted { route, request, record })
         }
@@ -71,7 +79,7 @@ pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
 }
 
 fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), Box<Outcome>> {
-    let Opening { conn, session, path, mut metadata, upgrade_headers: picked, timeout, .. } = opening;
+    let Opening { dialect, conn, session, path, mut metadata, upgrade_headers: picked, timeout } = opening;
     // A session has held its metadata against the limit itself, before base64 made it longer.
     let limit = if session.is_some() { usize::MAX } else { edge.settings.limits.max_metadata as usize };
     let Some(route) = edge.routes.find(path) else {
@@ -92,7 +100,8 @@ fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), B
         let message = format!("the call's metadata has {size} bytes, more than the limit of {limit} bytes");
         return Err(refusal(Code::RESOURCE_EXHAUSTED, message));
     }
-    forwarded(&mut metadata, conn);
+    let by_proxy = conn.by_proxy && dialect.has_headers();
+    trusted_proxies::tell(&mut metadata, conn, by_proxy);
 
     let timeout = match (timeout, route.settings.timeout) {
         (Some(asked), Some(allowed)) => Some(asked.min(allowed)),
@@ -122,26 +131,4 @@ fn no_route(path: &str) -> String {
         Some(_) => format!("no route serves {shown}"),
         None => format!("{shown:?} is no gRPC method; its path has the form /package.Service/Method"),
     }
-}
-
-/// Tells the service who the client is.
-fn forwarded(metadata: &mut HeaderMap, conn: &ConnInfo) {
-    const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-    const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-    let mut chain: Vec<u8> = Vec::new();
-    for hop in metadata.get_all(&FORWARDED_FOR) {
-        chain.extend_from_slice(hop.as_bytes());
-        chain.extend_from_slice(b", ");
-    }
-    if chain.is_empty() {
-        metadata.insert(FORWARDED_FOR, conn.address.clone());
-    } else {
-        chain.extend_from_slice(conn.address.as_bytes());
-        if let Ok(chain) = HeaderValue::from_bytes(&chain) {
-            metadata.insert(FORWARDED_FOR, chain);
-        }
-    }
-    let scheme = if conn.tls { "https" } else { "http" };
-    metadata.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
 }

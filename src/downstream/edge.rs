@@ -8,11 +8,13 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{
-    AddressTable, Cors, Drain, Rejection, RequestKind, Routes, Settings,
+    AddressTable, Cors, Drain, Rejection, RequestKind, Resource, Routes, Settings,
+    cancel_brake::CancelBrake,
     carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
     guard,
     json::{self, JsonForm},
+    overload::Lag,
     pages,
     schema_pages::public_schema_router,
 };
@@ -23,17 +25,39 @@ use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
 pub struct ConnInfo {
     /// The client's address (a Unix listener would say 0.0.0.0:0).
     pub peer: SocketAddr,
-    /// Whether the connection is TLS.
+    /// Whether the client came by TLS: to us, or to a trusted proxy before us.
     pub tls: bool,
-    /// The client's IP address as services read it in `x-forwarded-for`; made once for all calls.
-    pub(crate) address: HeaderValue,
+    /// What services read in `x-forwarded-for`: the client's IP address, behind it those of proxies; made once for all
+    /// calls.
+    pub(crate) forwarded_for: HeaderValue,
+    /// A trusted proxy made the request, for the client.
+    pub(crate) by_proxy: bool,
+    /// Counts the calls that the client gives up.
+    pub(crate) brake: Option<Arc<CancelBrake>>,
 }
 
 impl ConnInfo {
     /// A connection from `peer`.
     pub fn new(peer: SocketAddr, tls: bool) -> Self {
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
-        Self { peer, tls, address: address.expect("an address is printable ASCII") }
+        let forwarded_for = address.expect("an address is printable ASCII");
+        Self { peer, tls, forwarded_for, by_proxy: false, brake: None }
+    }
+
+    /// Completes when the client has given too many calls up. For one task.
+    pub(crate) fn cancel_storm(&self) -> impl Future<Output = ()> + Send + use<> {
+        let brake = self.brake.clone();
+        async move {
+            match brake {
+                Some(brake) => brake.tripped().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// The same, with a brake of its own for calls that are given up: a connection has one, and each session.
+    pub(crate) fn with_brake(self, cancels_per_second: Option<u32>) -> Self {
+        Self { brake: cancels_per_second.map(CancelBrake::new).map(Arc::new), ..self }
     }
 }
 
@@ -52,6 +76,8 @@ pub struct Edge {
     pub addresses: Arc<AddressTable>,
     /// Shared by all workers.
     pub sessions: Arc<SessionDirectory>,
+    /// Whether this worker's event loop lags.
+    pub(crate) lag: Lag,
     /// What is no call.
     pages: Router,
 }
@@ -74,7 +100,13 @@ impl Edge {
             extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));
         }
         let pages = pages::router(extra);
-        Arc::new(Self { settings, routes, metrics, drain, addresses, sessions, pages })
+        Arc::new(Self { settings, routes, metrics, drain, addresses, sessions, lag: Lag::default(), pages })
+    }
+
+    /// What there is too little of for new work, if anything.
+    pub(crate) fn overloaded(&self) -> Option<Resource> {
+        let process = self.addresses.overload.strain().map(|(resource, _)| resource);
+        process.or_else(|| self.lag.is_long().then_some(Resource::EventLoop))
     }
 
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.
@@ -82,6 +114,7 @@ impl Edge {
         let (head, body) = request.into_parts();
         let kind = RequestKind::of(&head);
         let version = head.version;
+        let conn = self.settings.trusted_proxies.client(&conn, &head.headers).unwrap_or(conn);
         let cors = match guard::check(&self, &head, &conn) {
             Ok(cors) => cors,
             Err(rejection) => return self.reject(rejection, &kind, version),

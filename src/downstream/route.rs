@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use super::{Limits, MessageLog};
+use super::{Limits, MessageLog, RouteLimits};
 use crate::{
     schema::{JsonOptions, Schema},
     telemetry::{CallMetrics, Dialect, Metrics},
@@ -48,6 +48,8 @@ pub struct RouteSettings {
     pub json: JsonOptions,
     /// Which of its calls' messages are logged; `None`: none.
     pub log_messages: Option<MessageLog>,
+    /// What all clients together may use of it; `None`: no limits.
+    pub limits: Option<Arc<RouteLimits>>,
 }
 
 impl RouteSettings {
@@ -60,6 +62,7 @@ impl RouteSettings {
             max_message: Limits::default().max_message,
             json: JsonOptions::default(),
             log_messages: None,
+            limits: None,
         }
     }
 }

@@ -30,9 +30,12 @@ use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use crate::{
-    downstream::{ConnInfo, ConnIo, Edge, Limits, OpenConnection, carrier},
+    downstream::{ConnInfo, ConnIo, Edge, Held, Limits, OpenConnection, Strain, Subject, carrier},
     telemetry::Metrics,
+    wire::proxy_header::ProxyHeader,
 };
+
+use super::proxy_protocol::{self, HeaderError};
 
 /// How long a connection may take to write its last bytes after the drain's cut.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -108,6 +111,8 @@ pub(super) enum Door {
 pub(super) struct Connections {
     pub(super) http: Builder<TokioExecutor>,
     pub(super) tls: Option<TlsAcceptor>,
+    /// Connections begin with a PROXY header.
+    pub(super) proxy_protocol: bool,
     pub(super) door: Door,
     pub(super) edge: Arc<Edge>,
     pub(super) metrics: Arc<Metrics>,
@@ -116,7 +121,13 @@ pub(super) struct Connections {
 impl Connections {
     /// Serves one connection until it ends, or until it is upgraded: then its socket belongs to the carrier's task
     /// and this one is over.
-    pub(super) async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, open: OpenConnection) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        mut socket: TcpStream,
+        peer: SocketAddr,
+        mut open: OpenConnection,
+    ) {
+        let Some((peer, by_tls)) = self.admit(&mut socket, peer, &mut open).await else { return };
         // A small frame must not wait for the acknowledgement of the one before it.
         let _ = socket.set_nodelay(true);
         let io = match &self.tls {
@@ -127,7 +138,60 @@ impl Connections {
                 None => return,
             },
         };
-        self.serve_http(io, peer).await;
+        let io = io.with_write_timeout(self.edge.settings.limits.write_timeout);
+        self.serve_http(io, peer, by_tls || self.tls.is_some()).await;
+    }
+
+    /// Finds out who the client is, and counts it: its address, and whether it came to the proxy before us by TLS.
+    async fn admit(
+        &self,
+        socket: &mut TcpStream,
+        peer: SocketAddr,
+        open: &mut OpenConnection,
+    ) -> Option<(SocketAddr, bool)> {
+        if self.door == Door::Peers {
+            return Some((peer, false));
+        }
+        if let Some((resource, Strain::Critical)) = self.edge.addresses.overload.strain() {
+            self.metrics.limits().shed(resource.as_str(), "connection");
+            return None;
+        }
+        let (mut client, mut by_tls) = (peer, false);
+        if self.proxy_protocol {
+            // Boxed, so that its buffer does not stay part of this task.
+            let header = Box::pin(self.proxy_header(socket, peer)).await?;
+            client = header.client.unwrap_or(peer);
+            by_tls = header.tls.unwrap_or(false);
+        }
+        let settings = &self.edge.settings;
+        if !settings.trusted_proxies.contains(client.ip()) {
+            let limit = settings.limits.connections_per_address;
+            let place = self.edge.addresses.hold(Held::Connections, Subject::of(client.ip()), limit);
+            let Some(place) = place else {
+                self.metrics.limits().limited("connections_per_address");
+                return None;
+            };
+            open.hold(place);
+        }
+        Some((client, by_tls))
+    }
+
+    /// What a trusted proxy says at the connection's begin.
+    async fn proxy_header(&self, socket: &mut TcpStream, peer: SocketAddr) -> Option<ProxyHeader> {
+        let limits = &self.edge.settings.limits;
+        let (reason, error) = if !self.edge.settings.trusted_proxies.contains(peer.ip()) {
+            ("untrusted", "it comes from none of `trusted_proxies`".to_owned())
+        } else {
+            match timeout(limits.handshake_timeout, proxy_protocol::read(socket)).await {
+                Ok(Ok(header)) => return Some(header),
+                Ok(Err(error @ HeaderError::Io(_))) => ("ended", error.to_string()),
+                Ok(Err(error)) => ("malformed", error.to_string()),
+                Err(_) => ("timeout", format!("it took longer than {:?}", limits.handshake_timeout)),
+            }
+        };
+        self.metrics.limits().proxy_header_failed(reason);
+        debug!(%peer, reason, error, "no PROXY header that is believed");
+        None
     }
 
     async fn handshake(
@@ -154,12 +218,18 @@ impl Connections {
         None
     }
 
-    async fn serve_http(&self, io: ConnIo, peer: SocketAddr) {
+    async fn serve_http(&self, io: ConnIo, peer: SocketAddr, tls: bool) {
         let asked = Arc::<Asked>::default();
         let drain = &self.edge.drain;
+        let conn = {
+            // A proxy's connection is that of many clients.
+            let by_proxy = self.edge.settings.trusted_proxies.contains(peer.ip());
+            let cancels = self.edge.settings.limits.cancels_per_second.filter(|_| !by_proxy);
+            ConnInfo::new(peer, tls).with_brake(cancels)
+        };
+        let brake = conn.cancel_storm();
         let service = {
-            let (edge, asked) = (self.edge.clone(), asked.clone());
-            let (conn, door) = (ConnInfo::new(peer, self.tls.is_some()), self.door);
+            let (edge, asked, door) = (self.edge.clone(), asked.clone(), self.door);
             service_fn(move |request| {
                 asked.note(request.version());
                 answer(door, edge.clone(), request, conn.clone())
@@ -183,6 +253,11 @@ impl Connections {
             ended = http.as_mut() => Some(ended),
             () = shutdown => None,
             () = first_request_overdue(&asked, limit) => None,
+            () = brake => {
+                self.metrics.limits().limited("cancels");
+                debug!(%peer, "too many calls were opened and given up");
+                return;
+            }
         };
         let ended = match ended {
             Some(ended) => ended,

@@ -6,6 +6,8 @@
 mod admin;
 mod connection;
 mod listener;
+mod overload;
+mod proxy_protocol;
 mod settings;
 pub mod tls;
 mod worker;
@@ -51,6 +53,7 @@ pub struct Server {
     peers: Vec<TcpListener>,
     metrics: Arc<Metrics>,
     sessions: Arc<SessionDirectory>,
+    clients: Arc<AddressTable>,
     drain: Drain,
 }
 
@@ -122,6 +125,7 @@ impl Server {
             peers,
             metrics,
             sessions,
+            clients: Arc::default(),
             drain,
         })
     }
@@ -141,6 +145,11 @@ impl Server {
         self.metrics.clone()
     }
 
+    /// What clients hold, and whether there is room for more.
+    pub fn clients(&self) -> Arc<AddressTable> {
+        self.clients.clone()
+    }
+
     /// Cancel this to end a drain before its deadline: what still runs then ends with UNAVAILABLE.
     pub fn cut(&self) -> CancellationToken {
         self.drain.cut.clone()
@@ -149,7 +158,8 @@ impl Server {
     /// Serves until `shutdown` completes, then drains: readiness off, the grace, GoAway, calls finish until the
     /// deadline, then UNAVAILABLE. Returns when everything has ended. With one worker, it runs within the caller's runtime.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { settings, admin, listeners, peers, metrics, sessions, drain, .. } = self;
+        let Self { settings, admin, listeners, peers, metrics, sessions, clients: addresses, drain, .. } =
+            self;
         let stop = CancellationToken::new();
         let readiness = Arc::<Readiness>::default();
         let schemas = Arc::new(schemas(&settings, &metrics));
@@ -167,7 +177,13 @@ impl Server {
 
         let places = || Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
         let (places, peer_places) = (places(), places());
-        let addresses = Arc::<AddressTable>::default();
+        let watch = overload::watch(
+            settings.downstream.limits.overload,
+            addresses.clone(),
+            metrics.clone(),
+            readiness.clone(),
+        );
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watch));
         let mut peers = peers.into_iter();
         let workers = listeners.into_iter().map(|listeners| Worker {
             settings: settings.clone(),

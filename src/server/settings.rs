@@ -51,12 +51,15 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// TLS with ALPN h2 and http/1.1, certificates by SNI; `None`: cleartext HTTP/1.1 and HTTP/2.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether connections begin with a PROXY header (HAProxy's PROXY protocol 1 or 2), which is believed from trusted
+    /// proxies. Those without are closed.
+    pub proxy_protocol: bool,
 }
 
 impl ListenerSettings {
     /// A port with every default.
     pub fn new(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        Self { address, tls }
+        Self { address, tls, proxy_protocol: false }
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     DrainSettings, Settings,
     connection::{self, Connections, Door},
     listener::Acceptor,
+    overload,
 };
 use crate::{
     downstream::{AddressTable, Drain, Edge, OpenConnection, carrier::SessionDirectory},
@@ -73,19 +74,28 @@ impl Worker {
             self.addresses,
             self.sessions.clone(),
         );
+        tokio::spawn(overload::watch_lag(Arc::downgrade(&edge)));
         let public = self.listeners.into_iter().zip(&self.settings.listeners);
         let public = public.map(|(listener, settings)| {
-            (listener, settings.tls.clone(), Door::Public, http.clone(), &self.places)
+            (
+                listener,
+                settings.tls.clone(),
+                settings.proxy_protocol,
+                Door::Public,
+                http.clone(),
+                &self.places,
+            )
         });
         let peers = self.peers.zip(downstream.peers.as_ref()).map(|(listener, settings)| {
             let tls = Some(settings.server.clone());
-            (listener, tls, Door::Peers, http.clone().http1_only(), &self.peer_places)
+            (listener, tls, false, Door::Peers, http.clone().http1_only(), &self.peer_places)
         });
-        for (listener, tls, door, http, places) in public.chain(peers) {
+        for (listener, tls, proxy_protocol, door, http, places) in public.chain(peers) {
             let acceptor = Acceptor::new(listener, self.metrics.clone())?;
             let connections = Arc::new(Connections {
                 http,
                 tls: tls.map(TlsAcceptor::from),
+                proxy_protocol,
                 door,
                 edge: edge.clone(),
                 metrics: self.metrics.clone(),

@@ -17,7 +17,7 @@ use prometheus_client::{
 };
 
 use super::{
-    CallMetrics, SchemaMetrics, UpstreamMetrics, call_metrics::Traffic, carrier_count::Carrier,
+    CallMetrics, LimitMetrics, SchemaMetrics, UpstreamMetrics, call_metrics::Traffic, carrier_count::Carrier,
     schema_metrics::SchemaFamilies, upstream_metrics::UpstreamFamilies,
 };
 
@@ -55,6 +55,12 @@ impl Dialect {
             Self::JsonHttp => "json-http",
             Self::JsonSocket => "json-socket",
         }
+    }
+
+    /// Whether a call's metadata are the headers of a request of its own. Otherwise it stands in a message, which the
+    /// client wrote, whatever proxies are between.
+    pub fn has_headers(self) -> bool {
+        matches!(self, Self::GrpcWeb | Self::GrpcWebText | Self::Grpc | Self::JsonHttp)
     }
 }
 
@@ -137,6 +143,7 @@ pub struct Metrics {
     tls_handshake_failures: Counter,
     upstreams: UpstreamFamilies,
     schemas: SchemaFamilies,
+    limits: LimitMetrics,
 }
 
 impl Metrics {
@@ -170,6 +177,7 @@ impl Metrics {
             tls_handshake_failures: Counter::default(),
             upstreams: UpstreamFamilies::default(),
             schemas: SchemaFamilies::default(),
+            limits: LimitMetrics::default(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
         let r = &mut m.registry;
@@ -219,6 +227,7 @@ impl Metrics {
         );
         m.upstreams.register(r);
         m.schemas.register(r);
+        m.limits.register(r);
         Arc::new(m)
     }
 
@@ -254,6 +263,11 @@ impl Metrics {
     /// The handles for one upstream's schema.
     pub fn schema(&self, name: &str) -> SchemaMetrics {
         self.schemas.of(name)
+    }
+
+    /// What is counted of limits and overload.
+    pub fn limits(&self) -> &LimitMetrics {
+        &self.limits
     }
 
     /// The OpenMetrics text exposition; its content type is [`Metrics::CONTENT_TYPE`].

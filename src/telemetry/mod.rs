@@ -6,14 +6,16 @@
 mod call_metrics;
 mod call_record;
 mod carrier_count;
+mod limit_metrics;
 pub mod log;
 mod metrics;
 mod schema_metrics;
 mod upstream_metrics;
 
 pub use call_metrics::CallMetrics;
-pub use call_record::CallRecord;
+pub use call_record::{CallGuard, CallRecord};
 pub use carrier_count::{CarrierCount, CarrierKind};
+pub use limit_metrics::LimitMetrics;
 pub use metrics::{Dialect, Metrics};
 pub use schema_metrics::SchemaMetrics;
 pub use upstream_metrics::UpstreamMetrics;

@@ -9,6 +9,7 @@ use std::{
 
 use bidiway::{
     config::{self, Config},
+    downstream::CallLimits,
     schema::{FieldNames, JsonOptions},
     server::DrainSettings,
 };
@@ -41,7 +42,7 @@ fn every_example_is_valid() {
 fn every_invalid_file_gets_exactly_the_errors_written_beside_it() {
     let mut files = Vec::new();
     yaml_files(Path::new("tests/config/invalid"), &mut files);
-    assert_eq!(files.len(), 15);
+    assert_eq!(files.len(), 17);
     for file in files {
         let expected = fs::read_to_string(file.with_extension("txt")).unwrap();
         let error = Config::load(&file).expect_err(&file.display().to_string());
@@ -103,6 +104,14 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!(chat.keepalive.unwrap().as_secs(), 310);
     assert_eq!(files.keepalive, None);
     assert_eq!(log.format, bidiway::telemetry::log::Format::Json);
+    let given = &settings.downstream;
+    assert!(given.trusted_proxies.contains("fd00::7".parse().unwrap()));
+    assert!(!settings.listeners[1].proxy_protocol);
+    let per_principal = CallLimits { calls_per_second: Some(50), concurrent_calls: Some(100) };
+    assert_eq!(given.limits.per_principal, per_principal);
+    assert_eq!((given.limits.upgrades_per_minute, given.limits.cancels_per_second), (Some(600), Some(100)));
+    assert_eq!(given.limits.overload.max_memory, Some(2 << 30));
+    assert!(routes[1].limits.is_some() && routes[0].limits.is_none());
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl Builder<'_> {
         let mut seen: HashMap<SocketAddr, Position> = HashMap::new();
         let built: Vec<_> = listeners
             .iter()
-            .map(|Listener { address, tls }| {
+            .map(|Listener { address, tls, proxy_protocol }| {
                 if address.value.port() != 0
                     && let Some(first) = seen.insert(address.value, address.at)
                 {
@@ -41,7 +41,8 @@ impl Builder<'_> {
                     None => None,
                     Some(tls) => Some(self.listener_tls(tls)?),
                 };
-                Some(ListenerSettings::new(address.value, tls))
+                let proxy_protocol = proxy_protocol.as_ref().is_some_and(|given| given.value);
+                Some(ListenerSettings { proxy_protocol, ..ListenerSettings::new(address.value, tls) })
             })
             .collect();
         built.into_iter().collect()

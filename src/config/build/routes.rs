@@ -1,6 +1,6 @@
 //! Which upstream serves what.
 
-use std::{collections::HashMap, time::Duration as Time};
+use std::{collections::HashMap, sync::Arc, time::Duration as Time};
 
 use super::{Builder, LARGEST_MESSAGE};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         problem::did_you_mean,
         read::{At, Named},
     },
-    downstream::{MessageLog, RouteSettings, ServicePattern},
+    downstream::{MessageLog, RouteLimits, RouteSettings, ServicePattern},
     schema::JsonOptions,
 };
 
@@ -72,6 +72,9 @@ impl Builder<'_> {
                     max_message: max,
                     json: route.json.as_ref().map(json).unwrap_or_default(),
                     log_messages: route.log_messages.as_ref().map(|given| self.log_messages(given)),
+                    limits: route.limits.as_ref().map(|given| {
+                        Arc::new(RouteLimits::new(given.calls_per_second, given.concurrent_calls))
+                    }),
                     ..RouteSettings::new(pattern, upstream.value.clone())
                 })
             })

@@ -26,6 +26,8 @@ section! { "a route"
         json: Option<Json>,
         /// Logs messages, decoded, whatever the dialect of the call. Left out: none.
         log_messages: Option<LogMessages>,
+        /// What all clients together may use of the route. Default: no limits.
+        limits: Option<RouteLimits>,
     }
 }
 
@@ -38,6 +40,16 @@ section! { "a route's json"
         defaults: Option<Defaults>,
         /// The names that are written: "camel" (fieldName) or "original" (field_name). Both are read. Default: camel.
         field_names: Option<FieldNames>,
+    }
+}
+
+section! { "a route's limits"
+    /// What all clients together may use of a route, in this process.
+    struct RouteLimits {
+        /// Calls that begin in a second, and as many at once. Default: no limit.
+        calls_per_second: Option<u32>,
+        /// Calls that run. Default: no limit.
+        concurrent_calls: Option<u32>,
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
     ready::{KeyWaker, ReadyList},
 };
 use crate::{
-    downstream::{ConnInfo, Edge, Principal},
+    downstream::{ConnInfo, Edge, Principal, call_gate},
     session::{CloseReason, Event, Session, StreamId},
     wire::{Code, Outcome},
 };
@@ -325,7 +325,12 @@ impl Driver {
                     let caller = Caller { conn: &self.conn, upgrade_headers };
                     self.calls.open(&mut self.session, caller, stream, &open);
                 }
-                Event::Cancelled { stream, code, reason } => self.calls.cancelled(stream, code, reason),
+                Event::Cancelled { stream, code, reason } => {
+                    self.calls.cancelled(stream, code, reason);
+                    if let Some(reason) = call_gate::cancel_storm(&self.edge, &self.conn) {
+                        self.session.close(reason);
+                    }
+                }
                 Event::Writable { stream } => self.calls.writable(stream),
                 Event::Greeted { agent } => self.greeted(&agent),
                 Event::ResumeAsked(hello) => self.ask(*hello),

@@ -133,7 +133,8 @@ async fn open(
     let link = Link::new(carrier, Some(place), &edge.metrics);
     let principal = Principal::of(&edge.settings.upgrade_headers, &head.headers);
     let heartbeat = edge.settings.session.heartbeat;
-    edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn.clone(), principal, link, begun));
+    let conn = conn.clone().with_brake(edge.settings.limits.cancels_per_second);
+    edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn, principal, link, begun));
     if !poll {
         return Ok(Response::new(Body::new(DownBody::new(line, heartbeat))));
     }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     downstream::{
-        AddressPermit, ConnInfo, Edge, Opening, account, admit,
+        AddressPermit, ConnInfo, Edge, Opening, account, admit, call_gate,
         carrier::socket::{Broken, Incoming, Socket},
     },
     telemetry::Dialect,
@@ -112,8 +112,10 @@ impl Driver {
         upgrade_headers: HeaderMap,
     ) -> Self {
         let now = Instant::now();
-        let limit = edge.settings.limits.sockets_per_address;
-        let place = edge.addresses.enter(conn.peer.ip(), limit);
+        let (place, refused) = match call_gate::socket_place(&edge, &conn) {
+            Ok(place) => (Some(place), None),
+            Err(reason) => (None, Some(reason)),
+        };
         let mut driver = Self {
             draining: Box::pin(edge.drain.draining.clone().cancelled_owned()),
             cut: Box::pin(edge.drain.cut.clone().cancelled_owned()),
@@ -134,10 +136,8 @@ impl Driver {
             state: State::Open,
             _place: place,
         };
-        if driver._place.is_none() {
-            driver.edge.metrics.refused("sockets_per_address");
-            let text = format!("this address has {limit} open sockets, which is the limit");
-            driver.refuse(&Outcome::proxy(Code::RESOURCE_EXHAUSTED, text));
+        if let Some(reason) = refused {
+            driver.refuse(&Outcome::proxy(reason.code, reason.message));
         }
         driver
     }

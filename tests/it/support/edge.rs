@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use bidiway::{
-    downstream::{self, RouteSettings, ServicePattern},
+    downstream::{self, AddressTable, RouteSettings, ServicePattern},
     schema,
     server::{ListenerSettings, Server, Settings},
     telemetry::Metrics,
@@ -28,6 +28,7 @@ pub(crate) struct Edge {
     pub(crate) tls: SocketAddr,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cut: CancellationToken,
+    pub(crate) clients: Arc<AddressTable>,
     shutdown: Option<oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<()>,
 }
@@ -64,12 +65,17 @@ pub(crate) async fn edge_knowing(
     upstream: upstream::Settings,
     downstream: downstream::Settings,
 ) -> Edge {
-    start(1, schema, upstream, downstream).await
+    start(1, schema, upstream, downstream, false).await
 }
 
 /// A Bidiway of several workers.
 pub(crate) async fn edge_of_workers(workers: usize, url: &str, downstream: downstream::Settings) -> Edge {
-    start(workers, reflection(), super::calls::settings(&[url]), downstream).await
+    start(workers, reflection(), super::calls::settings(&[url]), downstream, false).await
+}
+
+/// A Bidiway whose connections begin with a PROXY header.
+pub(crate) async fn edge_behind_tcp_proxy(url: &str, downstream: downstream::Settings) -> Edge {
+    start(1, reflection(), super::calls::settings(&[url]), downstream, true).await
 }
 
 async fn start(
@@ -77,8 +83,12 @@ async fn start(
     schema: schema::Settings,
     upstream: upstream::Settings,
     downstream: downstream::Settings,
+    proxy_protocol: bool,
 ) -> Edge {
-    let listener = |tls| ListenerSettings::new("127.0.0.1:0".parse().unwrap(), tls);
+    let listener = |tls| ListenerSettings {
+        proxy_protocol,
+        ..ListenerSettings::new("127.0.0.1:0".parse().unwrap(), tls)
+    };
     let server = Server::bind(Settings {
         workers,
         drain: std::time::Duration::from_secs(30).into(),
@@ -90,10 +100,11 @@ async fn start(
     .unwrap();
     let (shutdown, stop) = oneshot::channel();
     let (addresses, metrics, cut) = (server.addresses(), server.metrics(), server.cut());
+    let clients = server.clients();
     let served = tokio::spawn(server.serve(async move {
         let _ = stop.await;
     }));
-    Edge { address: addresses[0], tls: addresses[1], metrics, cut, shutdown: Some(shutdown), served }
+    Edge { address: addresses[0], tls: addresses[1], metrics, cut, clients, shutdown: Some(shutdown), served }
 }
 
 /// A request body of the tests.
