@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod client_address;
 mod config;
 mod grpc_web;
 mod grpc_web_refusals;
@@ -13,6 +14,7 @@ mod interop;
 mod json_http;
 mod json_mistakes;
 mod json_sockets;
+mod limits;
 mod message_log;
 mod native;
 mod oracle;
