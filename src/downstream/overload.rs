@@ -138,7 +138,7 @@ impl Lag {
 /// Tells lag that stays from a moment's: the shortest of the last few counts.
 #[derive(Debug, Default)]
 pub(crate) struct LagMeter {
-    last: [Duration; 4],
+    last: [Duration; 3],
     at: usize,
 }
 
@@ -198,8 +198,8 @@ mod tests {
             is_long = meter.sample(lag, threshold, is_long);
             is_long
         };
-        assert_eq!([long, long, long, short].map(&mut sample), [false; 4]);
-        assert_eq!([long, long, long, long].map(&mut sample), [false, false, false, true]);
+        assert_eq!([long, long, short].map(&mut sample), [false; 3]);
+        assert_eq!([long, long, long].map(&mut sample), [false, false, true]);
         assert!(sample(short), "it is not over yet");
         assert!(!sample(Duration::from_millis(100)));
     }

@@ -16,8 +16,9 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How often.
-const EVERY: Duration = Duration::from_millis(250);
+/// How often, for the process and for each worker. An idle process is to sleep.
+const EVERY: Duration = Duration::from_millis(500);
+const LAG_EVERY: Duration = Duration::from_secs(1);
 
 /// Measures the process, for ever. What the kernel does not tell is not watched.
 pub(super) async fn watch(
@@ -75,8 +76,8 @@ pub(super) async fn watch_lag(edge: Weak<Edge>) {
     loop {
         // Not tokio's clock, which a test may stop.
         let before = StdInstant::now();
-        tokio::time::sleep(EVERY).await;
-        let lag = before.elapsed().saturating_sub(EVERY);
+        tokio::time::sleep(LAG_EVERY).await;
+        let lag = before.elapsed().saturating_sub(LAG_EVERY);
         let Some(edge) = edge.upgrade() else { return };
         let threshold = edge.settings.limits.overload.lag;
         let is_long = meter.sample(lag, threshold, edge.lag.is_long());

@@ -4,6 +4,7 @@
 
 mod client_address;
 mod config;
+mod floods;
 mod grpc_web;
 mod grpc_web_refusals;
 mod grpc_websockets;
