@@ -14,7 +14,10 @@ use bidiway::{
     config::{self, Config},
     demo::{Demo, Options},
     schema::Descriptors,
-    server::{self, Server},
+    server::{
+        self, Server,
+        reload::{Files, Loaded, Watcher},
+    },
     telemetry::{Metrics, log},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -70,7 +73,8 @@ Examples:
   bidiway serve --upstream http://localhost:50051
   bidiway serve --upstream https://grpc.example.com --listen 0.0.0.0:8080 --origin https://app.example.com
 
-SIGTERM or SIGINT drains: open calls may finish until the drain deadline. A second signal ends them at once.")]
+SIGTERM or SIGINT drains: open calls may finish until the drain deadline. A second signal ends them at once.
+SIGHUP reads the configuration and all files that it names again; so does a change of any of them.")]
     Serve(ServeArgs),
     /// Check a configuration file, and the certificates that it names; bind nothing.
     Check {
@@ -192,7 +196,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Check { file } => {
-            let settings = load(&file)?.settings;
+            let settings = load(&file, &mut Files::default())?.settings;
             println!(
                 "{} is valid: listeners {}, upstreams {}, routes {}",
                 file.display(),
@@ -212,8 +216,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-fn load(file: &Path) -> Result<Config, Failure> {
-    Config::load(file).map_err(|error| {
+fn load(file: &Path, files: &mut Files) -> Result<Config, Failure> {
+    Config::load_noting(file, files).map_err(|error| {
         let count = error.count();
         let problems = if count == 1 { "problem" } else { "problems" };
         Failure::Usage(format!("{error}\n{count} {problems}; see docs/configuration.md"))
@@ -221,13 +225,15 @@ fn load(file: &Path) -> Result<Config, Failure> {
 }
 
 fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
+    let mut files = Files::default();
     let config = match (&args.config, &args.upstream) {
-        (Some(file), _) => load(file)?,
+        (Some(file), _) => load(file, &mut files)?,
         (None, Some(url)) => Config::for_upstream(url, args.listen, args.admin, &args.origins)
             .map_err(|error| Failure::Usage(format!("error: {error}")))?,
         (None, None) => return Err(Failure::Usage("error: give --config FILE or --upstream URL".into())),
     };
     start_log(log, config.log.format, &config.log.filter)?;
+    let (every, format) = (config.reload, config.log.format);
     let tls: Vec<bool> = config.settings.listeners.iter().map(|listener| listener.tls.is_some()).collect();
     let server = Server::bind(config.settings).map_err(anyhow::Error::from)?;
     runtime()?.block_on(async {
@@ -239,6 +245,27 @@ fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
         if let Some(address) = server.admin_address() {
             println!("admin on http://{address}");
         }
+        let watcher = args.config.map(|file| {
+            let own_filter = log.filter.is_some();
+            Watcher::new(server.reloader(), files, every, move || reread(&file, own_filter, format))
+        });
+        let mut hangup = Signals::hangup()?;
+        let asked = watcher.as_ref().map(Watcher::asked);
+        let hangups = async {
+            while hangup.recv().await.is_some() {
+                match &asked {
+                    Some(asked) => asked.notify_one(),
+                    None => tracing::info!("SIGHUP: there is no configuration file to read again"),
+                }
+            }
+            std::future::pending().await
+        };
+        let watching = async {
+            if let Some(watcher) = watcher {
+                watcher.run().await;
+            }
+            std::future::pending().await
+        };
         let cut = server.cut();
         let (begin, drain) = tokio::sync::oneshot::channel();
         let signals = async move {
@@ -254,12 +281,30 @@ fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
         tokio::select! {
             () = server.serve(drain) => Ok(()),
             never = signals => never,
+            never = hangups => never,
+            never = watching => never,
         }
     })
 }
 
+/// The configuration as it is now. With `own_filter`, the command line has said what to log, and that goes before.
+fn reread(file: &Path, own_filter: bool, format: log::Format) -> Loaded {
+    let mut files = Files::default();
+    let config = Config::load_noting(file, &mut files);
+    let every = config.as_ref().ok().and_then(|config| config.reload);
+    let format_differs = config.as_ref().is_ok_and(|config| config.log.format != format);
+    let restart_needed = if format_differs { vec!["log.format"] } else { Vec::new() };
+    let settings = config.map_err(|error| error.to_string()).and_then(|config| {
+        if !own_filter {
+            log::set_filter(&config.log.filter)?;
+        }
+        Ok(config.settings)
+    });
+    Loaded { settings, files, every, restart_needed }
+}
+
 fn describe(args: DescribeArgs, log: &LogArgs) -> Result<(), Failure> {
-    start_log(log, log::Format::Text, "error")?;
+    start_log(log, log::Format::Text, "warn")?;
     let DescribeArgs { symbol, upstream, config, file, name } = args;
     if let Some(file) = file {
         let text = describe_file(&file, symbol.as_deref()).map_err(Failure::Usage)?;
@@ -403,6 +448,11 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
             terminate: listen(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
         })
+    }
+
+    /// SIGHUP. To be listened to even where it means nothing: by default it kills.
+    fn hangup() -> anyhow::Result<Signal> {
+        signal(SignalKind::hangup()).context("cannot wait for SIGHUP")
     }
 
     async fn next(&mut self) {

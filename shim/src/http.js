@@ -163,7 +163,8 @@ export function openHttp(url, fetch, poll, heldBack) {
           .then(async (response) => (response.ok ? use(response) : response.status))
           .catch(() => 0),
       ]);
-      if (status === undefined) return clock();
+      clock();
+      if (status === undefined) return;
       if (!PASSING.includes(status) || ++i === TRIES) return refused(status);
     }
   };

@@ -202,6 +202,23 @@ for (const [status, closeCode] of [[409, 1006], [410, 1006], [403, 1006], [429, 
   });
 }
 
+test("a request that is refused for good leaves no timer, which would keep a process alive", async (t) => {
+  const { http, call, channel } = await talking(t);
+  const { setTimeout, clearTimeout } = globalThis;
+  const running = new Set();
+  t.mock.method(globalThis, "setTimeout", (run, ms) => {
+    const id = setTimeout(() => (running.delete(id), run()), ms);
+    running.add(id);
+    return id;
+  });
+  t.mock.method(globalThis, "clearTimeout", (id) => (running.delete(id), clearTimeout(id)));
+  http.hook = ({ path }) => path === "up" && new Response("no", { status: 413 });
+  call.send(bytes(1));
+  await call.status;
+  await channel.close();
+  assert.equal(running.size, 0);
+});
+
 test("the response may come in pieces of any size, with padding between its fields", async (t) => {
   for (const size of [1, 2, 3, 7, 100]) {
     await t.test(`of ${size} bytes`, async (t) => {
@@ -475,7 +492,7 @@ test("when neither works, attempts go on, and a call that waits hears of it", as
   const call = channel.open({ method: METHOD });
   let status;
   call.status.then((ended) => (status = ended));
-  for (let i = 0; !status && i < 200; i++) {
+  for (let i = 0; !status && i < 1000; i++) {
     await settle();
     if (!proxy.last.refused) proxy.last.close(1006);
     proxy.last.refused = true;

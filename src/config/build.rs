@@ -9,13 +9,18 @@ mod trust;
 mod upstreams;
 
 use std::{
+    cell::RefCell,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration as Time,
 };
 
 use super::{Config, Duration, LogSettings, Size, file::File, problem::Problems, read::At};
-use crate::{downstream, server, telemetry::log::check_filter};
+use crate::{
+    downstream,
+    server::{self, reload::Files},
+    telemetry::log::check_filter,
+};
 
 /// Open connections of the process.
 const MAX_CONNECTIONS: u32 = 50_000;
@@ -24,8 +29,9 @@ const MAX_CONNECTIONS: u32 = 50_000;
 const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 
 /// Settings from a file that was read without problems. `base` is where relative paths start.
-pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<Config> {
-    let mut b = Builder { base, problems };
+/// `files` gets every path that is read.
+pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mut Files) -> Option<Config> {
+    let mut b = Builder { base, problems, files: RefCell::new(files) };
     let listeners = b.listeners(&file.listeners.0);
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
@@ -45,6 +51,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
     {
         b.problems.add(level.at, error);
     }
+    let reload = b.reload(file.reload.as_ref());
     let workers = b.workers(file.workers.as_ref());
     let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
@@ -83,12 +90,14 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems) -> Option<
             format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),
             filter: log.and_then(|log| log.level).map_or_else(|| "info".into(), |level| level.value),
         },
+        reload,
     })
 }
 
 struct Builder<'a> {
     base: &'a Path,
     problems: &'a mut Problems,
+    files: RefCell<&'a mut Files>,
 }
 
 impl Builder<'_> {
@@ -110,8 +119,11 @@ impl Builder<'_> {
         *setting = *value;
     }
 
+    /// Where a file is that is about to be read.
     fn path(&self, path: &At<PathBuf>) -> PathBuf {
-        self.base.join(&path.value)
+        let path = self.base.join(&path.value);
+        self.files.borrow_mut().note(&path);
+        path
     }
 
     fn read(&mut self, path: &At<PathBuf>) -> Result<Vec<u8>, ()> {

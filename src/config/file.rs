@@ -21,7 +21,7 @@ use schemars::{
 };
 
 use super::{
-    choice::Drain,
+    choice::{Drain, Keepalive},
     node::Node,
     problem::Problems,
     read::{At, AtLeastOne, Named, Read, Section, section},
@@ -64,6 +64,9 @@ section! { "the file"
         workers: Option<At<u32>>,
         /// How the proxy stops: a mapping, or a duration, which is its `timeout`.
         drain: Option<At<Drain>>,
+        /// How often this file and all that it names are looked at for changes, which then hold without a restart; or
+        /// `off`: only when SIGHUP comes. Default: 1s.
+        reload: Option<At<Keepalive>>,
         /// The log, on standard error.
         log: Option<Log>,
         /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for

@@ -24,7 +24,10 @@ use node::Position;
 use problem::Problems;
 use read::{At, AtLeastOne, Named, Read};
 
-use crate::{server, telemetry::log};
+use crate::{
+    server::{self, reload::Files},
+    telemetry::log,
+};
 
 /// A text that is not a value of its kind; says what to write.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +41,8 @@ pub struct Config {
     pub settings: server::Settings,
     /// For the log.
     pub log: LogSettings,
+    /// How often the file and all that it names are looked at for changes; `None`: only when somebody asks.
+    pub reload: Option<std::time::Duration>,
 }
 
 /// The log's settings.
@@ -52,20 +57,30 @@ pub struct LogSettings {
 impl Config {
     /// Reads and checks a file, and the certificates that it names.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_noting(path, &mut Files::default())
+    }
+
+    /// The same, and notes each file before it is read or tried.
+    pub fn load_noting(path: &Path, files: &mut Files) -> Result<Self, ConfigError> {
+        files.note(path);
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| {
             ConfigError::one(Some(name.clone()), Position::default(), format!("cannot be read: {error}"))
         })?;
-        Self::parse(&text, &name, path.parent().unwrap_or_else(|| Path::new("")))
+        Self::parse_noting(&text, &name, path.parent().unwrap_or_else(|| Path::new("")), files)
     }
 
     /// Checks a configuration's text. `name` is for errors; relative paths start at `base`.
     pub fn parse(text: &str, name: &str, base: &Path) -> Result<Self, ConfigError> {
+        Self::parse_noting(text, name, base, &mut Files::default())
+    }
+
+    fn parse_noting(text: &str, name: &str, base: &Path, files: &mut Files) -> Result<Self, ConfigError> {
         let name = Some(name.to_owned());
         let node = node::parse(text).map_err(|(at, text)| ConfigError::one(name.clone(), at, text))?;
         let mut problems = Problems::default();
         let config =
-            File::read(&node, &mut problems).and_then(|file| build::build(file, base, &mut problems));
+            File::read(&node, &mut problems).and_then(|file| build::build(file, base, &mut problems, files));
         problems.finish(name, config)
     }
 
@@ -86,7 +101,7 @@ impl Config {
             ..File::default()
         };
         let mut problems = Problems::default();
-        let config = build::build(file, Path::new(""), &mut problems);
+        let config = build::build(file, Path::new(""), &mut problems, &mut Files::default());
         problems.finish(None, config)
     }
 }

@@ -50,15 +50,14 @@ pub(crate) struct Admitted {
 pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
     let mut record = account(edge, &opening);
     let conn = opening.conn;
-    match prepare(edge, opening) {
+    let admitted = call_gate::enter(edge, conn).and_then(|places| {
+        let (route, request) = prepare(edge, opening)?;
+        // Nobody's name is verified yet.
+        record.hold(places.go_on(edge, &route, None)?);
+        Ok((route, request))
+    });
+    match admitted {
         Ok((route, mut request)) => {
-            match call_gate::enter(edge, conn, &route, None) {
-                Ok(places) => record.hold(places),
-                Err(outcome) => {
-                    record.end(&outcome);
-                    return Err(outcome);
-                }
-            }
             request.tap = message_log::sampled(edge, &route, &request);
             Ok(Admitted { route, request, record })
         }
@@ -71,9 +70,10 @@ pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<O
 
 /// Opens the account of a call that a dialect refuses by itself, or that is about to be admitted.
 pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
-    let metrics = match edge.routes.find(opening.path) {
+    let routes = edge.routes();
+    let metrics = match routes.find(opening.path) {
         Some(route) => route.metrics(opening.dialect),
-        None => edge.routes.unrouted(opening.dialect),
+        None => routes.unrouted(opening.dialect),
     };
     CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned())
 }
@@ -81,8 +81,9 @@ pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
 fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), Box<Outcome>> {
     let Opening { dialect, conn, session, path, mut metadata, upgrade_headers: picked, timeout } = opening;
     // A session has held its metadata against the limit itself, before base64 made it longer.
-    let limit = if session.is_some() { usize::MAX } else { edge.settings.limits.max_metadata as usize };
-    let Some(route) = edge.routes.find(path) else {
+    let limit = if session.is_some() { usize::MAX } else { edge.settings().limits.max_metadata as usize };
+    let routes = edge.routes();
+    let Some(route) = routes.find(path) else {
         return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };
     let Ok(path) = PathAndQuery::try_from(path) else {

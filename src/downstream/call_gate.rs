@@ -35,10 +35,10 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// A call's places, until it ends.
 #[derive(Debug)]
-struct CallPlaces {
-    _address: Option<AddressPermit>,
-    _principal: Option<AddressPermit>,
-    _route: Option<RoutePermit>,
+pub(crate) struct CallPlaces {
+    address: Option<AddressPermit>,
+    principal: Option<AddressPermit>,
+    route: Option<RoutePermit>,
     brake: Option<Arc<CancelBrake>>,
 }
 
@@ -52,36 +52,37 @@ impl CallGuard for CallPlaces {
     }
 }
 
-/// Lets a call in. What comes back is to be kept as long as the call runs.
-pub(crate) fn enter(
-    edge: &Edge,
-    conn: &ConnInfo,
-    route: &Route,
-    principal: Option<u64>,
-) -> Result<Option<Box<dyn CallGuard>>, Box<Outcome>> {
+/// Lets a call in as far as its client's address goes: before anything of it is read, or anybody is asked about it.
+pub(crate) fn enter(edge: &Edge, conn: &ConnInfo) -> Result<CallPlaces, Box<Outcome>> {
     if let Some(resource) = edge.overloaded() {
         edge.metrics.limits().shed(resource.as_str(), "call");
         return Err(refusal(Code::UNAVAILABLE, overloaded(resource), Some(TRY_AGAIN)));
     }
-    let limits = &edge.settings.limits;
-    let address = client(edge, Subject::of(conn.peer.ip()), limits.per_address)?;
-    let principal = match principal {
-        Some(name) => client(edge, Subject::Principal(name), limits.per_principal)?,
-        None => None,
-    };
-    let route = match &route.settings.limits {
-        Some(limits) => Some(limits.enter().map_err(|full| route_full(edge, route, full))?),
-        None => None,
-    };
-    if address.is_none() && principal.is_none() && route.is_none() && conn.brake.is_none() {
-        return Ok(None);
+    let address = client(edge, Subject::of(conn.peer.ip()), edge.settings().limits.per_address)?;
+    Ok(CallPlaces { address, principal: None, route: None, brake: conn.brake.clone() })
+}
+
+impl CallPlaces {
+    /// Lets it go on to its route, once it is known who calls: `principal` is a hash of the verified name. What comes
+    /// back is to be kept as long as the call runs.
+    pub(crate) fn go_on(
+        mut self,
+        edge: &Edge,
+        route: &Route,
+        principal: Option<u64>,
+    ) -> Result<Option<Box<dyn CallGuard>>, Box<Outcome>> {
+        if let Some(name) = principal {
+            self.principal = client(edge, Subject::Principal(name), edge.settings().limits.per_principal)?;
+        }
+        if let Some(limits) = &route.settings.limits {
+            self.route = Some(limits.enter().map_err(|full| route_full(edge, route, full))?);
+        }
+        let is_empty = self.address.is_none()
+            && self.principal.is_none()
+            && self.route.is_none()
+            && self.brake.is_none();
+        Ok((!is_empty).then(|| Box::new(self) as _))
     }
-    Ok(Some(Box::new(CallPlaces {
-        _address: address,
-        _principal: principal,
-        _route: route,
-        brake: conn.brake.clone(),
-    })))
 }
 
 /// What one client may do.
@@ -163,13 +164,13 @@ pub(crate) fn cancel_storm(edge: &Edge, conn: &ConnInfo) -> Option<CloseReason> 
 /// is none.
 pub(crate) fn socket_place(edge: &Edge, conn: &ConnInfo) -> Result<AddressPermit, CloseReason> {
     upgrade(edge, conn)?;
-    let place = edge.addresses.enter(conn.peer.ip(), edge.settings.limits.sockets_per_address);
+    let place = edge.addresses.enter(conn.peer.ip(), edge.settings().limits.sockets_per_address);
     place.ok_or_else(|| too_many_sockets(edge))
 }
 
 /// Counts one more socket (or what stands in for it) of a client's address; or why it comes too soon.
 pub(crate) fn upgrade(edge: &Edge, conn: &ConnInfo) -> Result<(), CloseReason> {
-    let Some(most) = edge.settings.limits.upgrades_per_minute else { return Ok(()) };
+    let Some(most) = edge.settings().limits.upgrades_per_minute else { return Ok(()) };
     let key = (Held::Sockets, Subject::of(conn.peer.ip()));
     let taken = edge.addresses.rates.take(key, Rate::per_minute(most), Instant::now());
     taken.map_err(|wait| {

@@ -1,6 +1,11 @@
 //! One worker's front door: every request of the public listeners comes in here.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    mem,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use axum::{Router, body::Body};
 use http::{HeaderValue, Method, Request, Response, Version, header::CONTENT_TYPE, request::Parts};
@@ -61,13 +66,11 @@ impl ConnInfo {
     }
 }
 
-/// One worker's front door.
+/// One worker's front door. It stays while the configuration changes: what comes from there is its [`Plan`].
 #[derive(Debug)]
 pub struct Edge {
-    /// Settings, the same for all workers.
-    pub settings: Arc<Settings>,
-    /// Routes to this worker's upstreams.
-    pub routes: Arc<Routes>,
+    /// Locked to take it or to put another there: by requests and calls as they begin, and by no message.
+    plan: RwLock<Arc<Plan>>,
     /// Shared by all workers.
     pub metrics: Arc<Metrics>,
     /// Shared by all workers.
@@ -78,29 +81,48 @@ pub struct Edge {
     pub sessions: Arc<SessionDirectory>,
     /// Whether this worker's event loop lags.
     pub(crate) lag: Lag,
+}
+
+/// What the configuration says, as a worker uses it. A reload puts another in its place; running calls go on with
+/// what they took from theirs, and an upstream that only they still use closes with the last of them.
+#[derive(Debug)]
+pub struct Plan {
+    /// The same for all workers.
+    pub settings: Arc<Settings>,
+    /// Routes to this worker's upstreams.
+    pub routes: Arc<Routes>,
     /// What is no call.
     pages: Router,
 }
 
-impl Edge {
-    /// A worker's front door over its upstreams and their schemas (by name). All but the upstreams is shared by the
-    /// workers.
+impl Plan {
+    /// Routes and pages over a worker's upstreams and their schemas, by their names. All but the upstreams is shared by
+    /// the workers.
     pub fn new(
         settings: Arc<Settings>,
         upstreams: &HashMap<String, Upstream>,
         schemas: &HashMap<String, Schema>,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let routes = Arc::new(Routes::new(&settings.routes, upstreams, schemas, metrics));
+        let mut extra = settings.pages.clone();
+        if settings.schema_endpoint {
+            extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));
+        }
+        Arc::new(Self { settings, routes, pages: pages::router(extra) })
+    }
+}
+
+impl Edge {
+    /// A worker's front door. All but the plan is shared by the workers.
+    pub fn new(
+        plan: Arc<Plan>,
         metrics: Arc<Metrics>,
         drain: Drain,
         addresses: Arc<AddressTable>,
         sessions: Arc<SessionDirectory>,
     ) -> Arc<Self> {
-        let routes = Arc::new(Routes::new(&settings.routes, upstreams, schemas, &metrics));
-        let mut extra = settings.pages.clone();
-        if settings.schema_endpoint {
-            extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));
-        }
-        let pages = pages::router(extra);
-        Arc::new(Self { settings, routes, metrics, drain, addresses, sessions, lag: Lag::default(), pages })
+        Arc::new(Self { plan: RwLock::new(plan), metrics, drain, addresses, sessions, lag: Lag::default() })
     }
 
     /// What there is too little of for new work, if anything.
@@ -109,12 +131,33 @@ impl Edge {
         process.or_else(|| self.lag.is_long().then_some(Resource::EventLoop))
     }
 
+    /// What the configuration says now.
+    pub fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Its settings. Who needs the same ones for longer keeps them.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.plan().settings)
+    }
+
+    /// Where calls go that begin now.
+    pub fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.plan().routes)
+    }
+
+    /// From now on, whatever begins goes by this plan.
+    pub fn follow(&self, plan: Arc<Plan>) {
+        let old = mem::replace(&mut *self.plan.write().unwrap_or_else(PoisonError::into_inner), plan);
+        drop(old);
+    }
+
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>, conn: ConnInfo) -> Response<Body> {
         let (head, body) = request.into_parts();
         let kind = RequestKind::of(&head);
         let version = head.version;
-        let conn = self.settings.trusted_proxies.client(&conn, &head.headers).unwrap_or(conn);
+        let conn = self.settings().trusted_proxies.client(&conn, &head.headers).unwrap_or(conn);
         let cors = match guard::check(&self, &head, &conn) {
             Ok(cors) => cors,
             Err(rejection) => return self.reject(rejection, &kind, version),
@@ -155,12 +198,12 @@ impl Edge {
             }
             RequestKind::Page => {
                 // Who posts something to a method means a call; and a page may be there all the same.
-                let is_call = head.method == Method::POST && self.routes.find(head.uri.path()).is_some();
+                let is_call = head.method == Method::POST && self.routes().find(head.uri.path()).is_some();
                 let (json, version) = (RequestKind::Json(JsonForm::default()), head.version);
                 let content_type = head.headers.get(CONTENT_TYPE).cloned();
                 let mut request = Request::from_parts(head, Body::new(body));
                 request.extensions_mut().insert(conn);
-                match self.pages.clone().oneshot(request).await {
+                match self.plan().pages.clone().oneshot(request).await {
                     Ok(response) if is_call && matches!(response.status().as_u16(), 404 | 405) => {
                         self.reject(Rejection::content_type(content_type.as_ref()), &json, version)
                     }

@@ -92,7 +92,7 @@ where
 {
     let content_type = dialect.upstream_type(&head);
     head.headers.remove(HOST);
-    let upgrade_headers = upgrade_headers::pick(&edge.settings.upgrade_headers, &head.headers);
+    let upgrade_headers = upgrade_headers::pick(&edge.settings().upgrade_headers, &head.headers);
     let opening = Opening {
         dialect: dialect.label(),
         conn,

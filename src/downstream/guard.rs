@@ -12,7 +12,7 @@ use super::{ConnInfo, Cors, Edge, Rejection};
 /// header"), and no page can take it off. So a request without one was not made by another site's page; it comes
 /// from a native client, which could write any origin it likes.
 pub(crate) fn check(edge: &Edge, head: &Parts, conn: &ConnInfo) -> Result<Cors, Rejection> {
-    if !edge.settings.hosts.allow(&head.headers, &head.uri) {
+    if !edge.settings().hosts.allow(&head.headers, &head.uri) {
         return Err(Rejection::host());
     }
     let mut origins = head.headers.get_all(ORIGIN).iter();
@@ -20,7 +20,7 @@ pub(crate) fn check(edge: &Edge, head: &Parts, conn: &ConnInfo) -> Result<Cors, 
     if origins.next().is_some() {
         return Err(Rejection::origin(b"(several)"));
     }
-    let settings = &edge.settings.origins;
+    let settings = &edge.settings().origins;
     match settings.admittance(origin.as_bytes(), &head.headers, &head.uri, conn.tls) {
         Some(admittance) => Ok(Cors::new(origin.clone(), admittance)),
         None => Err(Rejection::origin(origin.as_bytes())),

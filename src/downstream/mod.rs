@@ -43,7 +43,7 @@ pub use call_gate::CallLimits;
 pub use conn_io::{ConnIo, OpenConnection};
 pub(crate) use cors::Cors;
 pub use drain::Drain;
-pub use edge::{ConnInfo, Edge};
+pub use edge::{ConnInfo, Edge, Plan};
 pub use hosts::Hosts;
 pub use message_log::MessageLog;
 pub use origin::{InvalidOrigin, Origins};

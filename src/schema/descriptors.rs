@@ -19,6 +19,13 @@ pub struct Descriptors {
     files: BTreeMap<String, File>,
 }
 
+/// Whether they were made from the same files.
+impl PartialEq for Descriptors {
+    fn eq(&self, other: &Self) -> bool {
+        self.files == other.files
+    }
+}
+
 // By the files' names only: the pool would print itself without end.
 impl fmt::Debug for Descriptors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,7 +35,7 @@ impl fmt::Debug for Descriptors {
 
 /// A file as it came: what `prost-reflect` does not know of it (custom options of extensions that are not here,
 /// editions' features) is in the bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct File {
     pub(super) head: Head,
     pub(super) bytes: Bytes,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::Descriptors;
 
 /// An upstream's schema settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Where it comes from.
     pub source: Source,
@@ -20,7 +20,7 @@ pub struct Settings {
 }
 
 /// Where a schema comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     /// The upstream's server reflection; `fallback` while that fails.
     Reflection {

@@ -9,10 +9,12 @@ use std::{
     },
 };
 
-use axum::{Router, extract::State, response::IntoResponse, routing::get};
-use http::{StatusCode, header::CONTENT_TYPE};
-use tokio::net::TcpListener;
+use axum::{Router, body::Body, extract::State, response::IntoResponse, routing::get};
+use http::{Request, StatusCode, header::CONTENT_TYPE};
+use tokio::{net::TcpListener, sync::watch};
+use tower::ServiceExt;
 
+use super::reload::ReloadStatus;
 use crate::{downstream::schema_router, schema::Schema, telemetry::Metrics};
 
 /// Whether the process takes new work; shared with `/readyz`.
@@ -53,6 +55,9 @@ impl Readiness {
     }
 }
 
+/// The schemas of the configuration that holds.
+type Schemas = watch::Receiver<Arc<HashMap<String, Schema>>>;
+
 /// What the admin port knows.
 #[derive(Clone, Debug)]
 struct Admin {
@@ -64,10 +69,16 @@ const INDEX: &str = "Bidiway's admin port\n\
     /healthz  200 while the process lives\n\
     /readyz   200 while it takes new work, 503 before it has started and while it drains\n\
     /metrics  OpenMetrics\n\
+    /config   what became of the latest configurations, as JSON\n\
     /schema   the upstreams' services as JSON; ?service=NAME: its descriptors; /schema/UPSTREAM.binpb: all\n";
 
 /// The admin port's routes.
-fn routes(readiness: Arc<Readiness>, metrics: Arc<Metrics>, schemas: &HashMap<String, Schema>) -> Router {
+fn routes(
+    readiness: Arc<Readiness>,
+    metrics: Arc<Metrics>,
+    schemas: Schemas,
+    reloads: Arc<ReloadStatus>,
+) -> Router {
     Router::new()
         .route("/", get(|| async { INDEX }))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -78,8 +89,13 @@ fn routes(readiness: Arc<Readiness>, metrics: Arc<Metrics>, schemas: &HashMap<St
                 ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], admin.metrics.encode()).into_response()
             }),
         )
+        .route("/config", get(async move || ([(CONTENT_TYPE, "application/json")], reloads.json())))
         .with_state(Admin { readiness, metrics })
-        .merge(schema_router("/schema", schemas))
+        .fallback(async move |request: Request<Body>| {
+            // Made anew for each: what it shows changes with the configuration, and hardly anybody asks.
+            let router = schema_router("/schema", &schemas.borrow().clone());
+            router.oneshot(request).await
+        })
 }
 
 /// Serves the admin port until `stop`.
@@ -87,29 +103,29 @@ pub(super) async fn serve(
     listener: TcpListener,
     readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
-    schemas: Arc<HashMap<String, Schema>>,
+    schemas: Schemas,
+    reloads: Arc<ReloadStatus>,
     stop: impl Future<Output = ()>,
 ) {
     // Not gracefully: a scraper that keeps its connection open must not delay the end.
     tokio::select! {
-        _ = axum::serve(listener, routes(readiness, metrics, &schemas)) => {}
+        _ = axum::serve(listener, routes(readiness, metrics, schemas, reloads)) => {}
         () = stop => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
-    use http::Request;
     use http_body_util::BodyExt;
-    use tower::ServiceExt;
 
     use super::*;
 
     async fn get(readiness: &Arc<Readiness>, path: &str) -> (u16, String, String) {
         let request = Request::get(path).body(Body::empty()).unwrap();
-        let response =
-            routes(readiness.clone(), Metrics::new(), &HashMap::new()).oneshot(request).await.unwrap();
+        let (metrics, schemas) = (Metrics::new(), watch::channel(Arc::default()).1);
+        let reloads = ReloadStatus::new(metrics.clone());
+        let router = routes(readiness.clone(), metrics, schemas, reloads);
+        let response = router.oneshot(request).await.unwrap();
         let status = response.status().as_u16();
         let kind = response.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -136,7 +152,7 @@ mod tests {
         assert_eq!((status, &*kind), (200, Metrics::CONTENT_TYPE));
         assert!(body.ends_with("# EOF\n"));
         let (_, _, index) = get(&readiness, "/").await;
-        for path in ["/healthz", "/readyz", "/metrics", "/schema"] {
+        for path in ["/healthz", "/readyz", "/metrics", "/config", "/schema"] {
             assert!(index.contains(path));
         }
     }

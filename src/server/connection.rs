@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -29,13 +29,15 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
+use super::{
+    Settings,
+    proxy_protocol::{self, HeaderError},
+};
 use crate::{
     downstream::{ConnInfo, ConnIo, Edge, Held, Limits, OpenConnection, Strain, Subject, carrier},
     telemetry::Metrics,
     wire::proxy_header::ProxyHeader,
 };
-
-use super::proxy_protocol::{self, HeaderError};
 
 /// How long a connection may take to write its last bytes after the drain's cut.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -68,7 +70,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// HTTP settings for the public ports.
-pub(super) fn http(limits: &Limits) -> Builder<TokioExecutor> {
+fn http(limits: &Limits) -> Builder<TokioExecutor> {
     let streams = limits.http2_streams;
     let head = HEAD.max(limits.max_metadata.saturating_add(HEADER_ROOM));
     let mut builder = Builder::new(TokioExecutor::new());
@@ -107,18 +109,47 @@ pub(super) enum Door {
     Peers,
 }
 
+/// What the configuration says of a port's connections.
+pub(super) struct Terms {
+    http: Builder<TokioExecutor>,
+    tls: Option<TlsAcceptor>,
+    /// Connections begin with a PROXY header.
+    proxy_protocol: bool,
+}
+
+impl Terms {
+    /// Those of the public ports, in their order, and then of the port for other instances.
+    pub(super) fn of(settings: &Settings) -> Vec<Self> {
+        let http = http(&settings.downstream.limits);
+        let public = settings.listeners.iter();
+        let public = public.map(|listener| (http.clone(), listener.tls.clone(), listener.proxy_protocol));
+        let peers = settings.downstream.peers.as_ref();
+        let peers = peers.map(|peers| (http.clone().http1_only(), Some(peers.server.clone()), false));
+        let all = public.chain(peers);
+        all.map(|(http, tls, proxy_protocol)| Self { http, tls: tls.map(TlsAcceptor::from), proxy_protocol })
+            .collect()
+    }
+}
+
 /// What all connections of a worker's listener share.
 pub(super) struct Connections {
-    pub(super) http: Builder<TokioExecutor>,
-    pub(super) tls: Option<TlsAcceptor>,
-    /// Connections begin with a PROXY header.
-    pub(super) proxy_protocol: bool,
-    pub(super) door: Door,
-    pub(super) edge: Arc<Edge>,
+    /// For those that come from now on.
+    terms: RwLock<Arc<Terms>>,
+    door: Door,
+    edge: Arc<Edge>,
     pub(super) metrics: Arc<Metrics>,
 }
 
 impl Connections {
+    pub(super) fn new(terms: Terms, door: Door, edge: Arc<Edge>, metrics: Arc<Metrics>) -> Self {
+        Self { terms: RwLock::new(Arc::new(terms)), door, edge, metrics }
+    }
+
+    /// From now on, new connections go by these terms.
+    pub(super) fn follow(&self, terms: Terms) {
+        *self.terms.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(terms);
+    }
+
     /// Serves one connection until it ends, or until it is upgraded: then its socket belongs to the carrier's task
     /// and this one is over.
     pub(super) async fn serve(
@@ -127,10 +158,11 @@ impl Connections {
         peer: SocketAddr,
         mut open: OpenConnection,
     ) {
-        let Some((peer, by_tls)) = self.admit(&mut socket, peer, &mut open).await else { return };
+        let terms = Arc::clone(&self.terms.read().unwrap_or_else(PoisonError::into_inner));
+        let Some((peer, by_tls)) = self.admit(&terms, &mut socket, peer, &mut open).await else { return };
         // A small frame must not wait for the acknowledgement of the one before it.
         let _ = socket.set_nodelay(true);
-        let io = match &self.tls {
+        let io = match &terms.tls {
             None => ConnIo::plain(socket, open),
             // Boxed, so that the handshake's state does not stay part of this task.
             Some(acceptor) => match Box::pin(self.handshake(acceptor, socket, peer, open)).await {
@@ -138,13 +170,14 @@ impl Connections {
                 None => return,
             },
         };
-        let io = io.with_write_timeout(self.edge.settings.limits.write_timeout);
-        self.serve_http(io, peer, by_tls || self.tls.is_some()).await;
+        let io = io.with_write_timeout(self.edge.settings().limits.write_timeout);
+        self.serve_http(&terms, io, peer, by_tls || terms.tls.is_some()).await;
     }
 
     /// Finds out who the client is, and counts it: its address, and whether it came to the proxy before us by TLS.
     async fn admit(
         &self,
+        terms: &Terms,
         socket: &mut TcpStream,
         peer: SocketAddr,
         open: &mut OpenConnection,
@@ -157,13 +190,13 @@ impl Connections {
             return None;
         }
         let (mut client, mut by_tls) = (peer, false);
-        if self.proxy_protocol {
+        if terms.proxy_protocol {
             // Boxed, so that its buffer does not stay part of this task.
             let header = Box::pin(self.proxy_header(socket, peer)).await?;
             client = header.client.unwrap_or(peer);
             by_tls = header.tls.unwrap_or(false);
         }
-        let settings = &self.edge.settings;
+        let settings = self.edge.settings();
         if !settings.trusted_proxies.contains(client.ip()) {
             let limit = settings.limits.connections_per_address;
             let place = self.edge.addresses.hold(Held::Connections, Subject::of(client.ip()), limit);
@@ -178,8 +211,9 @@ impl Connections {
 
     /// What a trusted proxy says at the connection's begin.
     async fn proxy_header(&self, socket: &mut TcpStream, peer: SocketAddr) -> Option<ProxyHeader> {
-        let limits = &self.edge.settings.limits;
-        let (reason, error) = if !self.edge.settings.trusted_proxies.contains(peer.ip()) {
+        let settings = self.edge.settings();
+        let limits = &settings.limits;
+        let (reason, error) = if !settings.trusted_proxies.contains(peer.ip()) {
             ("untrusted", "it comes from none of `trusted_proxies`".to_owned())
         } else {
             match timeout(limits.handshake_timeout, proxy_protocol::read(socket)).await {
@@ -201,7 +235,7 @@ impl Connections {
         peer: SocketAddr,
         open: OpenConnection,
     ) -> Option<ConnIo> {
-        let limit = self.edge.settings.limits.handshake_timeout;
+        let limit = self.edge.settings().limits.handshake_timeout;
         let error = match timeout(limit, acceptor.accept(socket)).await {
             Ok(Ok(stream)) => {
                 let anonymous = stream.get_ref().1.peer_certificates().is_none_or(<[_]>::is_empty);
@@ -218,13 +252,14 @@ impl Connections {
         None
     }
 
-    async fn serve_http(&self, io: ConnIo, peer: SocketAddr, tls: bool) {
+    async fn serve_http(&self, terms: &Terms, io: ConnIo, peer: SocketAddr, tls: bool) {
         let asked = Arc::<Asked>::default();
         let drain = &self.edge.drain;
         let conn = {
             // A proxy's connection is that of many clients.
-            let by_proxy = self.edge.settings.trusted_proxies.contains(peer.ip());
-            let cancels = self.edge.settings.limits.cancels_per_second.filter(|_| !by_proxy);
+            let settings = self.edge.settings();
+            let by_proxy = settings.trusted_proxies.contains(peer.ip());
+            let cancels = settings.limits.cancels_per_second.filter(|_| !by_proxy);
             ConnInfo::new(peer, tls).with_brake(cancels)
         };
         let brake = conn.cancel_storm();
@@ -237,7 +272,7 @@ impl Connections {
         };
         // During the drain only clients should come that want to go on with their sessions. They may say so first, and
         // whoever else comes makes one request here, and the next elsewhere.
-        let (late, limit) = (drain.draining.is_cancelled(), self.edge.settings.limits.header_timeout);
+        let (late, limit) = (drain.draining.is_cancelled(), self.edge.settings().limits.header_timeout);
         let shutdown = async {
             drain.draining.cancelled().await;
             if late {
@@ -248,7 +283,7 @@ impl Connections {
                 sleep(drain.spread).await;
             }
         };
-        let mut http = pin!(self.http.serve_connection_with_upgrades(TokioIo::new(io), service));
+        let mut http = pin!(terms.http.serve_connection_with_upgrades(TokioIo::new(io), service));
         let ended = tokio::select! {
             ended = http.as_mut() => Some(ended),
             () = shutdown => None,

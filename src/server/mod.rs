@@ -8,6 +8,7 @@ mod connection;
 mod listener;
 mod overload;
 mod proxy_protocol;
+pub mod reload;
 mod settings;
 pub mod tls;
 mod worker;
@@ -19,13 +20,14 @@ use std::{
     future::Future,
     io,
     net::{SocketAddr, TcpListener},
+    pin::pin,
     sync::Arc,
     thread,
 };
 
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -33,17 +35,18 @@ use tracing::{error, info, warn};
 
 use crate::{
     downstream::{AddressTable, Drain, carrier::SessionDirectory},
-    schema::{self, Channel, Reflection, Schema},
+    schema::{Channel, Reflection, Schema},
     telemetry::Metrics,
     upstream::Upstream,
 };
 use admin::Readiness;
+use reload::{Generation, Order, Places, ReloadStatus, Reloader, Running};
 use worker::Worker;
 
 /// A server whose ports are bound and that serves nothing yet.
 #[derive(Debug)]
 pub struct Server {
-    settings: Arc<Settings>,
+    settings: Settings,
     addresses: Vec<SocketAddr>,
     admin: Option<TcpListener>,
     admin_address: Option<SocketAddr>,
@@ -55,6 +58,9 @@ pub struct Server {
     sessions: Arc<SessionDirectory>,
     clients: Arc<AddressTable>,
     drain: Drain,
+    reloads: Arc<ReloadStatus>,
+    reloader: Reloader,
+    orders: mpsc::Receiver<Order>,
 }
 
 /// Why a server cannot start.
@@ -115,9 +121,11 @@ impl Server {
         let (admin_address, admin) = admin.unzip();
         let metrics = Metrics::new();
         let sessions = SessionDirectory::new(&settings.downstream, &metrics).map_err(StartError::Random)?;
+        let reloads = ReloadStatus::new(metrics.clone());
+        let (reloader, orders) = Reloader::new(reloads.clone());
         let drain = Drain { spread: settings.drain.spread, ..Drain::default() };
         Ok(Self {
-            settings: Arc::new(settings),
+            settings,
             addresses,
             admin,
             admin_address,
@@ -127,6 +135,9 @@ impl Server {
             sessions,
             clients: Arc::default(),
             drain,
+            reloads,
+            reloader,
+            orders,
         })
     }
 
@@ -150,6 +161,11 @@ impl Server {
         self.clients.clone()
     }
 
+    /// The way to other settings while it serves.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
     /// Cancel this to end a drain before its deadline: what still runs then ends with UNAVAILABLE.
     pub fn cut(&self) -> CancellationToken {
         self.drain.cut.clone()
@@ -158,25 +174,38 @@ impl Server {
     /// Serves until `shutdown` completes, then drains: readiness off, the grace, GoAway, calls finish until the
     /// deadline, then UNAVAILABLE. Returns when everything has ended. With one worker, it runs within the caller's runtime.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { settings, admin, listeners, peers, metrics, sessions, clients: addresses, drain, .. } =
-            self;
+        let Self {
+            settings,
+            admin,
+            listeners,
+            peers,
+            metrics,
+            sessions,
+            clients: addresses,
+            drain,
+            reloads,
+            orders,
+            ..
+        } = self;
         let stop = CancellationToken::new();
         let readiness = Arc::<Readiness>::default();
         let schemas = Arc::new(schemas(&settings, &metrics));
+        let (schemas_now, seen) = watch::channel(schemas.clone());
         if let Some(listener) = admin {
             match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => {
                     let stop = stop.clone().cancelled_owned();
-                    let served =
-                        admin::serve(listener, readiness.clone(), metrics.clone(), schemas.clone(), stop);
+                    let (readiness, metrics) = (readiness.clone(), metrics.clone());
+                    let served = admin::serve(listener, readiness, metrics, seen, reloads, stop);
                     tokio::spawn(served);
                 }
                 Err(error) => error!(%error, "the admin port does not work"),
             }
         }
 
-        let places = || Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
-        let (places, peer_places) = (places(), places());
+        let (places, peer_places) =
+            (Places::new(settings.max_connections), Places::new(settings.max_connections));
+        settings.tell_certificates(&metrics);
         let watch = overload::watch(
             settings.downstream.limits.overload,
             addresses.clone(),
@@ -185,14 +214,16 @@ impl Server {
         );
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch));
         let mut peers = peers.into_iter();
-        let workers = listeners.into_iter().map(|listeners| Worker {
-            settings: settings.clone(),
-            schemas: schemas.clone(),
+        let generation = Arc::new(Generation { settings, schemas });
+        let (senders, news): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::channel(1)).unzip();
+        let workers = listeners.into_iter().zip(news).map(|(listeners, news)| Worker {
+            generation: generation.clone(),
+            news,
             listeners,
             peers: peers.next(),
             metrics: metrics.clone(),
-            places: places.clone(),
-            peer_places: peer_places.clone(),
+            places: places.semaphore(),
+            peer_places: peer_places.semaphore(),
             drain: drain.clone(),
             addresses: addresses.clone(),
             sessions: sessions.clone(),
@@ -200,9 +231,22 @@ impl Server {
         let threads = start(workers.collect(), &stop).await;
         readiness.ready();
 
-        shutdown.await;
+        let DrainSettings { grace, spread, timeout: limit } = generation.settings.drain;
+        let running = Running {
+            generation,
+            workers: senders,
+            metrics,
+            sessions,
+            places: vec![places, peer_places],
+            schemas: schemas_now,
+        };
+        // Kept until the end, and with it what workers have of upstreams that no call uses.
+        let mut running = pin!(running.run(orders));
+        tokio::select! {
+            () = shutdown => {}
+            () = &mut running => {}
+        }
         readiness.draining();
-        let DrainSettings { grace, spread, timeout: limit } = settings.drain;
         let deadline = tokio::time::sleep(limit);
         drain.leaving.cancel();
         if !grace.is_zero() {
@@ -238,16 +282,17 @@ impl Server {
 /// The upstreams' schemas. Reflection has connections of its own and runs within this runtime: whatever it does,
 /// calls do not notice.
 pub fn schemas(settings: &Settings, metrics: &Metrics) -> HashMap<String, Schema> {
-    let upstreams = settings.upstreams.iter().map(|settings| (settings.name.as_str(), settings));
-    let upstreams: HashMap<_, _> = upstreams.collect();
-    let schema = |(name, given): (&String, &schema::Settings)| {
-        let upstream = upstreams.get(name.as_str())?;
-        let metrics = (metrics.upstream(name), metrics.schema(name));
-        let upstream = Upstream::counted((*upstream).clone(), metrics.0);
-        let reflection = Reflection { channel: Channel::new(upstream.channel()), runtime: Handle::current() };
-        Some((name.clone(), Schema::new(name, given.clone(), reflection, metrics.1)))
-    };
-    settings.schemas.iter().filter_map(schema).collect()
+    let schema = |name: &String| Some((name.clone(), schema_of(name, settings, metrics)?));
+    settings.schemas.keys().filter_map(schema).collect()
+}
+
+/// One upstream's schema.
+fn schema_of(name: &str, settings: &Settings, metrics: &Metrics) -> Option<Schema> {
+    let given = settings.schemas.get(name)?;
+    let upstream = settings.upstreams.iter().find(|upstream| upstream.name == name)?;
+    let upstream = Upstream::counted(upstream.clone(), metrics.upstream(name));
+    let reflection = Reflection { channel: Channel::new(upstream.channel()), runtime: Handle::current() };
+    Some(Schema::new(name, given.clone(), reflection, metrics.schema(name)))
 }
 
 /// Starts the workers: one alone within this runtime, several in threads of their own. Returns when all accept.

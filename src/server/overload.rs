@@ -79,7 +79,7 @@ pub(super) async fn watch_lag(edge: Weak<Edge>) {
         tokio::time::sleep(LAG_EVERY).await;
         let lag = before.elapsed().saturating_sub(LAG_EVERY);
         let Some(edge) = edge.upgrade() else { return };
-        let threshold = edge.settings.limits.overload.lag;
+        let threshold = edge.settings().limits.overload.lag;
         let is_long = meter.sample(lag, threshold, edge.lag.is_long());
         if edge.lag.set(is_long) {
             edge.metrics.limits().workers_lagging(is_long);

@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::{downstream, schema, upstream};
+use super::tls::CertificateFacts;
+use crate::{downstream, schema, telemetry::Metrics, upstream};
 
 /// Everything, checked and ready: the roof's settings.
 #[derive(Clone, Debug)]
@@ -54,16 +55,27 @@ pub struct ListenerSettings {
     /// Whether connections begin with a PROXY header (HAProxy's PROXY protocol 1 or 2), which is believed from trusted
     /// proxies. Those without are closed.
     pub proxy_protocol: bool,
+    /// What is to be known of the certificates of `tls`, for the metrics.
+    pub certificates: Vec<CertificateFacts>,
 }
 
 impl ListenerSettings {
     /// A port with every default.
     pub fn new(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        Self { address, tls, proxy_protocol: false }
+        Self { address, tls, proxy_protocol: false, certificates: Vec::new() }
     }
 }
 
 impl Settings {
+    /// Shows in the metrics when the certificates of all ports expire.
+    pub(super) fn tell_certificates(&self, metrics: &Metrics) {
+        let public =
+            self.listeners.iter().map(|listener| (listener.address.to_string(), &listener.certificates));
+        metrics.certificates(public.flat_map(|(address, certificates)| {
+            certificates.iter().map(move |facts| (address.clone(), facts.name.clone(), facts.not_after))
+        }));
+    }
+
     /// One worker, no admin port, and every other default.
     pub fn new(listeners: Vec<ListenerSettings>) -> Self {
         Self {

@@ -18,6 +18,8 @@ use rustls_pki_types::{
     pem::{self, PemObject},
 };
 
+use x509_cert::der::Decode as _;
+
 use crate::upstream::provider;
 
 /// What clients may speak, in the order of preference.
@@ -114,6 +116,16 @@ fn key_hint(has_key: bool) -> &'static str {
 pub struct Certificate {
     key: Arc<CertifiedKey>,
     names: Vec<String>,
+    facts: CertificateFacts,
+}
+
+/// What operators want to know of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// Its file, or what it was called.
+    pub name: String,
+    /// When it expires, in seconds since 1970.
+    pub not_after: i64,
 }
 
 impl Certificate {
@@ -130,6 +142,10 @@ impl Certificate {
     fn parse((chain_path, chain): (&Path, &[u8]), (key_path, key): (&Path, &[u8])) -> Result<Self, TlsError> {
         let chain = certificates(chain_path, chain)?;
         let names = dns_names(chain_path, &chain[0])?;
+        let facts = CertificateFacts {
+            name: chain_path.display().to_string(),
+            not_after: not_after(chain_path, &chain[0])?,
+        };
         let path = || key_path.to_owned();
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             pem::Error::NoItemsFound => TlsError::NoKey { path: path() },
@@ -141,7 +157,12 @@ impl Certificate {
             }
             source => TlsError::Key { path: path(), source },
         })?;
-        Ok(Self { key: Arc::new(key), names })
+        Ok(Self { key: Arc::new(key), names, facts })
+    }
+
+    /// When it expires.
+    pub fn facts(&self) -> &CertificateFacts {
+        &self.facts
     }
 
     /// The DNS names that it is valid for, in lower case; `*.` stands for one label.
@@ -259,6 +280,13 @@ fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>
         return Err(TlsError::NoCertificate { path: path.to_owned(), has_key });
     }
     Ok(found)
+}
+
+fn not_after(path: &Path, certificate: &CertificateDer<'_>) -> Result<i64, TlsError> {
+    let parsed = x509_cert::Certificate::from_der(certificate)
+        .map_err(|error| TlsError::Certificate { path: path.to_owned(), why: error.to_string() })?;
+    let seconds = parsed.tbs_certificate().validity().not_after.to_unix_duration().as_secs();
+    Ok(seconds.cast_signed())
 }
 
 fn dns_names(path: &Path, certificate: &CertificateDer<'_>) -> Result<Vec<String>, TlsError> {

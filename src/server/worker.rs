@@ -1,30 +1,35 @@
 //! One worker: a thread's share of the sockets, calls and upstream connections.
 
-use std::{collections::HashMap, io, net::TcpListener, sync::Arc};
+use std::{
+    collections::HashMap,
+    io, mem,
+    net::TcpListener,
+    sync::{Arc, Weak},
+};
 
-use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     DrainSettings, Settings,
-    connection::{self, Connections, Door},
+    connection::{Connections, Door, Terms},
     listener::Acceptor,
     overload,
+    reload::{Generation, News},
 };
 use crate::{
-    downstream::{AddressTable, Drain, Edge, OpenConnection, carrier::SessionDirectory},
+    downstream::{AddressTable, Drain, Edge, OpenConnection, Plan, carrier::SessionDirectory},
     schema::Schema,
     telemetry::Metrics,
-    upstream::Upstream,
+    upstream::{self, Upstream},
 };
 
 /// What a worker is made of; sent to its thread before it runs.
 #[derive(Debug)]
 pub(super) struct Worker {
-    /// The same for all.
-    pub(super) settings: Arc<Settings>,
-    /// By the upstream's name, the same for all.
-    pub(super) schemas: Arc<HashMap<String, Schema>>,
+    /// What it begins with, the same for all.
+    pub(super) generation: Arc<Generation>,
+    /// What it goes on with.
+    pub(super) news: mpsc::Receiver<News>,
     /// One for each listener of the settings, in their order.
     pub(super) listeners: Vec<TcpListener>,
     /// The port for other instances, if there is one.
@@ -52,64 +57,70 @@ impl Worker {
             tasks: self.drain.tasks.clone(),
             spread: self.drain.spread,
         };
-        let upstreams: HashMap<_, _> = self
-            .settings
-            .upstreams
-            .iter()
-            .map(|settings| {
-                (
-                    settings.name.clone(),
-                    Upstream::counted(settings.clone(), self.metrics.upstream(&settings.name)),
-                )
-            })
-            .collect();
-        let downstream = self.settings.downstream.clone();
-        let http = connection::http(&downstream.limits);
-        let edge = Edge::new(
-            downstream.clone(),
-            &upstreams,
-            &self.schemas,
-            self.metrics.clone(),
-            drain.clone(),
-            self.addresses,
-            self.sessions.clone(),
-        );
+        let mut follower = Follower { metrics: self.metrics.clone(), upstreams: HashMap::new() };
+        let Generation { settings, schemas } = &*self.generation;
+        let plan = follower.plan(settings, schemas);
+        let edge =
+            Edge::new(plan, self.metrics.clone(), drain.clone(), self.addresses, self.sessions.clone());
         tokio::spawn(overload::watch_lag(Arc::downgrade(&edge)));
-        let public = self.listeners.into_iter().zip(&self.settings.listeners);
-        let public = public.map(|(listener, settings)| {
-            (
-                listener,
-                settings.tls.clone(),
-                settings.proxy_protocol,
-                Door::Public,
-                http.clone(),
-                &self.places,
-            )
-        });
-        let peers = self.peers.zip(downstream.peers.as_ref()).map(|(listener, settings)| {
-            let tls = Some(settings.server.clone());
-            (listener, tls, false, Door::Peers, http.clone().http1_only(), &self.peer_places)
-        });
-        for (listener, tls, proxy_protocol, door, http, places) in public.chain(peers) {
+        let public = self.listeners.into_iter().map(|listener| (listener, Door::Public, &self.places));
+        let peers = self.peers.into_iter().map(|listener| (listener, Door::Peers, &self.peer_places));
+        let mut doors = Vec::new();
+        for ((listener, door, places), terms) in public.chain(peers).zip(Terms::of(settings)) {
             let acceptor = Acceptor::new(listener, self.metrics.clone())?;
-            let connections = Arc::new(Connections {
-                http,
-                tls: tls.map(TlsAcceptor::from),
-                proxy_protocol,
-                door,
-                edge: edge.clone(),
-                metrics: self.metrics.clone(),
-            });
+            let connections = Arc::new(Connections::new(terms, door, edge.clone(), self.metrics.clone()));
+            doors.push(Arc::downgrade(&connections));
             drain.tasks.spawn(accept(
                 acceptor,
                 connections,
                 places.clone(),
                 drain.clone(),
                 self.sessions.clone(),
-                self.settings.drain,
+                settings.drain,
             ));
         }
+        tokio::spawn(follower.run(self.news, edge, doors));
         Ok(())
+    }
+}
+
+/// Brings a worker to each new generation of the configuration.
+#[derive(Debug)]
+struct Follower {
+    metrics: Arc<Metrics>,
+    /// Those of the current generation.
+    upstreams: HashMap<String, (Arc<upstream::Settings>, Upstream)>,
+}
+
+impl Follower {
+    /// Follows until the server stops. What runs goes on as it is.
+    async fn run(mut self, mut news: mpsc::Receiver<News>, edge: Arc<Edge>, doors: Vec<Weak<Connections>>) {
+        while let Some(News { generation, done }) = news.recv().await {
+            let Generation { settings, schemas } = &*generation;
+            edge.follow(self.plan(settings, schemas));
+            for (door, terms) in doors.iter().zip(Terms::of(settings)) {
+                if let Some(door) = door.upgrade() {
+                    door.follow(terms);
+                }
+            }
+            // Nobody waits while the server stops.
+            let _ = done.send(());
+        }
+    }
+
+    /// Upstreams whose settings are the same keep their connections. The others' close with their last call.
+    fn plan(&mut self, settings: &Settings, schemas: &HashMap<String, Schema>) -> Arc<Plan> {
+        let mut before = mem::take(&mut self.upstreams);
+        for settings in &settings.upstreams {
+            let kept = before.remove(&settings.name).filter(|(before, _)| before == settings);
+            let upstream = kept.map_or_else(
+                || Upstream::counted(settings.clone(), self.metrics.upstream(&settings.name)),
+                |(_, upstream)| upstream,
+            );
+            self.upstreams.insert(settings.name.clone(), (settings.clone(), upstream));
+        }
+        let upstreams = self.upstreams.iter().map(|(name, (_, upstream))| (name.clone(), upstream.clone()));
+        Plan::new(settings.downstream.clone(), &upstreams.collect(), schemas, &self.metrics)
     }
 }
 

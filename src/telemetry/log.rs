@@ -1,6 +1,13 @@
 //! The log's format and destination.
 
-use tracing_subscriber::{EnvFilter, fmt};
+use std::sync::OnceLock;
+
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
+
+/// The way to the filter of the log that was set up.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -15,13 +22,24 @@ pub enum Format {
 /// Sets up logging to standard error. `filter` is a level or an `EnvFilter` directive such as `info,bidiway=debug`;
 /// calls have the target `call`, so `info,call=off` silences just them.
 pub fn init(format: Format, filter: &str) -> Result<(), String> {
-    let filter = parse_filter(filter)?;
-    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let done = match format {
-        Format::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        Format::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
+    let (filter, handle) = reload::Layer::new(parse_filter(filter)?);
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        Format::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
+        Format::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     };
-    done.map_err(|e| format!("logging cannot be set up: {e}"))
+    let done = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    done.map_err(|e| format!("logging cannot be set up: {e}"))?;
+    // Nobody else can have set it: only the first `try_init` of a process succeeds.
+    let _ = FILTER.set(handle);
+    Ok(())
+}
+
+/// Another filter for the log that was set up.
+pub fn set_filter(filter: &str) -> Result<(), String> {
+    let filter = parse_filter(filter)?;
+    let Some(handle) = FILTER.get() else { return Ok(()) };
+    handle.reload(filter).map_err(|e| format!("the log's filter cannot be changed: {e}"))
 }
 
 /// Checks a filter without setting anything up.

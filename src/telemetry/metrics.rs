@@ -18,7 +18,7 @@ use prometheus_client::{
 
 use super::{
     CallMetrics, LimitMetrics, SchemaMetrics, UpstreamMetrics, call_metrics::Traffic, carrier_count::Carrier,
-    schema_metrics::SchemaFamilies, upstream_metrics::UpstreamFamilies,
+    reload_metrics::ReloadFamilies, schema_metrics::SchemaFamilies, upstream_metrics::UpstreamFamilies,
 };
 
 /// How a client speaks; the label `dialect`.
@@ -144,6 +144,7 @@ pub struct Metrics {
     upstreams: UpstreamFamilies,
     schemas: SchemaFamilies,
     limits: LimitMetrics,
+    pub(super) config: ReloadFamilies,
 }
 
 impl Metrics {
@@ -178,6 +179,7 @@ impl Metrics {
             upstreams: UpstreamFamilies::default(),
             schemas: SchemaFamilies::default(),
             limits: LimitMetrics::default(),
+            config: ReloadFamilies::default(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
         let r = &mut m.registry;
@@ -228,6 +230,7 @@ impl Metrics {
         m.upstreams.register(r);
         m.schemas.register(r);
         m.limits.register(r);
+        m.config.register(r);
         Arc::new(m)
     }
 

@@ -9,7 +9,9 @@ mod carrier_count;
 mod limit_metrics;
 pub mod log;
 mod metrics;
+mod reload_metrics;
 mod schema_metrics;
+mod upstream_calls;
 mod upstream_metrics;
 
 pub use call_metrics::CallMetrics;
@@ -18,4 +20,5 @@ pub use carrier_count::{CarrierCount, CarrierKind};
 pub use limit_metrics::LimitMetrics;
 pub use metrics::{Dialect, Metrics};
 pub use schema_metrics::SchemaMetrics;
+pub use upstream_calls::{Counted, NoRetry, Retry, UpstreamCallMetrics};
 pub use upstream_metrics::UpstreamMetrics;

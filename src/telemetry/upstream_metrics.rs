@@ -6,6 +6,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::upstream_calls::{UpstreamCallFamilies, UpstreamCallMetrics};
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct UpstreamName {
     pub(super) upstream: String,
@@ -17,7 +19,7 @@ pub(super) struct UpstreamFamilies {
     upstream_connections: Family<UpstreamName, Gauge>,
     upstream_connects: Family<UpstreamName, Counter>,
     upstream_connect_failures: Family<UpstreamName, Counter>,
-    upstream_retries: Family<UpstreamName, Counter>,
+    calls: UpstreamCallFamilies,
 }
 
 impl UpstreamFamilies {
@@ -33,11 +35,7 @@ impl UpstreamFamilies {
             "Upstream connections that could not be established",
             self.upstream_connect_failures.clone(),
         );
-        r.register(
-            "upstream_retries",
-            "Calls sent again because the service had not looked at them",
-            self.upstream_retries.clone(),
-        );
+        self.calls.register(r);
     }
 
     /// The handles for one upstream's connections.
@@ -47,7 +45,7 @@ impl UpstreamFamilies {
             open: self.upstream_connections.get_or_create_owned(&labels),
             connects: self.upstream_connects.get_or_create_owned(&labels),
             failures: self.upstream_connect_failures.get_or_create_owned(&labels),
-            retries: self.upstream_retries.get_or_create_owned(&labels),
+            calls: self.calls.of(name),
         }
     }
 }
@@ -58,7 +56,7 @@ pub struct UpstreamMetrics {
     open: Gauge,
     connects: Counter,
     failures: Counter,
-    retries: Counter,
+    calls: UpstreamCallMetrics,
 }
 
 impl UpstreamMetrics {
@@ -78,8 +76,8 @@ impl UpstreamMetrics {
         self.failures.inc();
     }
 
-    /// A call goes to another connection, because the service did not look at it (REFUSED_STREAM, GOAWAY).
-    pub fn retried(&self) {
-        self.retries.inc();
+    /// The handles for its calls.
+    pub fn calls(&self) -> &UpstreamCallMetrics {
+        &self.calls
     }
 }

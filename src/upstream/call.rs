@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,17 +14,19 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     Chunk, Tap,
-    lane::{Ending, Lane},
+    lane::{EAGER, Ending, Lane},
+    lifetime::{End, Lifetime},
     pool::{Pool, Slot},
     response::{self, Early, Head},
+    retries::{self, Retries},
 };
-use crate::wire::{Code, Outcome};
+use crate::{
+    telemetry::{Counted, NoRetry, Retry},
+    wire::{Code, Outcome},
+};
 
 /// How much of a foreign body goes into a status message, in bytes.
 const EXCERPT: usize = 200;
-
-/// Timers here and at the server fire on whole milliseconds, each on its own.
-const TIMER_GRAIN: Duration = Duration::from_millis(2);
 
 /// What opens a call.
 #[derive(Clone, Debug)]
@@ -71,25 +72,34 @@ impl Call {
                 "the deadline had passed before the call was sent",
             ));
         }
+        let settings = pool.settings();
+        let Some(counted) = pool.metrics().calls().enter(settings.max_calls) else {
+            let (max, name) = (settings.max_calls.unwrap_or_default(), &settings.name);
+            let text = format!("upstream {name:?} has as many calls as it may have: {max} (`max_calls`)");
+            return Self::refused(Outcome::proxy(Code::UNAVAILABLE, text));
+        };
+        pool.budget().call();
         let tap = request.tap.take();
         let lane = Lane::new(request);
         pool.place(lane.clone());
-        let mut call = Self::over(lane, Some(pool.clone()), deadline);
+        let mut call = Self::over(lane, Some((pool.clone(), counted)), Lifetime::new(deadline, settings));
         call.sender.tap.clone_from(&tap);
         call.receiver.tap = tap;
         call
     }
 
-    fn over(lane: Arc<Lane>, pool: Option<Arc<Pool>>, deadline: Option<Instant>) -> Self {
+    fn over(lane: Arc<Lane>, pool: Option<(Arc<Pool>, Counted)>, lifetime: Option<Lifetime>) -> Self {
+        let (pool, counted) = pool.unzip();
         Self {
             sender: CallSender { lane: lane.clone(), tap: None },
             receiver: CallReceiver {
                 lane,
                 pool,
+                counted,
                 stage: Stage::Opening,
                 held: 0,
                 tap: None,
-                deadline: deadline.map(|at| Box::pin(sleep_until(at))),
+                lifetime,
             },
         }
     }
@@ -122,7 +132,7 @@ impl Call {
         self.receiver.poll_receive(cx)
     }
 
-    /// Ready with the outcome when the deadline has passed: for a caller that can take no more data and therefore does
+    /// Ready with the outcome when the deadline has passed, or the call is too old: for a caller that can take no more data and therefore does
     /// not call `poll_receive`, which sees to the deadline otherwise. Not to be polled after `End`.
     pub fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Box<Outcome>> {
         self.receiver.poll_deadline(cx)
@@ -183,11 +193,13 @@ impl Drop for CallSender {
 pub struct CallReceiver {
     lane: Arc<Lane>,
     pool: Option<Arc<Pool>>,
+    /// The call's place among those that the upstream may have.
+    counted: Option<Counted>,
     stage: Stage,
     /// Bytes of `Data` that are not released.
     held: usize,
     tap: Option<Tap>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    lifetime: Option<Lifetime>,
 }
 
 /// How far the response is.
@@ -195,6 +207,8 @@ pub struct CallReceiver {
 enum Stage {
     /// No stream yet.
     Opening,
+    /// Before another attempt.
+    Pause(Pin<Box<Sleep>>),
     /// No headers yet.
     Head(ResponseFuture, Slot),
     Body(RecvStream, Slot),
@@ -218,7 +232,7 @@ impl Stage {
             | Self::Early(_, slot, _)
             | Self::Put(_, slot, _)
             | Self::NotGrpc(_, slot, _) => Some(slot),
-            Self::Opening | Self::Last(_) | Self::Done => None,
+            Self::Opening | Self::Pause(_) | Self::Last(_) | Self::Done => None,
         }
     }
 }
@@ -262,20 +276,25 @@ impl CallReceiver {
                             return received;
                         }
                     }
-                    Poll::Ready(Err(error)) => {
-                        if response::not_processed(&error) && self.lane.again() {
+                    Poll::Ready(Err(error)) => match self.again(&error) {
+                        Ok(attempt) => {
                             drop((response, slot));
-                            self.stage = Stage::Opening;
-                            if let Some(pool) = &self.pool {
-                                pool.metrics().retried();
-                                pool.place(self.lane.clone());
-                            }
-                            continue;
+                            let pause = retries::pause(attempt);
+                            self.stage = Stage::Pause(Box::pin(sleep_until(Instant::now() + pause)));
                         }
-                        return self.broken(&error, &slot);
-                    }
+                        Err(why_not) => return self.broken(&error, &slot, why_not),
+                    },
                     Poll::Pending => return self.wait(cx, Stage::Head(response, slot)),
                 },
+                Stage::Pause(mut sleep) => {
+                    if sleep.as_mut().poll(cx).is_pending() {
+                        return self.wait(cx, Stage::Pause(sleep));
+                    }
+                    self.stage = Stage::Opening;
+                    if let Some(pool) = &self.pool {
+                        pool.place(self.lane.clone());
+                    }
+                }
                 Stage::Body(..) => unreachable!("polled above"),
                 Stage::Early(mut stream, slot, early) => match poll_body(&mut stream, cx) {
                     Poll::Ready(Body::Data(bytes)) => {
@@ -293,7 +312,7 @@ impl CallReceiver {
                     Poll::Ready(Body::Broken(_)) if early.status.code != Code::OK => {
                         return self.ended(Box::new(early.into_outcome()));
                     }
-                    Poll::Ready(Body::Broken(error)) => return self.broken(&error, &slot),
+                    Poll::Ready(Body::Broken(error)) => return self.broken(&error, &slot, None),
                     Poll::Pending => return self.wait(cx, Stage::Early(stream, slot, early)),
                 },
                 Stage::Put(stream, slot, bytes) => {
@@ -320,20 +339,23 @@ impl CallReceiver {
 
     /// See [`Call::poll_deadline`].
     pub fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Box<Outcome>> {
-        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
-        ready!(deadline.as_mut().poll(cx));
-        self.give_up(Ending::Cancelled);
-        Poll::Ready(Box::new(response::deadline_exceeded()))
+        let Some(lifetime) = &mut self.lifetime else { return Poll::Pending };
+        let end = ready!(lifetime.poll(cx));
+        Poll::Ready(self.give_up_for(end))
     }
 
-    /// What keeps the deadline while nobody polls this half, as where a body is polled only when its client reads: a
-    /// future that waits for the deadline and then ends the call with it. `None` without a deadline.
+    /// What keeps the deadline, and the greatest age, while nobody polls this half, as where a body is polled only when
+    /// its client reads: a future that waits for that time and then ends the call with it. `None` without either.
     pub fn expiry(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let deadline = self.deadline.as_ref()?.deadline();
+        let (at, end) = self.lifetime.as_ref()?.end();
+        let pool = Arc::downgrade(self.pool.as_ref()?);
         let lane = self.lane.clone();
         Some(async move {
-            sleep_until(deadline).await;
-            lane.expire();
+            sleep_until(at).await;
+            lane.expire(|| match pool.upgrade() {
+                Some(pool) => end.outcome(pool.settings(), pool.metrics()),
+                None => response::deadline_exceeded(),
+            });
         })
     }
 
@@ -354,7 +376,7 @@ impl CallReceiver {
             | Stage::Early(stream, ..)
             | Stage::Put(stream, ..)
             | Stage::NotGrpc(stream, ..) => stream.flow_control().used_capacity(),
-            Stage::Opening | Stage::Head(..) | Stage::Last(_) | Stage::Done => 0,
+            Stage::Opening | Stage::Pause(_) | Stage::Head(..) | Stage::Last(_) | Stage::Done => 0,
         }
     }
 
@@ -372,7 +394,7 @@ impl CallReceiver {
             Poll::Ready(Body::Broken(error)) => {
                 let stage = std::mem::replace(&mut self.stage, Stage::Done);
                 let Stage::Body(_, slot) = stage else { unreachable!("the caller has looked") };
-                self.broken(&error, &slot)
+                self.broken(&error, &slot, None)
             }
             Poll::Pending => self.poll_deadline(cx).map(Received::End),
         }
@@ -406,15 +428,12 @@ impl CallReceiver {
         self.pool.as_ref().map_or(0, |pool| pool.settings().max_header_list)
     }
 
-    /// Nothing to say yet; unless the deadline has passed.
+    /// Nothing to say yet; unless the call's time is over.
     fn wait(&mut self, cx: &mut Context<'_>, stage: Stage) -> Poll<Received> {
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            self.stage = stage;
-            return self.end(Ending::Cancelled, Box::new(response::deadline_exceeded()));
-        }
         self.stage = stage;
+        if let Poll::Ready(outcome) = self.poll_deadline(cx) {
+            return Poll::Ready(Received::End(outcome));
+        }
         // The sender has given up, and the stream is perhaps not reset yet.
         if let Some(outcome) = self.lane.take_failure() {
             return self.end(Ending::Cancelled, outcome);
@@ -422,14 +441,44 @@ impl CallReceiver {
         Poll::Pending
     }
 
-    fn broken(&mut self, error: &h2::Error, slot: &Slot) -> Poll<Received> {
+    /// Decides whether a call that broke before its answer is sent again: which attempt that is, or why not, if the
+    /// server has not begun it.
+    fn again(&self, error: &h2::Error) -> Result<usize, Option<NoRetry>> {
+        let Some(pool) = &self.pool else { return Err(None) };
+        let Some(retry) = retries::not_processed(error, self.lane.is_unsent()) else { return Err(None) };
+        let settings = pool.settings().retries;
+        let attempts = settings.unwrap_or_default().attempts;
+        let attempt = self.lane.again(attempts, || match settings {
+            // It costs nobody anything.
+            _ if retry == Retry::Unsent => Ok(()),
+            None => Err(NoRetry::Off),
+            Some(settings) if !pool.budget().take(&settings) => Err(NoRetry::Budget),
+            Some(_) => Ok(()),
+        });
+        match attempt {
+            Ok(_) => pool.metrics().calls().retried(retry),
+            Err(Some(why)) => pool.metrics().calls().retry_denied(why),
+            Err(None) => {}
+        }
+        attempt
+    }
+
+    /// `why_not`: the server has not begun the call, and it is not sent again all the same.
+    fn broken(&mut self, error: &h2::Error, slot: &Slot, why_not: Option<NoRetry>) -> Poll<Received> {
         let cancelled = error.reason() == Some(Reason::CANCEL) && error.is_reset();
         let expired = self.is_expired();
         let outcome = match self.lane.take_failure() {
             Some(outcome) => outcome,
             // The server has seen the same deadline pass and was quicker.
             None if cancelled && expired => Box::new(response::deadline_exceeded()),
-            None => Box::new(response::broken(error, slot.link.lost())),
+            None if why_not == Some(NoRetry::Deadline) => Box::new(response::deadline_exceeded()),
+            None => {
+                let mut outcome = response::broken(error, slot.link.lost());
+                if let (Some(why_not), Some(pool)) = (why_not, &self.pool) {
+                    outcome.status.message.push_str(&not_again(why_not, pool.settings().retries));
+                }
+                Box::new(outcome)
+            }
         };
         self.end(Ending::Cancelled, outcome)
     }
@@ -446,8 +495,7 @@ impl CallReceiver {
 
     /// Whether the deadline has passed, as far as timers can tell.
     fn is_expired(&self) -> bool {
-        let now = Instant::now() + TIMER_GRAIN;
-        self.deadline.as_ref().is_some_and(|sleep| sleep.deadline() <= now)
+        self.lifetime.as_ref().is_some_and(Lifetime::is_expired)
     }
 
     /// The call is over: whatever it held is given back.
@@ -456,9 +504,20 @@ impl CallReceiver {
         Poll::Ready(Received::End(outcome))
     }
 
+    /// The call's time is over.
+    fn give_up_for(&mut self, end: End) -> Box<Outcome> {
+        let outcome = match &self.pool {
+            Some(pool) => end.outcome(pool.settings(), pool.metrics()),
+            None => response::deadline_exceeded(),
+        };
+        self.give_up(Ending::Cancelled);
+        Box::new(outcome)
+    }
+
     fn give_up(&mut self, ending: Ending) {
         self.held = 0;
-        self.deadline = None;
+        self.lifetime = None;
+        self.counted = None;
         let slot = std::mem::replace(&mut self.stage, Stage::Done).into_slot();
         self.lane.over(ending, slot);
         self.pool = None;
@@ -470,6 +529,23 @@ impl Drop for CallReceiver {
         if !matches!(self.stage, Stage::Done) {
             self.give_up(Ending::Cancelled);
         }
+    }
+}
+
+/// Why a call is not sent again that the server has not begun.
+fn not_again(why: NoRetry, retries: Option<Retries>) -> String {
+    let retries = retries.unwrap_or_default();
+    match why {
+        NoRetry::Budget => format!(
+            "; not sent again: {}% of the upstream's recent calls were, and {} a second",
+            retries.budget, retries.per_second
+        ),
+        NoRetry::Attempts => format!("; not sent again: this was attempt {}", retries.attempts),
+        NoRetry::Sent => {
+            format!("; not sent again: more than {} KiB of the request were sent", EAGER / 1024)
+        }
+        NoRetry::Off => "; not sent again: the upstream's retries are off".to_owned(),
+        NoRetry::Deadline => String::new(),
     }
 }
 

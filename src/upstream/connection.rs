@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc, Mutex, OnceLock,
@@ -15,15 +15,18 @@ use std::{
 use futures_util::task::AtomicWaker;
 use h2::{PingPong, SendStream, client};
 use http::uri::{Authority, Scheme};
-use tokio::time::{Instant, Sleep, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Chunk, Endpoint, Settings,
-    dial::{DialError, Io, dial},
+    dial::{DialError, dial},
     early_resets::EarlyResets,
+    keepalive::{Keepalive, Watch},
     lock,
     pool::Slot,
+    socket::{Progress, Socket},
 };
+use crate::telemetry::UpstreamMetrics;
 
 /// The largest window that HTTP/2 has (RFC 9113, section 6.9.1). Memory is bounded by the streams' windows; a smaller
 /// window of the connection would let one stalled call hold up all others.
@@ -35,9 +38,6 @@ const REMEMBERED_RESETS: usize = 1024;
 /// How much more than our own limit for headers h2 takes, so that the limit can be held per call. Beyond its limit
 /// h2 silently drops what is too much of trailers, and well beyond it ends the connection.
 const HEADER_SLACK: u32 = 8;
-
-/// A connection on which no call was open for so long is closed.
-const IDLE: Duration = Duration::from_secs(300);
 
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,7 @@ pub(super) struct Link {
     /// Why the connection was lost.
     lost: OnceLock<String>,
     early: EarlyResets,
+    progress: Arc<Progress>,
 }
 
 impl fmt::Debug for Link {
@@ -85,6 +86,16 @@ impl fmt::Debug for Link {
 impl Link {
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
+    }
+
+    /// Calls that ever held a slot.
+    pub(super) fn opened(&self) -> usize {
+        self.opened.load(Relaxed)
+    }
+
+    /// How many writes may have reached the server: see [`Progress`].
+    pub(super) fn writes(&self) -> u64 {
+        self.progress.writes()
     }
 
     /// A call takes a slot.
@@ -144,7 +155,7 @@ impl Link {
 
 /// The other end of a [`Link`]: what has to be polled for anything to happen.
 pub(super) struct Connection {
-    http2: client::Connection<Io, Chunk>,
+    http2: client::Connection<Socket, Chunk>,
     pings: PingPong,
 }
 
@@ -159,12 +170,18 @@ pub(super) async fn connect(
     let io = timeout_at(until, dial(endpoint, &settings.tls))
         .await
         .map_err(|_| ConnectError::DialTimeout(limit))??;
-    timeout_at(until, greet(io, endpoint, settings))
+    let (socket, progress) = Socket::new(io);
+    timeout_at(until, greet(socket, progress, endpoint, settings))
         .await
         .map_err(|_| ConnectError::SettingsTimeout(limit))?
 }
 
-async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link, Connection), ConnectError> {
+async fn greet(
+    socket: Socket,
+    progress: Arc<Progress>,
+    endpoint: &Endpoint,
+    settings: &Settings,
+) -> Result<(Link, Connection), ConnectError> {
     let (send, mut http2) = client::Builder::new()
         .initial_window_size(settings.stream_window)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -177,7 +194,7 @@ async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
         // By default the 1024th late frame on a forgotten cancelled stream would end the connection.
         .max_local_error_reset_streams(None)
-        .handshake::<_, Chunk>(io)
+        .handshake::<_, Chunk>(socket)
         .await?;
     poll_fn(|cx| match Pin::new(&mut http2).poll(cx) {
         Poll::Ready(Ok(())) => Poll::Ready(Err(ConnectError::Closed)),
@@ -195,6 +212,7 @@ async fn greet(io: Io, endpoint: &Endpoint, settings: &Settings) -> Result<(Link
         opened: AtomicUsize::new(0),
         lost: OnceLock::new(),
         early: EarlyResets::default(),
+        progress,
     };
     Ok((link, Connection { http2, pings }))
 }
@@ -213,15 +231,18 @@ impl From<h2::Error> for ConnectError {
 impl Connection {
     /// Reads, writes and pings until the connection is over; says why. Dropping the connection then fails whatever
     /// streams are left.
-    pub(super) async fn drive(mut self, link: &Link, settings: &Settings) -> String {
-        let mut watch = Watch::new(settings);
+    pub(super) async fn drive(
+        mut self,
+        link: &Link,
+        keepalive: &Keepalive,
+        metrics: &UpstreamMetrics,
+    ) -> String {
+        let mut watch = Watch::new(keepalive);
         let alarm = Arc::new(Alarm { rung: AtomicBool::new(true), task: AtomicWaker::new() });
         let alarm_waker = Waker::from(alarm.clone());
-        let reason = poll_fn(|cx| {
-            match Pin::new(&mut self.http2).poll(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready("the server closed the connection".to_owned()),
-                Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
-                Poll::Pending => {}
+        let end = poll_fn(|cx| {
+            if let Poll::Ready(result) = Pin::new(&mut self.http2).poll(cx) {
+                return Poll::Ready(End::Http2(result));
             }
             // Timers, pongs and early resets are rare and messages are not: they are looked at when they ask for it.
             alarm.task.register(cx.waker());
@@ -230,15 +251,50 @@ impl Connection {
             }
             let cx = &mut Context::from_waker(&alarm_waker);
             link.early.poll(cx);
-            watch.poll(cx, &mut self.pings, link)
+            watch.poll(cx, &mut self.pings, link).map(End::Dead)
         })
         .await;
+        let reason = match end {
+            End::Dead(reason) => reason,
+            End::Http2(Ok(())) => match link.progress.error() {
+                Some(error) => error.to_owned(),
+                None => "the server closed the connection".to_owned(),
+            },
+            End::Http2(Err(error)) => {
+                let reason = error.to_string();
+                if is_too_many_pings(&error, &reason) {
+                    metrics.calls().keepalive_backed_off();
+                    let (had, interval) = (watch.interval(), keepalive.too_many(watch.interval()));
+                    tracing::warn!(
+                        server = %link.authority, ?had, ?interval,
+                        "the server allows fewer pings; set the upstream's `keepalive` to more than it demands"
+                    );
+                }
+                reason
+            }
+        };
         link.close();
         link.early.clear();
         // Before the streams are told, so that their calls can say it.
         link.lost.get_or_init(|| reason.clone());
         reason
     }
+}
+
+/// How a connection ends.
+enum End {
+    Http2(Result<(), h2::Error>),
+    /// A ping was not answered.
+    Dead(String),
+}
+
+/// Whether the server has ended the connection because of its pings. h2 shows the text of a GOAWAY only in `shown`, the
+/// error as it is displayed; the code alone may have other reasons.
+fn is_too_many_pings(error: &h2::Error, shown: &str) -> bool {
+    error.is_go_away()
+        && error.is_remote()
+        && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+        && shown.contains("too_many_pings")
 }
 
 /// Tells the connection's task that it was woken by a timer, a pong or an early reset.
@@ -255,69 +311,5 @@ impl Wake for Alarm {
     fn wake_by_ref(self: &Arc<Self>) {
         self.rung.store(true, Relaxed);
         self.task.wake();
-    }
-}
-
-/// Finds dead connections by pings while calls are open, and unused ones.
-struct Watch {
-    sleep: Pin<Box<Sleep>>,
-    keepalive: Option<Duration>,
-    timeout: Duration,
-    /// A ping is on its way.
-    pinging: bool,
-    idle: Duration,
-    opened: usize,
-}
-
-impl Watch {
-    fn new(settings: &Settings) -> Self {
-        let keepalive = settings.keepalive;
-        Self {
-            sleep: Box::pin(sleep(Self::tick(keepalive))),
-            keepalive,
-            timeout: settings.keepalive_timeout,
-            pinging: false,
-            idle: Duration::ZERO,
-            opened: 0,
-        }
-    }
-
-    fn tick(keepalive: Option<Duration>) -> Duration {
-        keepalive.map_or(IDLE, |interval| interval.min(IDLE).max(Duration::from_millis(10)))
-    }
-
-    /// Ready with the reason when the connection is dead.
-    fn poll(&mut self, cx: &mut Context<'_>, pings: &mut PingPong, link: &Link) -> Poll<String> {
-        let tick = Self::tick(self.keepalive);
-        if self.pinging && pings.poll_pong(cx).is_ready() {
-            self.pinging = false;
-            self.sleep.as_mut().reset(Instant::now() + tick);
-        }
-        while self.sleep.as_mut().poll(cx).is_ready() {
-            if self.pinging {
-                return Poll::Ready(format!("no answer to an HTTP/2 PING within {:?}", self.timeout));
-            }
-            let mut next = tick;
-            let opened = link.opened.load(Relaxed);
-            if link.in_flight() > 0 {
-                self.idle = Duration::ZERO;
-                if self.keepalive.is_some() && pings.send_ping(h2::Ping::opaque()).is_ok() {
-                    self.pinging = true;
-                    next = self.timeout;
-                    // Registers for the answer; the ping itself goes out when h2 is polled next, and it is woken.
-                    let _ = pings.poll_pong(cx);
-                }
-            } else if opened == self.opened {
-                self.idle += tick;
-                if self.idle >= IDLE {
-                    link.close();
-                }
-            } else {
-                self.idle = Duration::ZERO;
-            }
-            self.opened = opened;
-            self.sleep.as_mut().reset(Instant::now() + next);
-        }
-        Poll::Pending
     }
 }

@@ -12,19 +12,19 @@ use h2::{Reason, SendStream, client::ResponseFuture};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use tokio::time::Instant;
 
-use super::{Chunk, Request, connection::Link, lock, pool::Slot};
-use crate::wire::{Code, Outcome, timeout};
+use super::{Chunk, Request, Settings, connection::Link, lock, pool::Slot, trickle::Trickle};
+use crate::{
+    telemetry::{Counted, NoRetry, UpstreamMetrics},
+    wire::{Code, Outcome, timeout},
+};
 
 /// What a call may send right after its HEADERS, before the connection's task has run and flow control has answered:
 /// a small request leaves in one write with its HEADERS. It is also all that is kept for another attempt.
-const EAGER: usize = 16 * 1024;
+pub(super) const EAGER: usize = 16 * 1024;
 
 /// A call without an answer that is given up before this age may not have been noticed by the server yet: its reset is
 /// an early one.
 const EARLY: Duration = Duration::from_secs(1);
-
-/// How often a call that the server has certainly not begun is sent again.
-const MAX_ATTEMPTS: usize = 4;
 
 /// A call's shared state. The mutex is uncontended: both halves and the connections live on one thread.
 pub(super) struct Lane {
@@ -40,21 +40,29 @@ struct State {
 }
 
 enum Phase {
-    /// In the pool's hands. `finished`: the request has ended already.
-    Waiting { finished: bool },
-    /// The stream is open; `response` waits for the receiver. `begun`: the connection, and since when the server has
-    /// not answered.
+    /// In the pool's hands. `finished`: the request has ended already. `pending`: it waits for a connection.
+    Waiting { finished: bool, pending: Option<Counted> },
+    /// The stream is open; `response` waits for the receiver. `begun`: gone when the server has answered.
     Open {
         send: SendStream<Chunk>,
         response: Option<(ResponseFuture, Slot)>,
         eager: usize,
         finished: bool,
-        begun: Option<(Arc<Link>, Instant)>,
+        begun: Option<Begun>,
+        trickle: Trickle,
     },
     /// Over without a stream; the outcome waits for the receiver.
     Failed(Box<Outcome>),
     /// Over.
     Over,
+}
+
+/// Where and when a stream was opened.
+struct Begun {
+    link: Arc<Link>,
+    at: Instant,
+    /// [`Link::writes`] at that time.
+    writes: u64,
 }
 
 struct Replay {
@@ -97,7 +105,7 @@ impl fmt::Debug for Lane {
 impl Lane {
     pub(super) fn new(request: Request) -> Arc<Self> {
         let replay = Box::new(Replay { request, chunks: Vec::new(), attempts: 0 });
-        Self::with(Phase::Waiting { finished: false }, Some(replay))
+        Self::with(Phase::Waiting { finished: false, pending: None }, Some(replay))
     }
 
     pub(super) fn failed(outcome: Outcome) -> Arc<Self> {
@@ -122,6 +130,24 @@ impl Lane {
         })
     }
 
+    /// Counts the call as one that waits for a connection, or fails it: as many wait as may. Whether it waits.
+    pub(super) fn pend(&self, settings: &Settings, metrics: &UpstreamMetrics) -> bool {
+        let mut state = lock(&self.state);
+        let Phase::Waiting { pending, .. } = &mut state.phase else { return true };
+        if pending.is_none() {
+            *pending = metrics.calls().wait(settings.max_pending);
+        }
+        let waits = pending.is_some();
+        drop(state);
+        if !waits {
+            let (max, name) = (settings.max_pending.unwrap_or_default(), &settings.name);
+            let text =
+                format!("{max} calls wait already for a connection to upstream {name:?} (`max_pending`)");
+            self.fail(Outcome::proxy(Code::UNAVAILABLE, text));
+        }
+        waits
+    }
+
     /// There is no connection for this call.
     pub(super) fn fail(&self, outcome: Outcome) {
         let mut state = lock(&self.state);
@@ -137,7 +163,7 @@ impl Lane {
     pub(super) fn open(&self, link: &Arc<Link>, slot: impl FnOnce() -> Slot) -> Opened {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let (Phase::Waiting { finished }, Some(replay)) = (&state.phase, &state.replay) else {
+        let (Phase::Waiting { finished, .. }, Some(replay)) = (&state.phase, &state.replay) else {
             return Opened::Done;
         };
         let finished = *finished;
@@ -148,9 +174,12 @@ impl Lane {
             return Opened::Done;
         }
         let ends = finished && replay.chunks.is_empty();
+        let begun = Some(Begun { link: link.clone(), at: Instant::now(), writes: link.writes() });
         let opened = handle.send_request(head(&replay.request, link, remaining), ends);
         let (response, mut send) = match opened {
             Ok(opened) => opened,
+            // It went away just now, on another thread.
+            Err(_) if !link.check() => return Opened::NoConnection,
             Err(error) => {
                 let text = format!("the request cannot be sent over HTTP/2: {error}");
                 state.phase = Phase::Failed(Box::new(Outcome::proxy(Code::INTERNAL, text)));
@@ -166,8 +195,8 @@ impl Lane {
             // An error means that the connection was lost just now; the receiver learns it.
             let _ = send.send_data(chunk.clone(), last);
         }
-        let begun = Some((link.clone(), Instant::now()));
-        state.phase = Phase::Open { send, response: Some((response, slot())), eager, finished, begun };
+        let response = Some((response, slot()));
+        state.phase = Phase::Open { send, response, eager, finished, begun, trickle: Trickle::default() };
         state.wake();
         Opened::Done
     }
@@ -177,12 +206,12 @@ impl Lane {
     pub(super) fn poll_capacity(&self, cx: &mut Context<'_>, want: usize) -> Poll<usize> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let (send, eager) = match &mut state.phase {
-            Phase::Waiting { finished: false } => {
+        let (send, eager, trickle) = match &mut state.phase {
+            Phase::Waiting { finished: false, .. } => {
                 park(&mut state.sender, cx);
                 return Poll::Pending;
             }
-            Phase::Open { send, eager, finished: false, .. } => (send, *eager),
+            Phase::Open { send, eager, finished: false, trickle, .. } => (send, *eager, trickle),
             _ => return Poll::Ready(0),
         };
         if eager > 0 {
@@ -193,16 +222,20 @@ impl Lane {
         }
         send.reserve_capacity(want);
         loop {
-            match send.capacity() {
-                0 => match send.poll_capacity(cx) {
-                    Poll::Ready(Some(Ok(_))) => {}
-                    Poll::Ready(_) => return Poll::Ready(0),
-                    Poll::Pending => {
-                        park(&mut state.sender, cx);
-                        return Poll::Pending;
+            let some = send.capacity();
+            if trickle.is_enough(some, want) {
+                return Poll::Ready(some.min(want));
+            }
+            match send.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(_) => return Poll::Ready(0),
+                Poll::Pending => {
+                    if some > 0 && trickle.poll_patience(cx, some).is_ready() {
+                        return Poll::Ready(some);
                     }
-                },
-                some => return Poll::Ready(some.min(want)),
+                    park(&mut state.sender, cx);
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -229,7 +262,7 @@ impl Lane {
                 let _ = send.send_data(chunk, last);
             }
             // The stream was refused between `poll_capacity` and `send`: this goes out on the next one.
-            Phase::Waiting { finished: finished @ false } => {
+            Phase::Waiting { finished: finished @ false, .. } => {
                 *finished = last;
                 if let Some(replay) = &mut state.replay {
                     replay.chunks.push(chunk);
@@ -246,7 +279,7 @@ impl Lane {
                 *finished = true;
                 let _ = send.send_data(Chunk::plain(Bytes::new()), true);
             }
-            Phase::Waiting { finished } => *finished = true,
+            Phase::Waiting { finished, .. } => *finished = true,
             _ => {}
         }
     }
@@ -254,7 +287,7 @@ impl Lane {
     /// The sender is dropped: without a finished request the call is cancelled, and the receiver learns it.
     pub(super) fn sender_dropped(&self) {
         let mut state = lock(&self.state);
-        if let Phase::Waiting { finished: false } | Phase::Open { finished: false, .. } = state.phase {
+        if let Phase::Waiting { finished: false, .. } | Phase::Open { finished: false, .. } = state.phase {
             let outcome = Outcome::cancelled("the request was dropped before its end");
             let old = std::mem::replace(&mut state.phase, Phase::Failed(Box::new(outcome)));
             state.replay = None;
@@ -264,11 +297,11 @@ impl Lane {
         }
     }
 
-    /// The deadline has passed: the stream is reset, and the receiver learns why.
-    pub(super) fn expire(&self) {
+    /// The call's time is over: the stream is reset, and the receiver learns why.
+    pub(super) fn expire(&self, outcome: impl FnOnce() -> Outcome) {
         let mut state = lock(&self.state);
         if let Phase::Waiting { .. } | Phase::Open { .. } = state.phase {
-            let outcome = Box::new(super::response::deadline_exceeded());
+            let outcome = Box::new(outcome());
             let old = std::mem::replace(&mut state.phase, Phase::Failed(outcome));
             state.replay = None;
             state.wake();
@@ -320,21 +353,39 @@ impl Lane {
         }
     }
 
-    /// The server has certainly not begun this call. If everything sent is still at hand, the call waits again, and
-    /// is to be given to the pool.
-    pub(super) fn again(&self) -> bool {
+    /// Whether certainly nothing of the call was written to its connection.
+    pub(super) fn is_unsent(&self) -> bool {
+        match &lock(&self.state).phase {
+            Phase::Open { begun: Some(begun), .. } => begun.link.writes() == begun.writes,
+            _ => false,
+        }
+    }
+
+    /// The server has certainly not begun this call. If everything sent is still at hand, and `allowed` says so, the
+    /// call waits again, and is to be given to the pool; returns which attempt that is, the first having been 1.
+    /// Otherwise why not, where there is a reason other than that the call is over.
+    pub(super) fn again(
+        &self,
+        max_attempts: usize,
+        allowed: impl FnOnce() -> Result<(), NoRetry>,
+    ) -> Result<usize, Option<NoRetry>> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let (Phase::Open { finished, .. }, Some(replay)) = (&state.phase, &mut state.replay) else {
-            return false;
+        let finished = match &state.phase {
+            Phase::Open { finished, .. } => *finished,
+            _ => return Err(None),
         };
-        let expired = replay.request.deadline.is_some_and(|at| at <= Instant::now());
-        replay.attempts += 1;
-        if expired || replay.attempts >= MAX_ATTEMPTS {
-            return false;
+        let Some(replay) = &mut state.replay else { return Err(Some(NoRetry::Sent)) };
+        if replay.request.deadline.is_some_and(|at| at <= Instant::now()) {
+            return Err(Some(NoRetry::Deadline));
         }
-        state.phase = Phase::Waiting { finished: *finished };
-        true
+        replay.attempts += 1;
+        if replay.attempts >= max_attempts {
+            return Err(Some(NoRetry::Attempts));
+        }
+        allowed()?;
+        state.phase = Phase::Waiting { finished, pending: None };
+        Ok(replay.attempts + 1)
     }
 
     /// The call is over: stops sending, and resets the stream unless both sides have ended it. `slot` is the stream's,
@@ -361,7 +412,7 @@ impl State {
 
 impl Phase {
     fn leave(self, ending: Ending, slot: Option<Slot>) {
-        let Self::Open { mut send, response, eager, finished, begun } = self else { return };
+        let Self::Open { mut send, response, eager, finished, begun, .. } = self else { return };
         let reason = match ending {
             // The server has answered without waiting for the rest (RFC 9113, section 8.1; grpc-go does the same).
             Ending::Well if !finished => Reason::NO_ERROR,
@@ -371,7 +422,7 @@ impl Phase {
             Ending::Badly if !finished || eager < EAGER => Reason::NO_ERROR,
             Ending::Badly => return,
             Ending::Cancelled => match begun {
-                Some((link, at)) if at.elapsed() < EARLY => {
+                Some(Begun { link, at, .. }) if at.elapsed() < EARLY => {
                     let slot = slot.or_else(|| response.map(|(_, slot)| slot));
                     return link.reset_early(send, slot);
                 }

@@ -11,20 +11,26 @@ mod connection;
 mod dial;
 mod early_resets;
 mod endpoint;
+mod keepalive;
 mod lane;
+mod lifetime;
 mod pool;
 mod response;
+mod retries;
 mod settings;
+mod socket;
 mod tap;
 mod tls;
+mod trickle;
 
 pub use call::{Call, CallReceiver, CallSender, Received, Request};
 pub use channel::Channel;
 pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
+pub use retries::Retries;
 pub use settings::Settings;
 pub use tap::{Passed, Tap};
-pub use tls::{ClientPem, ClientTls, TlsError, provider};
+pub use tls::{ClientPem, ClientTls, TlsError, provider, sha256};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -54,6 +60,11 @@ impl Upstream {
     /// Its name in the configuration.
     pub fn name(&self) -> &str {
         &self.pool.settings().name
+    }
+
+    /// Which endpoint cannot be connected to, and why; `None` when the last attempts went well. Clients are not told.
+    pub fn connect_error(&self) -> Option<String> {
+        self.pool.connect_error()
     }
 
     /// Starts a call. Never blocks and never fails here: every failure is the call's

@@ -11,11 +11,13 @@ use tokio::{runtime::Handle, time::Instant};
 use super::{
     Settings,
     connection::{Link, connect},
+    keepalive::Keepalive,
     lane::{Lane, Opened},
     lock,
+    retries::RetryBudget,
 };
 use crate::{
-    telemetry::UpstreamMetrics,
+    telemetry::{Retry, UpstreamMetrics},
     wire::{Code, Outcome},
 };
 
@@ -34,6 +36,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 pub(super) struct Pool {
     settings: Arc<Settings>,
     metrics: UpstreamMetrics,
+    budget: RetryBudget,
+    keepalive: Arc<Keepalive>,
     /// Of the worker whose connections these are.
     runtime: OnceLock<Handle>,
     places: Mutex<Vec<Place>>,
@@ -153,7 +157,9 @@ impl Pool {
                 failure: None,
             })
             .collect();
-        Arc::new(Self { settings, metrics, runtime: OnceLock::new(), places: Mutex::new(places) })
+        let (budget, keepalive) = (RetryBudget::new(), Arc::new(Keepalive::new(&settings)));
+        let (runtime, places) = (OnceLock::new(), Mutex::new(places));
+        Arc::new(Self { settings, metrics, budget, keepalive, runtime, places })
     }
 
     pub(super) fn settings(&self) -> &Arc<Settings> {
@@ -162,6 +168,10 @@ impl Pool {
 
     pub(super) fn metrics(&self) -> &UpstreamMetrics {
         &self.metrics
+    }
+
+    pub(super) fn budget(&self) -> &RetryBudget {
+        &self.budget
     }
 
     /// Finds a connection for a call: opens its stream, lets it wait, or fails it.
@@ -208,6 +218,9 @@ impl Pool {
                                 self.settings.name
                             ),
                         ));
+                    }
+                    if !lane.pend(&self.settings, &self.metrics) {
+                        return;
                     }
                     if dial {
                         self.dial(at, place);
@@ -263,7 +276,10 @@ impl Pool {
     fn connected(self: &Arc<Self>, at: usize, link: Arc<Link>) {
         if !link.check() {
             // Otherwise its calls would dial again and again without a pause.
-            return self.failed(at, "the server closed the connection at once (GOAWAY)".to_owned());
+            let (upstream, endpoint) = (&self.settings.name, &self.settings.endpoints[at]);
+            let error = "the server closed the connection at once (GOAWAY)";
+            tracing::warn!(upstream, %endpoint, error, "cannot connect");
+            return self.failed(at, error.to_owned());
         }
         let mut places = lock(&self.places);
         let place = &mut places[at];
@@ -289,6 +305,7 @@ impl Pool {
         for lane in std::mem::take(&mut place.waiting) {
             // Elsewhere, if there is an elsewhere that has not failed this call too.
             if lane.count_attempt() < endpoints {
+                self.metrics.calls().retried(Retry::Connect);
                 self.seat(&mut places, lane, Some(at));
             } else {
                 lane.fail(self.unreachable(&places, now, Some(at)));
@@ -314,28 +331,35 @@ impl Pool {
         )
     }
 
+    /// Where the endpoint is that cannot be reached, and why: for logs and operators, not for clients.
+    pub(super) fn connect_error(&self) -> Option<String> {
+        let places = lock(&self.places);
+        let (at, failure) = failing(&places, None)?;
+        Some(format!("cannot connect to {}: {}", self.settings.endpoints[at], failure.error))
+    }
+
     /// `at`: the endpoint whose error is the newest to this call.
     fn unreachable(&self, places: &[Place], now: Instant, at: Option<usize>) -> Outcome {
-        let failure_of = |at: usize| places[at].failure.as_ref().map(|failure| (at, failure));
-        let failure = at
-            .and_then(failure_of)
-            .or_else(|| (0..places.len()).filter_map(failure_of).min_by_key(|(_, failure)| failure.until));
         let name = &self.settings.name;
-        let Some((at, failure)) = failure else {
+        let Some((_, failure)) = failing(places, at) else {
             return Outcome::proxy(Code::UNAVAILABLE, format!("upstream {name:?} has no endpoints"));
         };
-        let endpoint = &self.settings.endpoints[at];
         let wait = failure.until.saturating_duration_since(now);
         let next = if wait.is_zero() {
             String::new()
         } else {
             format!("; the next attempt is in {} ms", wait.as_millis())
         };
-        Outcome::proxy(
-            Code::UNAVAILABLE,
-            format!("cannot connect to {endpoint} of upstream {name:?}: {}{next}", failure.error),
-        )
+        // Where it is and why it cannot be reached is in the log: clients need not know the inside of the network.
+        Outcome::proxy(Code::UNAVAILABLE, format!("cannot connect to upstream {name:?}{next}"))
     }
+}
+
+/// The endpoint that failed last: this one if it did, or the one that is tried again first.
+fn failing(places: &[Place], at: Option<usize>) -> Option<(usize, &Failure)> {
+    let failure_of = |at: usize| places[at].failure.as_ref().map(|failure| (at, failure));
+    at.and_then(failure_of)
+        .or_else(|| (0..places.len()).filter_map(failure_of).min_by_key(|(_, failure)| failure.until))
 }
 
 /// One connection's task, from the dial to the end.
@@ -353,6 +377,7 @@ async fn run(pool: Arc<Pool>, at: usize) {
     tracing::debug!(upstream = settings.name, %endpoint, limit = link.limit(), "connected");
     let metrics = pool.metrics.clone();
     metrics.connected();
+    let keepalive = pool.keepalive.clone();
     pool.connected(at, link.clone());
     // From here on only calls and the owner keep the pool: without them the connection closes.
     let pool = {
@@ -360,7 +385,7 @@ async fn run(pool: Arc<Pool>, at: usize) {
         drop(pool);
         weak
     };
-    let reason = connection.drive(&link, &settings).await;
+    let reason = connection.drive(&link, &keepalive, &metrics).await;
     metrics.disconnected();
     tracing::debug!(upstream = settings.name, %endpoint, reason, "disconnected");
     if let Some(pool) = pool.upgrade() {

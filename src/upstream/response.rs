@@ -131,12 +131,6 @@ fn upstream(status: Status, trailers: HeaderMap) -> Outcome {
     Outcome { status, origin: Origin::Upstream, trailers }
 }
 
-/// Whether the server has certainly not begun the call (RFC 9113, section 8.7): it refused the stream, or its GOAWAY
-/// names a lower last stream. h2 gives a GOAWAY received only to the streams above that one.
-pub(super) fn not_processed(error: &h2::Error) -> bool {
-    error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
-}
-
 /// What a broken stream means. `lost` says why its connection is gone.
 pub(super) fn broken(error: &h2::Error, lost: Option<&str>) -> Outcome {
     let reason = error.reason().unwrap_or(Reason::NO_ERROR);

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::{CryptoProvider, hash::HashAlgorithm},
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 /// TLS towards a service.
@@ -12,6 +15,16 @@ pub struct ClientTls {
     pub config: Arc<ClientConfig>,
     /// The name to verify and to send as SNI, instead of the endpoint's host.
     pub server_name: Option<String>,
+    /// Of what `config` was made from; `None`: it is like no other.
+    made_from: Option<[u8; 32]>,
+}
+
+impl PartialEq for ClientTls {
+    /// Whether both show and trust the same certificates.
+    fn eq(&self, other: &Self) -> bool {
+        let made_alike = self.made_from.is_some() && self.made_from == other.made_from;
+        self.server_name == other.server_name && (made_alike || Arc::ptr_eq(&self.config, &other.config))
+    }
 }
 
 /// PEM text that a client's TLS is made from.
@@ -64,7 +77,25 @@ pub fn provider() -> Arc<CryptoProvider> {
     compile_error!("one of the features `aws-lc` and `ring` is needed");
 }
 
+/// SHA-256, by the same cryptography as TLS.
+pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let provider = provider();
+    let suites = provider.cipher_suites.iter().filter_map(|suite| suite.tls13());
+    let mut hashes = suites.map(|suite| suite.common.hash_provider);
+    let sha256 = hashes.find(|hash| hash.algorithm() == HashAlgorithm::SHA256);
+    let mut context = sha256.expect("TLS 1.3 demands a suite with SHA-256 (RFC 8446, section 9.1)").start();
+    for part in parts {
+        context.update(part);
+    }
+    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
 impl ClientTls {
+    /// TLS with this rustls configuration, which must offer ALPN `h2`.
+    pub fn new(config: Arc<ClientConfig>, server_name: Option<String>) -> Self {
+        Self { config, server_name, made_from: None }
+    }
+
     /// TLS that trusts nobody: for upstreams without `https` endpoints, where none is ever spoken.
     pub fn trusting_nobody() -> Self {
         let mut config = ClientConfig::builder_with_provider(provider())
@@ -73,7 +104,7 @@ impl ClientTls {
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Self { config: Arc::new(config), server_name: None }
+        Self { config: Arc::new(config), server_name: None, made_from: Some([0; 32]) }
     }
 
     /// TLS 1.2 and 1.3 with ALPN `h2`, from PEM text. Blocks on files when it loads the system's roots.
@@ -82,6 +113,7 @@ impl ClientTls {
             Some(text) => given_roots(text)?,
             None => system_roots()?,
         };
+        let made_from = fingerprint(&roots, pem.identity);
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|source| TlsError::Unusable { what: "TLS versions", source })?
@@ -98,8 +130,17 @@ impl ClientTls {
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { config: Arc::new(config), server_name })
+        Ok(Self { config: Arc::new(config), server_name, made_from: Some(made_from) })
     }
+}
+
+/// Of the roots' names and keys, and of the identity.
+fn fingerprint(roots: &RootCertStore, identity: Option<(&[u8], &[u8])>) -> [u8; 32] {
+    let mut parts: Vec<[u8; 32]> =
+        roots.roots.iter().map(|root| sha256([&*root.subject, &*root.subject_public_key_info])).collect();
+    parts.sort_unstable();
+    let identity = identity.map(|(chain, key)| [sha256([chain]), sha256([key])]);
+    sha256(parts.iter().chain(identity.iter().flatten()).map(<[u8; 32]>::as_slice))
 }
 
 fn certificates(text: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -51,9 +51,12 @@ export async function startMiddlebox(origin) {
       const head = data.toString("latin1");
       if (box.hold && /^HTTP\/1\.1 200[^]*\r\ntransfer-encoding: *chunked/i.test(head)) held = [];
       if (held) return void held.push(data);
-      client.write(data);
       if (upgrade && box.sockets === "swallow") swallowed = true;
-      if (upgrade && box.sockets === "kill") setTimeout(done, 50);
+      if (upgrade && box.sockets === "kill") {
+        swallowed = true;
+        return void client.end(data, done);
+      }
+      client.write(data);
     });
   });
   server.listen(0, "127.0.0.1");

@@ -88,10 +88,11 @@ fn the_smallest_file_has_the_documented_defaults() {
 
 #[test]
 fn every_value_of_a_file_reaches_the_settings() {
-    let Config { settings, log } = Config::load(Path::new("examples/full.yaml")).unwrap();
+    let Config { settings, log, reload } = Config::load(Path::new("examples/full.yaml")).unwrap();
     assert_eq!(settings.listeners[1].address.to_string(), "[::]:8443");
     assert_eq!(settings.admin.unwrap().port(), 9901);
     assert_eq!(settings.workers, 4);
+    assert_eq!(reload, Some(Duration::from_secs(1)));
     assert_eq!(settings.downstream.upgrade_headers, ["cookie", "x-request-id"]);
     let routes = &settings.downstream.routes;
     assert_eq!(routes[0].timeout.unwrap().as_secs(), 3600);

@@ -35,6 +35,7 @@ mod session_http_refusals;
 mod session_json;
 mod session_middlebox;
 mod session_peers;
+mod session_peers_drain;
 mod session_refusals;
 mod session_resume;
 mod session_resume_refusals;

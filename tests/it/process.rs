@@ -231,7 +231,7 @@ async fn describe_says_what_it_needs() {
             "cannot read nowhere.binpb: No such file or directory",
         ),
         (&["describe", "--upstream", "ftp://x"], 64, "is not an endpoint"),
-        (&["describe", "--upstream", "http://127.0.0.1:1"], 1, "cannot connect to http://127.0.0.1:1"),
+        (&["describe", "--upstream", "http://127.0.0.1:1"], 1, "Connection refused"),
         (
             &["describe", "--config", "examples/etcd/bidiway.yaml", "--name", "x"],
             64,

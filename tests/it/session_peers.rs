@@ -1,27 +1,18 @@
 //! Sessions whose clients come back to another instance of the proxy.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
     time::Duration,
 };
 
 use bidiway::{
-    downstream::{
-        Origins, Settings,
-        carrier::{PeerAddress, PeerSettings},
-    },
-    server::tls::{Certificate, ClientAuth, MinVersion, server_config},
+    downstream::{Origins, Settings, carrier::PeerSettings},
     session::Event,
-    upstream::{ClientPem, ClientTls},
+    upstream::ClientTls,
     wire::{Code, v1::ResumeFailure},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::RootCertStore;
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -36,93 +27,17 @@ use crate::{
     support::{
         carrier::{CARRIERS, Carrier},
         edge::{self, Edge, Http, edge_of_workers, edge_with, whole},
-        socket::{Lost, Socket},
+        peers::{Ca, NAME, instances, instances_with, name_of, own_address, with_peers},
+        socket::Socket,
         upstream::{Flooding, Scripted, Waiting, echo},
         within,
     },
 };
 
-const TALK: &str = "/chat.v1.Chat/Talk";
-
-/// The name in the instances' certificate.
-const NAME: &str = "peers.test";
-
-/// Who signs the certificates of the instances.
-struct Ca {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Ca {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(params, key) }
-    }
-
-    /// A certificate and its key.
-    fn issue(&self) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-
-    fn client(&self, shows: bool) -> ClientTls {
-        let (chain, key) = self.issue();
-        let identity = shows.then_some((chain.as_bytes(), key.as_bytes()));
-        let pem = ClientPem { roots: Some(self.pem.as_bytes()), identity };
-        ClientTls::from_pem(pem, Some(NAME.to_owned())).unwrap()
-    }
-
-    /// The settings of an instance that listens here.
-    fn peers(&self, listen: SocketAddr, addresses: &[PeerAddress]) -> PeerSettings {
-        let (chain, key) = self.issue();
-        let certificate = Certificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        let clients = Some((roots, ClientAuth::Required));
-        let server = server_config(&[certificate], clients, MinVersion::Tls13).unwrap();
-        PeerSettings { listen, server, addresses: addresses.to_vec(), client: self.client(true) }
-    }
-}
-
-/// An address that nobody else uses: no other test binds to it.
-fn own_address() -> SocketAddr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
-    let ip = Ipv4Addr::new(127, 77, std::process::id() as u8, NEXT.fetch_add(1, Ordering::Relaxed));
-    (ip, 7443).into()
-}
-
-fn name_of(address: SocketAddr) -> PeerAddress {
-    address.to_string().parse().unwrap()
-}
-
-fn with_peers(settings: &Settings, peers: PeerSettings) -> Settings {
-    Settings { peers: Some(peers), ..settings.clone() }
-}
-
-/// So many instances that know each other, and some addresses where nobody is.
-async fn instances_with(count: usize, url: &str, settings: Settings) -> (Vec<Edge>, Vec<SocketAddr>, Ca) {
-    let ca = Ca::new();
-    let listen: Vec<_> = (0..count).map(|_| own_address()).collect();
-    let mut addresses = vec![name_of(own_address())];
-    addresses.extend(listen.iter().copied().map(name_of));
-    addresses.push("localhost:1".parse().unwrap());
-    let mut edges = Vec::new();
-    for &listen in &listen {
-        edges.push(edge_with(url, with_peers(&settings, ca.peers(listen, &addresses))).await);
-    }
-    (edges, listen, ca)
-}
-
-async fn instances(count: usize, url: &str) -> Vec<Edge> {
-    instances_with(count, url, edge::settings()).await.0
-}
+pub(crate) const TALK: &str = "/chat.v1.Chat/Talk";
 
 /// A session whose client has come to another instance.
-async fn relayed(owner: &Edge, other: &Edge) -> Socket {
+pub(crate) async fn relayed(owner: &Edge, other: &Edge) -> Socket {
     resumed(session(Carrier::Http1, owner).await.cut(), Carrier::Http1, other).await
 }
 
@@ -541,77 +456,6 @@ async fn a_client_that_does_not_read_stops_the_service_and_not_the_memory() {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         assert!(before < 4 << 20, "{before} bytes left the service");
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_instance_that_stops_sends_its_guests_elsewhere_and_waits_for_nobody() {
-    let upstream = Scripted::start(echo).await;
-    let mut edges = instances(3, &upstream.url).await;
-    within(20, async {
-        let mut socket = relayed(&edges[0], &edges[1]).await;
-        let stream = socket.open(TALK).await;
-        socket.send(stream, "before").await;
-        edges[1].drain();
-        let (code, _) = socket.close_frame().await;
-        assert_eq!(code, 4014);
-        let mut socket = resumed(socket.cut(), Carrier::Http1, &edges[2]).await;
-        assert_eq!(socket.message(stream).await, b"before");
-        edges[1].stopped().await;
-        socket.send(stream, "after").await;
-        assert_eq!(socket.message(stream).await, b"after");
-        assert_eq!(upstream.requests(), 1);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_owner_that_stops_tells_its_clients_through_the_relay_and_takes_them_back_until_its_end() {
-    let upstream = Scripted::start(echo).await;
-    let mut edges = instances(2, &upstream.url).await;
-    within(20, async {
-        let mut socket = relayed(&edges[0], &edges[1]).await;
-        let stream = socket.open(TALK).await;
-        socket.send(stream, "one").await;
-        assert_eq!(socket.message(stream).await, b"one");
-        edges[0].drain();
-        assert!(matches!(socket.next_own().await, Event::GoAway(_)));
-        // Its clients still find it.
-        let mut socket = resumed(socket.cut(), Carrier::Http1, &edges[1]).await;
-        assert!(matches!(socket.next_own().await, Event::GoAway(_)));
-        socket.send(stream, "two").await;
-        assert_eq!(socket.message(stream).await, b"two");
-        socket.finish(stream).await;
-        assert_eq!(socket.answer(stream).await.code(), Code::OK);
-        let (code, _) = socket.close_frame().await;
-        assert_eq!(code, 1001);
-        edges[0].stopped().await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_instance_that_stops_still_brings_carriers_to_others() {
-    let mut upstream = Waiting::start(true).await;
-    let mut edges = instances(2, &upstream.server.url).await;
-    within(20, async {
-        // Its own session keeps the port open.
-        let mut own = session(Carrier::Http1, &edges[1]).await;
-        own.open(TALK).await;
-        let mut socket = session(Carrier::Http1, &edges[0]).await;
-        socket.open(TALK).await;
-        upstream.begun(2).await;
-        edges[1].drain();
-        assert!(matches!(own.next_own().await, Event::GoAway(_)));
-        let socket = resumed(socket.cut(), Carrier::Http1, &edges[1]).await;
-        let lost: Lost = socket.cut();
-        let socket = resumed(lost, Carrier::Http1, &edges[1]).await;
-        shows(&edges[1], "bidiway_carriers_relayed_total 2").await;
-        edges[1].cut.cancel();
-        edges[1].stopped().await;
-        let _back = resumed(socket.cut(), Carrier::Http1, &edges[0]).await;
-        assert_eq!(upstream.server.requests(), 2);
     })
     .await;
 }

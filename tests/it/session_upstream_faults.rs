@@ -503,17 +503,17 @@ async fn a_limit_of_one_stream_gives_each_call_a_connection_and_past_the_cap_an_
 }
 
 #[tokio::test]
-async fn an_upstream_that_cannot_be_reached_is_unavailable_and_named() {
+async fn an_upstream_that_cannot_be_reached_is_unavailable_and_only_its_name_is_told() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = closed.local_addr().unwrap();
     drop(closed);
     // It accepts, and says nothing.
     let mute = RawServer::bind().await;
     let short = Duration::from_millis(100);
-    for (url, part) in [
-        (format!("http://{address}"), "Connection refused"),
-        (format!("http://{}", mute.address), "within 100ms"),
-        ("http://no-such-host.invalid:1".to_owned(), "cannot connect to http://no-such-host.invalid:1"),
+    for url in [
+        format!("http://{address}"),
+        format!("http://{}", mute.address),
+        "http://no-such-host.invalid:1".to_owned(),
     ] {
         let upstreams = upstream::Settings { connect_timeout: short, ..calls::settings(&[&url]) };
         let edge = edge_over(upstreams, settings()).await;
@@ -522,9 +522,8 @@ async fn an_upstream_that_cannot_be_reached_is_unavailable_and_named() {
             let answer = socket.unary(TALK, "x").await;
             assert_eq!((answer.code(), answer.by_proxy()), (Code::UNAVAILABLE, true), "{answer:?}");
             assert!(answer.headers.is_none(), "{answer:?}");
-            for part in [part, &url, "\"chat\""] {
-                assert!(answer.trailers.message.contains(part), "{answer:?} lacks {part}");
-            }
+            // Not where it is, nor why: that is for the log.
+            assert_eq!(answer.trailers.message, "cannot connect to upstream \"chat\"");
         })
         .await;
     }

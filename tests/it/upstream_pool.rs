@@ -11,7 +11,9 @@ use h2::server;
 use tokio::net::TcpListener;
 
 use crate::support::{
-    calls::{Answer, answer, next, request, request_with_timeout, settings, unary, upstream},
+    calls::{
+        Answer, answer, assert_unreachable, next, request, request_with_timeout, settings, unary, upstream,
+    },
     raw::{
         self, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS, PING, RawServer, ok_headers, rst_stream,
         settings_frame, trailers,
@@ -157,14 +159,14 @@ async fn set_limit(connection: &mut raw::RawConnection, streams: u32) {
 }
 
 #[tokio::test]
-async fn a_refused_connection_says_where_and_why_and_is_forgotten_when_it_works() {
+async fn a_refused_connection_is_unavailable_and_forgotten_when_it_works() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
     let upstream = upstream(&format!("http://{address}"));
     let answer = within(5, unary(&upstream, b"x")).await;
-    let text = format!("cannot connect to http://{address} of upstream \"chat\": Connection refused");
-    answer.assert(Origin::Proxy, Code::UNAVAILABLE, &text);
+    let text = format!("cannot connect to http://{address}: Connection refused");
+    assert_unreachable(&answer, &upstream, &text);
     // The next dial is at once; only its failure begins the backoff.
     assert!(!answer.message().contains("next attempt"));
     within(5, unary(&upstream, b"x")).await.assert(
@@ -172,7 +174,7 @@ async fn a_refused_connection_says_where_and_why_and_is_forgotten_when_it_works(
         Code::UNAVAILABLE,
         "the next attempt is in",
     );
-    at_once(&upstream).assert(Origin::Proxy, Code::UNAVAILABLE, &text);
+    assert_unreachable(&at_once(&upstream), &upstream, &text);
     let _server = RawServer::at(address).await;
     tokio::time::sleep(Duration::from_millis(110)).await;
     assert!(
@@ -201,11 +203,7 @@ async fn a_server_that_hangs_up_is_not_dialled_for_every_call() {
     let calls = async {
         for _ in 0..100 {
             let answer = unary(&upstream, b"x").await;
-            answer.assert(
-                Origin::Proxy,
-                Code::UNAVAILABLE,
-                "closed the connection before its HTTP/2 SETTINGS",
-            );
+            assert_unreachable(&answer, &upstream, "closed the connection before its HTTP/2 SETTINGS");
         }
     };
     let (dials, ()) = within(10, async { tokio::join!(hang_up, calls) }).await;
@@ -219,8 +217,9 @@ async fn a_server_that_never_answers_is_given_up_after_the_connect_timeout() {
         connect_timeout: Duration::from_millis(100),
         ..settings(&[&format!("http://{}", server.address)])
     };
-    let answer = within(5, unary(&Upstream::new(Arc::new(settings)), b"x")).await;
-    answer.assert(Origin::Proxy, Code::UNAVAILABLE, "no HTTP/2 SETTINGS that allow a call within 100ms");
+    let upstream = Upstream::new(Arc::new(settings));
+    let answer = within(5, unary(&upstream, b"x")).await;
+    assert_unreachable(&answer, &upstream, "no HTTP/2 SETTINGS that allow a call within 100ms");
 }
 
 #[tokio::test]
@@ -233,13 +232,14 @@ async fn a_server_of_http1_is_told_from_one_of_http2() {
         io
     };
     let (answer, _io) = within(5, async { tokio::join!(unary(&upstream, b"x"), serve) }).await;
-    answer.assert(Origin::Proxy, Code::UNAVAILABLE, "does not speak HTTP/2 here");
+    assert_unreachable(&answer, &upstream, "does not speak HTTP/2 here");
 }
 
 #[tokio::test]
 async fn an_unknown_host_is_unavailable() {
-    let answer = within(20, unary(&upstream("http://no-such-host.invalid:1"), b"x")).await;
-    answer.assert(Origin::Proxy, Code::UNAVAILABLE, "cannot connect to http://no-such-host.invalid:1");
+    let upstream = upstream("http://no-such-host.invalid:1");
+    let answer = within(20, unary(&upstream, b"x")).await;
+    assert_unreachable(&answer, &upstream, "cannot connect to http://no-such-host.invalid:1");
 }
 
 #[tokio::test]
@@ -364,7 +364,7 @@ async fn with_every_endpoint_dead_a_call_fails_with_the_last_error() {
     }
     let dead: Vec<&str> = dead.iter().map(String::as_str).collect();
     let upstream = Upstream::new(Arc::new(settings(&dead)));
-    within(5, unary(&upstream, b"x")).await.assert(Origin::Proxy, Code::UNAVAILABLE, "refused");
+    assert_unreachable(&within(5, unary(&upstream, b"x")).await, &upstream, "refused");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
-    calls::{settings, unary},
+    calls::{assert_unreachable, settings, unary},
     upstream::{echo, serve},
     within,
 };
@@ -101,6 +101,11 @@ fn trusting(url: &str, authority: &Authority, identity: Option<&Identity>, name:
     Upstream::new(Arc::new(Settings { tls, ..settings(&[url]) }))
 }
 
+/// Asserts that no connection can be made, for a reason with this part.
+async fn fails(upstream: &Upstream, part: &str) {
+    assert_unreachable(&within(10, unary(upstream, b"x")).await, upstream, part);
+}
+
 #[tokio::test]
 async fn a_server_of_a_given_authority_is_trusted() {
     let authority = Authority::new("ca");
@@ -114,20 +119,19 @@ async fn a_server_of_a_given_authority_is_trusted() {
 async fn a_server_of_another_authority_is_not() {
     let authority = Authority::new("ca");
     let url = tls_server(&authority.sign("localhost"), &[b"h2"], None).await;
-    let answer = within(10, unary(&trusting(&url, &Authority::new("other"), None, None), b"secret")).await;
-    answer.assert(Origin::Proxy, Code::UNAVAILABLE, "TLS failed: invalid peer certificate: UnknownIssuer");
+    let upstream = trusting(&url, &Authority::new("other"), None, None);
+    fails(&upstream, "TLS failed: invalid peer certificate: UnknownIssuer").await;
 }
 
 #[tokio::test]
 async fn the_certificate_must_have_the_hosts_name_or_the_given_one() {
     let authority = Authority::new("ca");
     let url = tls_server(&authority.sign("chat.internal"), &[b"h2"], None).await;
-    let answer = within(10, unary(&trusting(&url, &authority, None, None), b"x")).await;
-    answer.assert(Origin::Proxy, Code::UNAVAILABLE, "not valid for name");
+    fails(&trusting(&url, &authority, None, None), "not valid for name").await;
     let named = trusting(&url, &authority, None, Some("chat.internal"));
     within(10, unary(&named, b"x")).await.assert(Origin::Upstream, Code::OK, "");
     let odd = trusting(&url, &authority, None, Some("no name"));
-    within(10, unary(&odd, b"x")).await.assert(Origin::Proxy, Code::UNAVAILABLE, "\"no name\" is no name");
+    fails(&odd, "\"no name\" is no name").await;
 }
 
 #[tokio::test]
@@ -137,9 +141,9 @@ async fn a_client_certificate_is_shown_where_it_is_asked_for() {
     let known = trusting(&url, &servers, Some(&clients.sign("edge")), None);
     within(10, unary(&known, b"x")).await.assert(Origin::Upstream, Code::OK, "");
     let nobody = trusting(&url, &servers, None, None);
-    within(10, unary(&nobody, b"x")).await.assert(Origin::Proxy, Code::UNAVAILABLE, "CertificateRequired");
+    fails(&nobody, "CertificateRequired").await;
     let stranger = trusting(&url, &servers, Some(&servers.sign("edge")), None);
-    within(10, unary(&stranger, b"x")).await.assert(Origin::Proxy, Code::UNAVAILABLE, "UnknownCA");
+    fails(&stranger, "UnknownCA").await;
 }
 
 #[tokio::test]
@@ -147,8 +151,8 @@ async fn a_server_without_http2_is_found_out_by_alpn() {
     let authority = Authority::new("ca");
     for alpn in [&[] as &[&[u8]], &[b"http/1.1"]] {
         let url = tls_server(&authority.sign("localhost"), alpn, None).await;
-        let answer = within(10, unary(&trusting(&url, &authority, None, None), b"x")).await;
-        answer.assert(Origin::Proxy, Code::UNAVAILABLE, "the server did not agree on HTTP/2 by ALPN");
+        let upstream = trusting(&url, &authority, None, None);
+        fails(&upstream, "the server did not agree on HTTP/2 by ALPN").await;
     }
 }
 
@@ -166,8 +170,7 @@ async fn a_unix_socket_is_an_endpoint() {
     let path = SocketPath(std::env::temp_dir().join(format!("bidiway-test-{}.sock", std::process::id())));
     let url = format!("unix:{}", path.0.display());
     let missing = Upstream::new(Arc::new(settings(&[&url])));
-    let answer = within(5, unary(&missing, b"x")).await;
-    answer.assert(Origin::Proxy, Code::UNAVAILABLE, &format!("cannot connect to {url}"));
+    fails(&missing, &format!("cannot connect to {url}")).await;
     let listener = UnixListener::bind(&path.0).unwrap();
     tokio::spawn(async move {
         let (io, _) = listener.accept().await.unwrap();

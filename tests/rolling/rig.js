@@ -8,7 +8,7 @@ import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const BINARY = resolve(here, process.env.BIDIWAY_BIN ?? "../../target/debug/bidiway");
+export const BINARY = resolve(here, process.env.BIDIWAY_BIN ?? "../../target/debug/bidiway");
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -36,7 +36,7 @@ export function scratch() {
 }
 
 /** A process with its output. `ended` is its exit status or signal. */
-function start(command, args) {
+export function start(command, args) {
   const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
   let output = "";
   child.stdout.on("data", (chunk) => (output += chunk));

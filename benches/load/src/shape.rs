@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Dialect {
     /// Bidiway's session protocol over a WebSocket (HTTP/1.1 upgrade).
     Session,
+    /// The same over the HTTP carrier (HTTP/1.1), where WebSockets do not get through.
+    SessionHttp,
     /// gRPC over HTTP/2 cleartext.
     H2,
     /// gRPC-Web, binary, over HTTP/1.1 with keep-alive.

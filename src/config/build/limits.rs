@@ -6,7 +6,7 @@ use super::{Builder, LARGEST_MESSAGE};
 use crate::{
     config::{
         Duration,
-        choice::{Drain, Share},
+        choice::{Drain, Keepalive, Share},
         file::{self, DrainTimes, Limits, Overload, Session},
         read::At,
     },
@@ -21,6 +21,9 @@ const DRAIN: Time = Time::from_secs(25);
 /// How long balancers may take to learn of the signal, and over how long clients are sent elsewhere.
 const DRAIN_GRACE: Time = Time::from_secs(5);
 const DRAIN_SPREAD: Time = Time::from_secs(5);
+
+/// How often files are looked at for changes. A look costs a system call for each file.
+const LOOK_AT_FILES: Time = Time::from_secs(1);
 
 /// Credit beyond this is no flow control any more.
 const LARGEST_CREDIT: u64 = 16 << 20;
@@ -114,6 +117,18 @@ impl Builder<'_> {
             self.problems.add(drain.at, text);
         }
         DrainSettings { grace, spread, timeout }
+    }
+
+    /// How often files are looked at.
+    pub(super) fn reload(&mut self, given: Option<&At<Keepalive>>) -> Option<Time> {
+        const LEAST: Time = Time::from_millis(100);
+        let Some(At { at, value: Keepalive(every) }) = given else { return Some(LOOK_AT_FILES) };
+        let every = every.map(|Duration(every)| every);
+        if every.is_some_and(|every| every < LEAST) {
+            let text = "files are looked at every 100ms at most; write \"off\" for only when SIGHUP comes";
+            self.problems.add(*at, text);
+        }
+        every
     }
 
     pub(super) fn workers(&mut self, given: Option<&At<u32>>) -> usize {

@@ -1,6 +1,6 @@
 //! Public ports, and who may come to them.
 
-use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, path::Path};
 
 use http::{
     HeaderName,
@@ -37,18 +37,18 @@ impl Builder<'_> {
                     let text = format!("{} is listened on already, in line {}", address.value, first.line);
                     self.problems.add(address.at, text);
                 }
-                let tls = match tls {
-                    None => None,
-                    Some(tls) => Some(self.listener_tls(tls)?),
-                };
-                let proxy_protocol = proxy_protocol.as_ref().is_some_and(|given| given.value);
-                Some(ListenerSettings { proxy_protocol, ..ListenerSettings::new(address.value, tls) })
+                let mut settings = ListenerSettings::new(address.value, None);
+                settings.proxy_protocol = proxy_protocol.as_ref().is_some_and(|given| given.value);
+                if let Some(tls) = tls {
+                    self.listener_tls(tls, &mut settings)?;
+                }
+                Some(settings)
             })
             .collect();
         built.into_iter().collect()
     }
 
-    fn listener_tls(&mut self, tls: &At<ListenerTls>) -> Option<Arc<rustls::ServerConfig>> {
+    fn listener_tls(&mut self, tls: &At<ListenerTls>, settings: &mut ListenerSettings) -> Option<()> {
         let ListenerTls { certificates, client_ca, client_auth, min_version } = &tls.value;
         let loaded: Vec<_> = certificates
             .0
@@ -78,9 +78,10 @@ impl Builder<'_> {
         if loaded.is_empty() {
             return None;
         }
-        tls::server_config(&loaded, clients, min_version.unwrap_or_default())
-            .map_err(|error| self.problems.add(tls.at, error.to_string()))
-            .ok()
+        let config = tls::server_config(&loaded, clients, min_version.unwrap_or_default());
+        settings.tls = Some(config.map_err(|error| self.problems.add(tls.at, error.to_string())).ok()?);
+        settings.certificates = loaded.iter().map(|certificate| certificate.facts().clone()).collect();
+        Some(())
     }
 
     pub(super) fn origins(&mut self, entries: &[At<String>], listeners: &[Listener]) -> Option<Origins> {

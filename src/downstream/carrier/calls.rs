@@ -106,7 +106,7 @@ impl Calls {
                 Err(error) => Outcome::proxy(Code::INVALID_ARGUMENT, error.to_string()),
             }
         };
-        let metrics = Arc::clone(self.edge.routes.unrouted(Dialect::Session));
+        let metrics = Arc::clone(self.edge.routes().unrouted(Dialect::Session));
         let session = Some(Arc::clone(&self.session_id));
         CallRecord::start(metrics, &open.method, conn.peer, session).end(&outcome);
         Err(Box::new(outcome))

@@ -30,7 +30,7 @@ pub struct SessionDirectory {
     pub(super) http: Arc<HttpCarriers>,
     instance: InstanceId,
     /// Where other instances' sessions are.
-    peers: Option<Arc<Peers>>,
+    peers: Mutex<Option<Arc<Peers>>>,
     parking: Arc<Parking>,
     known: Mutex<Known>,
     /// Told when the last session has left.
@@ -47,12 +47,6 @@ struct Known {
 impl SessionDirectory {
     /// An empty one. Fails when the system has no random numbers.
     pub fn new(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<Self>, getrandom::Error> {
-        let limits = &settings.limits;
-        let room = Room {
-            sessions: limits.parked_sessions,
-            per_address: limits.parked_per_address,
-            bytes: limits.parked_bytes,
-        };
         let instance = match &settings.instance {
             Some(name) => InstanceId::named(name),
             None => InstanceId::random()?,
@@ -60,11 +54,21 @@ impl SessionDirectory {
         Ok(Arc::new(Self {
             http: Arc::default(),
             instance,
-            peers: settings.peers.as_ref().map(|peers| Arc::new(Peers::new(peers))),
-            parking: Parking::new(room, Arc::clone(metrics)),
+            peers: Mutex::new(settings.peers.as_ref().map(|peers| Arc::new(Peers::new(peers)))),
+            parking: Parking::new(room(settings), Arc::clone(metrics)),
             known: Mutex::default(),
             vacant: Notify::new(),
         }))
+    }
+
+    /// From now on these settings hold: room, and the way to other instances. The name of this one stays.
+    pub fn follow(&self, settings: &Settings) {
+        self.parking.resize(room(settings));
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        *peers = settings.peers.as_ref().map(|settings| match &*peers {
+            Some(peers) if peers.are(settings) => Arc::clone(peers),
+            _ => Arc::new(Peers::new(settings)),
+        });
     }
 
     /// The first token of a new session.
@@ -95,7 +99,8 @@ impl SessionDirectory {
     /// Whose session a token is, and the way there, if it is another instance's and there are any.
     pub(super) fn elsewhere(&self, token: &[u8]) -> Option<(Arc<Peers>, InstanceId)> {
         let (instance, _) = token::read(token).filter(|&(instance, _)| instance != self.instance)?;
-        Some((Arc::clone(self.peers.as_ref()?), instance))
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some((peers, instance))
     }
 
     /// Brings a carrier to the session of this instance that it asks for. Where there is none it is told why.
@@ -131,6 +136,16 @@ impl SessionDirectory {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How much is kept of sessions without a carrier.
+fn room(settings: &Settings) -> Room {
+    let limits = &settings.limits;
+    Room {
+        sessions: limits.parked_sessions,
+        per_address: limits.parked_per_address,
+        bytes: limits.parked_bytes,
     }
 }
 

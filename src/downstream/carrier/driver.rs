@@ -28,7 +28,7 @@ use super::{
     ready::{KeyWaker, ReadyList},
 };
 use crate::{
-    downstream::{ConnInfo, Edge, Principal, call_gate},
+    downstream::{ConnInfo, Edge, Principal, Settings, call_gate},
     session::{CloseReason, Event, Session, StreamId},
     wire::{Code, Outcome},
 };
@@ -59,6 +59,8 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Driver {
     edge: Arc<Edge>,
+    /// As they were when the session began.
+    settings: Arc<Settings>,
     /// The carrier's connection, or the last one's.
     conn: ConnInfo,
     /// Whom the session belongs to.
@@ -125,6 +127,7 @@ impl Driver {
                 Arc::clone(&ready),
                 link.carrier.is_text(),
             ),
+            settings: edge.settings(),
             edge,
             conn,
             principal,
@@ -256,7 +259,7 @@ impl Driver {
         if self.draining.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
             self.draining = None;
             // Who has not said Hello yet may be here to go on with a session.
-            if self.greeted || self.edge.settings.session.resume.is_zero() {
+            if self.greeted || self.settings.session.resume.is_zero() {
                 // Without calls it will not be back before it has one.
                 let share = if self.calls.is_empty() { Duration::ZERO } else { self.edge.drain.share() };
                 self.leave = Some(Box::pin(tokio::time::sleep(share)));
@@ -408,7 +411,7 @@ impl Driver {
 
     /// Gives the peer time to take the next packet of an ending session: as much as it may be silent between pings.
     fn be_patient(&mut self) {
-        let patience = self.edge.settings.session.ping.max(CLOSE_TIMEOUT);
+        let patience = self.settings.session.ping.max(CLOSE_TIMEOUT);
         self.timer.as_mut().reset(Instant::now() + patience);
     }
 

@@ -48,7 +48,7 @@ pub(crate) async fn answer(
     conn: &ConnInfo,
     request: HttpCarrierRequest,
 ) -> Result<Response<Body>, Rejection> {
-    if !edge.settings.session.fallback {
+    if !edge.settings().session.fallback {
         return Err(not_here("this proxy has no HTTP carrier (`session.fallback`); use a WebSocket"));
     }
     if request == HttpCarrierRequest::Unknown {
@@ -131,14 +131,14 @@ async fn open(
     };
     let carrier = Carrier::Http(HttpCarrier::new(Arc::clone(&line), listing));
     let link = Link::new(carrier, Some(place), &edge.metrics);
-    let principal = Principal::of(&edge.settings.upgrade_headers, &head.headers);
-    let heartbeat = edge.settings.session.heartbeat;
-    let conn = conn.clone().with_brake(edge.settings.limits.cancels_per_second);
+    let principal = Principal::of(&edge.settings().upgrade_headers, &head.headers);
+    let heartbeat = edge.settings().session.heartbeat;
+    let conn = conn.clone().with_brake(edge.settings().limits.cancels_per_second);
     edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn, principal, link, begun));
     if !poll {
         return Ok(Response::new(Body::new(DownBody::new(line, heartbeat))));
     }
-    let patience = edge.settings.session.hello_timeout + heartbeat;
+    let patience = edge.settings().session.hello_timeout + heartbeat;
     wait(&line, opening, patience).await
 }
 
@@ -212,7 +212,7 @@ async fn down(edge: &Edge, head: &Parts, body: Bytes) -> Result<Response<Body>, 
     if !line.polls {
         return Err(conflict("this carrier streams; open one with `poll` to poll"));
     }
-    let longest = edge.settings.session.heartbeat;
+    let longest = edge.settings().session.heartbeat;
     let asked = match wait_ms {
         0 => longest,
         ms => Duration::from_millis(ms.into()).max(SHORTEST_WAIT).min(longest),

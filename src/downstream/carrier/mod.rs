@@ -56,8 +56,8 @@ pub(crate) fn upgrade(
 ) -> Result<Response<Body>, Rejection> {
     let handshake = upgrade::check(&request)?;
     let upgraded = hyper::upgrade::on(&mut request);
-    let principal = Principal::of(&edge.settings.upgrade_headers, request.headers());
-    let cancels = edge.settings.limits.cancels_per_second;
+    let principal = Principal::of(&edge.settings().upgrade_headers, request.headers());
+    let cancels = edge.settings().limits.cancels_per_second;
     let (edge_, conn) = (Arc::clone(edge), conn.clone().with_brake(cancels));
     match handshake.subprotocol {
         Subprotocol::Session | Subprotocol::TextSession => {
@@ -83,7 +83,7 @@ pub(crate) fn upgrade(
                 (handshake.subprotocol == Subprotocol::GrpcWebSockets).then(|| request.uri().path().into());
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
-                let socket = socket(upgraded, grpc_websockets::max_message(&edge_.settings));
+                let socket = socket(upgraded, grpc_websockets::max_message(&edge_.settings()));
                 grpc_websockets::serve(edge_, conn, socket, path, principal.into_upgrade_headers()).await;
             });
         }
@@ -123,8 +123,9 @@ fn socket(upgraded: Upgraded, max_message: usize) -> Socket {
 /// only for a client that comes back; the proxy may not have noticed yet that its old socket is dead.
 fn admit(edge: &Edge, conn: &ConnInfo) -> Result<(AddressPermit, bool), CloseReason> {
     call_gate::upgrade(edge, conn)?;
-    let (address, limit) = (conn.peer.ip(), edge.settings.limits.sockets_per_address);
-    let crowded = if edge.settings.session.resume.is_zero() { limit } else { limit.saturating_mul(2) };
+    let settings = edge.settings();
+    let (address, limit) = (conn.peer.ip(), settings.limits.sockets_per_address);
+    let crowded = if settings.session.resume.is_zero() { limit } else { limit.saturating_mul(2) };
     let place = edge.addresses.enter(address, limit).map(|place| (place, false));
     place
         .or_else(|| edge.addresses.enter(address, crowded).map(|place| (place, true)))
@@ -132,7 +133,7 @@ fn admit(edge: &Edge, conn: &ConnInfo) -> Result<(AddressPermit, bool), CloseRea
 }
 
 pub(super) fn too_many_sockets(edge: &Edge) -> CloseReason {
-    let limit = edge.settings.limits.sockets_per_address;
+    let limit = edge.settings().limits.sockets_per_address;
     edge.metrics.refused("sockets_per_address");
     let text = format!("this address has {limit} open sockets, which is the limit");
     CloseReason::new(Code::RESOURCE_EXHAUSTED, "sockets_per_address", text)
@@ -148,14 +149,15 @@ struct Begun {
 fn begin(edge: &Edge, resumable: bool) -> Result<Begun, Rejection> {
     let id = session_id()?;
     let mut session = Session::new(Side::Proxy, settings(edge, &id), Instant::now().into_std());
-    if resumable && !edge.settings.session.resume.is_zero() {
+    if resumable && !edge.settings().session.resume.is_zero() {
         session.announce_resume(edge.sessions.new_token().map_err(no_random_numbers)?);
     }
     Ok(Begun { session, id })
 }
 
 fn settings(edge: &Edge, session_id: &str) -> session::Settings {
-    let (s, limits) = (&edge.settings.session, &edge.settings.limits);
+    let settings = edge.settings();
+    let (s, limits) = (&settings.session, &settings.limits);
     session::Settings {
         stream_credit: s.credit,
         max_message: limits.max_message,

@@ -30,13 +30,13 @@ pub(super) struct Room {
 /// longest: of those it is the least likely to be fetched. An address that has too many loses one of its own.
 #[derive(Debug)]
 pub(super) struct Parking {
-    room: Room,
     metrics: Arc<Metrics>,
     parked: Mutex<Parked>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Parked {
+    room: Room,
     /// In the order of arrival.
     places: BTreeMap<u64, Occupant>,
     by_address: HashMap<IpAddr, BTreeSet<u64>>,
@@ -53,7 +53,15 @@ struct Occupant {
 
 impl Parking {
     pub(super) fn new(room: Room, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { room, metrics, parked: Mutex::default() })
+        let parked = Parked { room, places: BTreeMap::new(), by_address: HashMap::new(), bytes: 0, next: 0 };
+        Arc::new(Self { metrics, parked: Mutex::new(parked) })
+    }
+
+    /// From now on there is so much room. Too many sessions of one address go as more of them come.
+    pub(super) fn resize(&self, room: Room) {
+        let mut parked = self.parked();
+        parked.room = room;
+        self.make_room(&mut parked);
     }
 
     /// A place for a session that keeps so many bytes. If it is too much, sessions are told to go by their
@@ -61,13 +69,14 @@ impl Parking {
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr, bytes: u64, mailbox: Arc<Mailbox>) -> Place {
         let address = subject(address);
         let mut parked = self.parked();
+        let per_address = parked.room.per_address as usize;
         let number = parked.next;
         parked.next += 1;
         parked.bytes += bytes;
         parked.places.insert(number, Occupant { address, bytes, mailbox });
         let of_address = parked.by_address.entry(address).or_default();
         of_address.insert(number);
-        let crowded = of_address.len() > self.room.per_address as usize;
+        let crowded = of_address.len() > per_address;
         if let Some(oldest) = of_address.first().copied().filter(|_| crowded) {
             parked.evict(oldest);
         }
@@ -82,7 +91,7 @@ impl Parking {
     }
 
     fn make_room(&self, parked: &mut Parked) {
-        while parked.places.len() > self.room.sessions as usize || parked.bytes > self.room.bytes {
+        while parked.places.len() > parked.room.sessions as usize || parked.bytes > parked.room.bytes {
             let Some((&oldest, _)) = parked.places.first_key_value() else { break };
             parked.evict(oldest);
         }

@@ -50,7 +50,7 @@ where
     B::Error: fmt::Display,
 {
     head.headers.remove(HOST);
-    let upgrade_headers = upgrade_headers::pick(&edge.settings.upgrade_headers, &head.headers);
+    let upgrade_headers = upgrade_headers::pick(&edge.settings().upgrade_headers, &head.headers);
     let options = CallOptions::from_query(head.uri.query(), false);
     let opening = Opening {
         dialect: Dialect::JsonHttp,
@@ -151,7 +151,7 @@ where
     }
     // Room for a part of the stream, and for a comment.
     let (sender, receiver) = mpsc::channel(2);
-    let keepalive = edge.settings.session.ping;
+    let keepalive = edge.settings().session.ping;
     edge.drain.tasks.spawn(async move {
         let mut writer = StreamWriter { exchange, form, sender, first };
         match form {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     downstream::{
-        AddressPermit, ConnInfo, Edge, Opening, account, admit, call_gate,
+        AddressPermit, ConnInfo, Edge, Opening, Settings, account, admit, call_gate,
         carrier::socket::{Broken, Incoming, Socket},
     },
     telemetry::Dialect,
@@ -51,6 +51,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct Driver {
     edge: Arc<Edge>,
+    /// As they were when the socket was opened.
+    settings: Arc<Settings>,
     conn: ConnInfo,
     socket: Socket,
     path: Box<str>,
@@ -116,10 +118,12 @@ impl Driver {
             Ok(place) => (Some(place), None),
             Err(reason) => (None, Some(reason)),
         };
+        let settings = edge.settings();
         let mut driver = Self {
             draining: Box::pin(edge.drain.draining.clone().cancelled_owned()),
             cut: Box::pin(edge.drain.cut.clone().cancelled_owned()),
             timer: Box::pin(sleep_until(now)),
+            settings,
             edge,
             conn,
             socket,
@@ -302,14 +306,14 @@ impl Driver {
     }
 
     fn ping_interval(&self) -> Duration {
-        let ping = self.edge.settings.session.ping;
+        let ping = self.settings.session.ping;
         if self.paused { ping.min(PING_WHILE_PAUSED) } else { ping }
     }
 
     /// When the client is to be given up. Its pongs wait behind what we do not read; then only our writes tell.
     fn silent_at(&self) -> Instant {
         let from = if self.paused && self.blocked.is_none() { self.pinged } else { self.heard };
-        from + 2 * self.edge.settings.session.ping
+        from + 2 * self.settings.session.ping
     }
 
     /// `Ready`: the time is here already.
@@ -461,7 +465,7 @@ impl Drop for Driver {
 
 /// What a text message may have: as much as the largest message, and options may be as large as metadata.
 pub(crate) fn max_message(edge: &Edge, path: &str) -> usize {
-    let limits = &edge.settings.limits;
-    let message = edge.routes.find(path).map_or(0, |route| route.settings.max_message);
+    let limits = &edge.settings().limits;
+    let message = edge.routes().find(path).map_or(0, |route| route.settings.max_message);
     usize::try_from(message.max(u64::from(limits.max_metadata) * 2)).unwrap_or(usize::MAX)
 }

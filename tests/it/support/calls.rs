@@ -83,6 +83,17 @@ impl Answer {
     }
 }
 
+/// Asserts that a call failed because its upstream could not be connected to, for a reason with this part, which only the
+/// operator gets to know.
+#[track_caller]
+pub(crate) fn assert_unreachable(answer: &Answer, upstream: &Upstream, part: &str) {
+    answer.assert(Origin::Proxy, Code::UNAVAILABLE, "cannot connect to upstream \"chat\"");
+    let error = upstream.connect_error().expect("the attempt failed");
+    assert!(error.contains(part), "{error:?} lacks {part:?}");
+    let (message, _) = answer.message().split_once(';').unwrap_or((answer.message(), ""));
+    assert_eq!(message, "cannot connect to upstream \"chat\"", "nothing else is told");
+}
+
 /// Receives to the end; data is released at once. Holds the order of things: headers, data, end.
 pub(crate) async fn answer(call: &mut Call) -> Answer {
     let (mut headers, mut body) = (None, Vec::new());

@@ -8,6 +8,7 @@ pub(crate) mod http;
 pub(crate) mod http_carrier;
 pub(crate) mod json;
 pub(crate) mod middlebox;
+pub(crate) mod peers;
 pub(crate) mod raw;
 pub(crate) mod reflection;
 pub(crate) mod socket;

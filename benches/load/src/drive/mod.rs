@@ -4,6 +4,7 @@
 
 mod grpc_web;
 mod h2_calls;
+mod http_carrier;
 mod phase;
 mod session;
 mod websocket;
@@ -83,6 +84,8 @@ struct Plan {
     method: String,
     path: String,
     resumable: bool,
+    /// Sessions go by the HTTP carrier.
+    http: bool,
 }
 
 /// One of the tasks that do the operations: a socket with all its streams, a stream, a connection.
@@ -121,7 +124,14 @@ impl Args {
             (None, Kind::Echo) => "/bench.Echo/Bidi".to_owned(),
             (None, Kind::Unary) => "/bench.Echo/Unary".to_owned(),
         };
-        Ok(Plan { target: self.target, shape, method, path: self.path.clone(), resumable: self.resumable })
+        Ok(Plan {
+            target: self.target,
+            shape,
+            method,
+            path: self.path.clone(),
+            resumable: self.resumable,
+            http: self.dialect == Dialect::SessionHttp,
+        })
     }
 }
 
@@ -130,7 +140,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut crew = Crew::new();
     for index in 0..plan.shape.sockets {
         match args.dialect {
-            Dialect::Session => crew.hire(session::connect(&plan, index).await?).await?,
+            Dialect::Session | Dialect::SessionHttp => {
+                crew.hire(session::connect(&plan, index).await?).await?
+            }
             Dialect::H2 => {
                 for worker in h2_calls::connect(&plan, index).await? {
                     crew.hire(worker).await?;

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Plan, Worker,
+    http_carrier::HttpCarrier,
     phase::{self, Phase},
     websocket::WebSocket,
 };
@@ -34,9 +35,18 @@ pub(super) async fn connect(plan: &Plan, index: u32) -> anyhow::Result<Socket> {
         max_message: plan.shape.size.max(4 << 20) as u64,
         ..Settings::default()
     };
+    let mut session = Session::new(Side::Client, settings, Instant::now());
+    let web = if plan.http {
+        // Hello goes alone: nothing is opened yet.
+        let mut hello = BytesMut::new();
+        session.poll_packet(&mut hello, PACKET_TARGET);
+        Web::Http(HttpCarrier::connect(plan.target, &hello, read_size).await?)
+    } else {
+        Web::Socket(WebSocket::connect(plan.target, &plan.path, read_size).await?)
+    };
     let mut socket = Socket {
-        web: WebSocket::connect(plan.target, &plan.path, read_size).await?,
-        session: Session::new(Side::Client, settings, Instant::now()),
+        web,
+        session,
         packet: BytesMut::new(),
         welcomed: false,
         kind: plan.shape.kind,
@@ -64,9 +74,45 @@ pub(super) async fn connect(plan: &Plan, index: u32) -> anyhow::Result<Socket> {
     Ok(socket)
 }
 
-/// One WebSocket, its session and all its streams.
+/// What carries the session.
+enum Web {
+    Socket(WebSocket),
+    Http(HttpCarrier),
+}
+
+impl Web {
+    fn waiting(&self) -> usize {
+        match self {
+            Self::Socket(web) => web.waiting(),
+            Self::Http(web) => web.waiting(),
+        }
+    }
+
+    fn queue(&mut self, packet: &[u8]) {
+        match self {
+            Self::Socket(web) => web.queue(packet),
+            Self::Http(web) => web.queue(packet),
+        }
+    }
+
+    async fn exchange(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Socket(web) => web.exchange().await,
+            Self::Http(web) => web.exchange().await,
+        }
+    }
+
+    fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
+        match self {
+            Self::Socket(web) => web.next(),
+            Self::Http(web) => web.next(),
+        }
+    }
+}
+
+/// One carrier, its session and all its streams.
 pub(super) struct Socket {
-    web: WebSocket,
+    web: Web,
     session: Session,
     packet: BytesMut,
     welcomed: bool,

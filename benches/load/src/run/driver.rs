@@ -24,6 +24,7 @@ impl Driver {
     ) -> anyhow::Result<Self> {
         let dialect = match dialect {
             Dialect::Session => "session",
+            Dialect::SessionHttp => "session-http",
             Dialect::H2 => "h2",
             Dialect::GrpcWeb => "grpc-web",
         };

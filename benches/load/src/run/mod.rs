@@ -202,6 +202,7 @@ fn machine(bench: &Bench) -> String {
 fn spoken(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Session => "session",
+        Dialect::SessionHttp => "session (HTTP)",
         Dialect::H2 => "gRPC",
         Dialect::GrpcWeb => "gRPC-Web",
     }

@@ -35,7 +35,7 @@ pub(crate) fn answer(edge: &Arc<Edge>, mut request: Request<RequestBody>) -> Res
         Ok(Asked::Who) => StatusCode::OK,
         Ok(Asked::Link(conn)) => {
             // The relaying instance has checked the origin, and is believed what the client is and has.
-            let principal = Principal::of(&edge.settings.upgrade_headers, request.headers());
+            let principal = Principal::of(&edge.settings().upgrade_headers, request.headers());
             let upgraded = hyper::upgrade::on(&mut request);
             let edge_ = Arc::clone(edge);
             edge.drain.tasks.spawn(async move {
@@ -92,7 +92,7 @@ fn client(headers: &HeaderMap) -> Option<ConnInfo> {
 
 /// Brings the carrier to the session that its Hello asks for: one of our own, or none.
 async fn receive(edge: Arc<Edge>, conn: ConnInfo, principal: Principal, mut socket: Socket) {
-    let first = timeout(edge.settings.session.hello_timeout, poll_fn(|cx| socket.poll_read(cx))).await;
+    let first = timeout(edge.settings().session.hello_timeout, poll_fn(|cx| socket.poll_read(cx))).await;
     let Ok(Incoming::Packet(packet)) = first else { return };
     let mut link = Link::new(Carrier::WebSocket(socket), None, &edge.metrics);
     // The client has its place at the instance it came to.

@@ -91,6 +91,7 @@ impl PeerError {
 /// The other instances.
 #[derive(Debug)]
 pub(super) struct Peers {
+    settings: PeerSettings,
     finder: Finder,
     dialer: Arc<Dialer>,
 }
@@ -98,7 +99,13 @@ pub(super) struct Peers {
 impl Peers {
     pub(super) fn new(settings: &PeerSettings) -> Self {
         let dialer = Arc::new(Dialer::new(&settings.client));
-        Self { finder: Finder::new(settings.addresses.clone(), Arc::clone(&dialer)), dialer }
+        let finder = Finder::new(settings.addresses.clone(), Arc::clone(&dialer));
+        Self { settings: settings.clone(), finder, dialer }
+    }
+
+    /// Whether these settings lead to the same instances in the same way.
+    pub(super) fn are(&self, settings: &PeerSettings) -> bool {
+        self.settings.addresses == settings.addresses && self.settings.client == settings.client
     }
 
     /// Brings a carrier to a session of another instance, and relays it until its end. If the session does not go on,

@@ -24,7 +24,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::stream::{Stream, TOGETHER};
 use crate::{
     downstream::{
-        AddressPermit, ConnInfo, Edge, Opening, account, call_gate,
+        AddressPermit, ConnInfo, Edge, Opening, Settings, account, call_gate,
         carrier::{
             ready::{KeyWaker, ReadyList},
             socket::{Broken, Incoming, Socket},
@@ -72,6 +72,8 @@ const SOCKET: u64 = 2 << 32;
 #[derive(Debug)]
 pub(super) struct Driver {
     edge: Arc<Edge>,
+    /// As they were when the socket was opened.
+    settings: Arc<Settings>,
     conn: ConnInfo,
     socket: Socket,
     /// The method of the only call; `None`: many calls, each with its number.
@@ -146,12 +148,14 @@ impl Driver {
         own.wake();
         reader.wake();
         let now = Instant::now();
+        let settings = edge.settings();
         let place = call_gate::socket_place(&edge, &conn);
         let mut driver = Self {
             draining: Some(Box::pin(edge.drain.draining.clone().cancelled_owned())),
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
             timer: Box::pin(tokio::time::sleep_until(now)),
-            greeting: Some(now + edge.settings.session.hello_timeout),
+            greeting: Some(now + settings.session.hello_timeout),
+            settings,
             edge,
             conn,
             socket,

@@ -20,7 +20,7 @@ impl Driver {
     /// A header block: a call begins.
     pub(super) fn open(&mut self, id: u32, block: &[u8]) {
         self.greeting = None;
-        let most = self.edge.settings.limits.max_metadata as usize + BLOCK_ROOM;
+        let most = self.settings.limits.max_metadata as usize + BLOCK_ROOM;
         let headers = match block.len() {
             size if size > most => {
                 let text = format!("a header block of {size} bytes is larger than the limit of {most} bytes");
@@ -49,7 +49,7 @@ impl Driver {
             failure = Some((reason.code, reason.message.clone()));
             self.state = State::Ending(1000, TOO_MANY);
         }
-        let most = self.edge.settings.session.max_streams as usize;
+        let most = self.settings.session.max_streams as usize;
         if self.streams.len() >= most {
             let text = format!("this socket has {most} open calls, which is the limit");
             failure.get_or_insert((Code::RESOURCE_EXHAUSTED, text));

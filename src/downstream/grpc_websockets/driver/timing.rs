@@ -54,7 +54,7 @@ impl Driver {
             return;
         }
         if self.greeting.is_some_and(|at| now >= at) {
-            let text = format!("no header block came within {:?}", self.edge.settings.session.hello_timeout);
+            let text = format!("no header block came within {:?}", self.settings.session.hello_timeout);
             return self.end_socket(1000, "no call", &Outcome::proxy(Code::DEADLINE_EXCEEDED, text));
         }
         if let GoAway::Sent(at) = self.goaway
@@ -90,7 +90,7 @@ impl Driver {
     }
 
     fn ping_interval(&self) -> Duration {
-        let ping = self.edge.settings.session.ping;
+        let ping = self.settings.session.ping;
         if self.paused.is_some() { ping.min(PING_WHILE_PAUSED) } else { ping }
     }
 
@@ -100,7 +100,7 @@ impl Driver {
             (Some(_), None) => self.pinged,
             _ => self.heard,
         };
-        from + 2 * self.edge.settings.session.ping
+        from + 2 * self.settings.session.ping
     }
 
     /// The earliest time at which something may be due.

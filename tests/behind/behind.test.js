@@ -1,0 +1,102 @@
+// Real balancers in front, with the examples of deploy/behind, all times divided by twenty: an idle timeout of 3 s
+// instead of 60, pings every second instead of every 20 s. What is silent for ten idle timeouts lives, because the
+// proxy pings; where it pings too seldom, connections are cut, and sessions go on all the same.
+
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { after, before, describe, test } from "node:test";
+import { scratch, sleep, startServices } from "../rolling/rig.js";
+import * as callers from "./callers.js";
+import { IDLE_MS, certify, edge, haproxy, nginx } from "./rig.js";
+
+const SILENCE_MS = 10 * IDLE_MS;
+const UNAVAILABLE = 14;
+/** A call that hangs is a failure. */
+const timeout = SILENCE_MS + 20_000;
+
+const installed = (command, ...args) => spawnSync(command, args).status === 0;
+
+const BALANCERS = [
+  { name: "nginx", start: nginx, missing: !installed("nginx", "-v") && "nginx is not installed", keepsNative: true },
+  { name: "HAProxy", start: haproxy, missing: !installed("haproxy", "-v") && "haproxy is not installed", keepsNative: false },
+];
+
+// Both balancers, and everything behind them, are silent at the same time.
+describe("behind", { concurrency: true }, () => {
+  let folder, services;
+  before(async () => {
+    folder = scratch();
+    certify(folder.path);
+    services = await startServices();
+  });
+  after(async () => {
+    await services?.stop();
+    folder?.remove();
+  });
+
+  for (const { name, start, missing, keepsNative } of BALANCERS) {
+    describe(name, { skip: missing, concurrency: true }, () => {
+      let lively, drowsy, front, short;
+      before(async () => {
+        lively = await edge(folder.path, `${name}-lively`, { upstream: services.url });
+        drowsy = await edge(folder.path, `${name}-drowsy`, { upstream: services.url, patient: true });
+        front = await start(folder.path, `${name}-front`, lively);
+        short = await start(folder.path, `${name}-short`, drowsy);
+      });
+      after(async () => {
+        for (const each of [front, short, lively, drowsy]) await each?.stop();
+      });
+
+      for (const way of ["session", "streaming", "polling", "improbable", "jsonSocket"]) {
+        test(`a silent stream lives: ${way}`, { timeout }, async () => {
+          const { code, connects = 1 } = await callers[way](front.url, SILENCE_MS);
+          assert.equal(code, 0);
+          assert.equal(connects, 1, "it kept its connection");
+        });
+      }
+
+      test("a silent stream of native gRPC lives where the balancer lets one be silent", { skip: !keepsNative, timeout }, async () => {
+        assert.equal((await callers.native(front.url, SILENCE_MS)).code, 0);
+      });
+
+      test("native gRPC passes", { timeout }, async () => {
+        assert.equal((await callers.native(front.url, 0)).code, 0);
+      });
+
+      for (const way of ["session", "streaming", "polling"]) {
+        test(`pings that come too seldom: connections are cut, and the session goes on: ${way}`, { timeout }, async () => {
+          const resumed = await drowsy.count("bidiway_sessions_resumed");
+          const { code } = await callers[way](short.url, SILENCE_MS);
+          assert.equal(code, 0);
+          assert.ok((await drowsy.count("bidiway_sessions_resumed")) >= resumed + 3, "it was cut, and came back");
+        });
+      }
+
+      test("pings that come too seldom: a session that is not resumed is told so", { timeout }, async () => {
+        await assert.rejects(callers.plain(short.url, SILENCE_MS), ({ code }) => code === UNAVAILABLE);
+      });
+
+      test("a silent server stream over gRPC-Web has no pings: it is cut, and does not look complete", { timeout }, async () => {
+        const { broken, lastedMs, text } = await callers.grpcWebStream(front.url);
+        assert.ok(lastedMs >= IDLE_MS * 0.9, `cut after ${lastedMs} ms`);
+        assert.ok(lastedMs < SILENCE_MS, `cut after ${lastedMs} ms`);
+        assert.ok(broken || !text.includes("grpc-status"), text);
+      });
+
+      test("requests on connections that were idle for about as long as they are kept do not fail", { timeout }, async () => {
+        for (const part of [0.7, 0.9, 0.98, 1, 1.02, 1.1, 1.25, 1.3]) {
+          await callers.grpcWebUnary(front.url);
+          await sleep(IDLE_MS * part);
+        }
+        await callers.grpcWebUnary(front.url);
+      });
+
+      test("pages of listed origins may call, others may not", { timeout }, async () => {
+        for (const origin of ["https://edge.example.com", "https://app.example.com"]) {
+          assert.equal(await callers.upgradeFrom(origin, front.url), 101);
+        }
+        assert.equal(await callers.upgradeFrom("https://evil.example.com", front.url), 403);
+      });
+    });
+  }
+});
