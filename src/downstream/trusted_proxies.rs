@@ -112,11 +112,9 @@ impl TrustedProxies {
             return None;
         }
         let mut client = conn.peer;
-        let mut hops = 0;
-        for entry in entries_from_the_right(headers) {
-            hops += 1;
+        for entry in entries_from_the_right(headers).take(MOST_HOPS) {
             // An entry that cannot be read ends what is known: whoever wrote it is the last that has a name.
-            let Some(address) = entry.and_then(address).filter(|_| hops <= MOST_HOPS) else { break };
+            let Some(address) = entry.and_then(address) else { break };
             client = address;
             if !self.contains(address.ip()) {
                 break;

@@ -74,8 +74,7 @@ fn tell(metrics: &Metrics, resource: Resource, used: u64, most: u64, change: Opt
 pub(super) async fn watch_lag(edge: Weak<Edge>) {
     let mut meter = LagMeter::default();
     loop {
-        // Not tokio's clock, which a test may stop.
-        let before = StdInstant::now();
+        let before = wall_clock();
         tokio::time::sleep(LAG_EVERY).await;
         let lag = before.elapsed().saturating_sub(LAG_EVERY);
         let Some(edge) = edge.upgrade() else { return };
@@ -90,6 +89,15 @@ pub(super) async fn watch_lag(edge: Weak<Edge>) {
             }
         }
     }
+}
+
+/// The true time, however tests treat tokio's.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "lag is measured, and a stopped clock lags by as much as a test says"
+)]
+fn wall_clock() -> StdInstant {
+    StdInstant::now()
 }
 
 /// The process's resident memory, in bytes.
