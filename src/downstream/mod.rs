@@ -24,6 +24,7 @@ mod origin;
 mod overload;
 mod pages;
 mod principal;
+pub mod proxy_protocol;
 mod rate_table;
 mod rejection;
 mod request_kind;

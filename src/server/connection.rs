@@ -29,14 +29,13 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
-use super::{
-    Settings,
-    proxy_protocol::{self, HeaderError},
-};
+use super::Settings;
 use crate::{
-    downstream::{ConnInfo, ConnIo, Edge, Held, Limits, OpenConnection, Strain, Subject, carrier},
+    downstream::{
+        ConnInfo, ConnIo, Edge, Held, Limits, OpenConnection, Strain, Subject, carrier,
+        proxy_protocol::{self, HeaderError, ProxyHeader},
+    },
     telemetry::Metrics,
-    wire::proxy_header::ProxyHeader,
 };
 
 /// How long a connection may take to write its last bytes after the drain's cut.

@@ -7,7 +7,6 @@ mod admin;
 mod connection;
 mod listener;
 mod overload;
-mod proxy_protocol;
 pub mod reload;
 mod settings;
 pub mod tls;

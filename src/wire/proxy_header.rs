@@ -1,7 +1,7 @@
 //! The header by which a proxy below HTTP says for whom it connects: the PROXY protocol of HAProxy, versions 1 and 2
 //! (`doc/proxy-protocol.txt` of HAProxy 3).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// What version 2 begins with.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";

@@ -4,11 +4,12 @@ use std::io;
 
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-use crate::wire::proxy_header::{self, MAX_HEADER, ProxyHeader, ProxyHeaderError};
+pub use crate::wire::proxy_header::ProxyHeader;
+use crate::wire::proxy_header::{self, MAX_HEADER, ProxyHeaderError};
 
 /// Why a connection has no header.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HeaderError {
+pub enum HeaderError {
     /// It ended, or broke.
     #[error("the connection ended within its PROXY header: {0}")]
     Io(#[from] io::Error),
@@ -19,7 +20,7 @@ pub(super) enum HeaderError {
 
 /// The header of a connection. What stands behind it stays in the socket: the kernel is asked what there is, and only
 /// what belongs to the header is taken.
-pub(super) async fn read(socket: &mut TcpStream) -> Result<ProxyHeader, HeaderError> {
+pub async fn read(socket: &mut TcpStream) -> Result<ProxyHeader, HeaderError> {
     let mut header = Vec::new();
     let mut there = vec![0; MAX_HEADER];
     loop {
