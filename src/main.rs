@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use bidiway::{
-    config::{self, Config},
+    config::{self, Config, Question},
     demo::{Demo, Options},
     schema::Descriptors,
     server::{
@@ -76,11 +76,13 @@ Examples:
 SIGTERM or SIGINT drains: open calls may finish until the drain deadline. A second signal ends them at once.
 SIGHUP reads the configuration and all files that it names again; so does a change of any of them.")]
     Serve(ServeArgs),
-    /// Check a configuration file, and the certificates that it names; bind nothing.
-    Check {
-        /// The file.
-        file: PathBuf,
-    },
+    /// Check a configuration file, and the certificates that it names; bind nothing. Or show which route a call takes.
+    #[command(after_help = "\
+Examples:
+  bidiway check bidiway.yaml
+  bidiway check bidiway.yaml --method /chat.v1.Chat/Talk
+  bidiway check bidiway.yaml --method /chat.v1.Chat/Talk --host app.example.com --metadata x-canary=1")]
+    Check(CheckArgs),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema,
     /// Show services, methods and messages of a running gRPC server or of a file.
@@ -94,6 +96,21 @@ Examples:
     Describe(DescribeArgs),
     /// Run gRPC services, the proxy before them, and a page to play with.
     Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The file.
+    file: PathBuf,
+    /// Show which route calls of this method take, and why.
+    #[arg(long, value_name = "/PACKAGE.SERVICE/METHOD")]
+    method: Option<String>,
+    /// With --method: the host under which the client reaches the proxy. Left out: one that no route names.
+    #[arg(long, value_name = "HOST", requires = "method")]
+    host: Option<String>,
+    /// With --method: an entry of the call's metadata. May be repeated.
+    #[arg(long, value_name = "NAME=VALUE", requires = "method")]
+    metadata: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -195,17 +212,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
-        Command::Check { file } => {
-            let settings = load(&file, &mut Files::default())?.settings;
-            println!(
-                "{} is valid: listeners {}, upstreams {}, routes {}",
-                file.display(),
-                settings.listeners.len(),
-                settings.upstreams.len(),
-                settings.downstream.routes.len()
-            );
-            Ok(())
-        }
+        Command::Check(args) => check(args),
         Command::Schema => {
             print!("{}", config::schema());
             Ok(())
@@ -222,6 +229,25 @@ fn load(file: &Path, files: &mut Files) -> Result<Config, Failure> {
         let problems = if count == 1 { "problem" } else { "problems" };
         Failure::Usage(format!("{error}\n{count} {problems}; see docs/configuration.md"))
     })
+}
+
+fn check(args: CheckArgs) -> Result<(), Failure> {
+    let CheckArgs { file, method, host, metadata } = args;
+    let config = load(&file, &mut Files::default())?;
+    if let Some(method) = method {
+        let text = config.explain(&Question { method, host, metadata });
+        print!("{}", text.map_err(|error| Failure::Usage(format!("error: {error}")))?);
+        return Ok(());
+    }
+    let settings = config.settings;
+    println!(
+        "{} is valid: listeners {}, upstreams {}, routes {}",
+        file.display(),
+        settings.listeners.len(),
+        settings.upstreams.len(),
+        settings.downstream.routes.len()
+    );
+    Ok(())
 }
 
 fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {

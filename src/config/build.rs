@@ -2,6 +2,7 @@
 
 mod limits;
 mod listeners;
+mod metadata_rules;
 mod peers;
 mod routes;
 mod schemas;
@@ -21,6 +22,7 @@ use crate::{
     server::{self, reload::Files},
     telemetry::log::check_filter,
 };
+use routes::Around;
 
 /// Open connections of the process.
 const MAX_CONNECTIONS: u32 = 50_000;
@@ -36,7 +38,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
         b.upgrade_headers(file.upgrade_headers.as_deref().unwrap_or_default(), file.origins.as_deref());
-    let hosts = b.hosts(file.hosts.as_deref());
+    let hosts = b.own_hosts(file.hosts.as_deref());
     let trusted_proxies = b.trusted_proxies(file.trusted_proxies.as_deref(), &file.listeners.0);
     let overload = b.overload(file.overload.as_ref());
     let limits = downstream::Limits { overload, ..b.limits(file.limits.as_ref()) };
@@ -44,8 +46,14 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     let peers = b.peers(&file);
     let upstreams = b.upstreams(&file.upstreams);
     let schemas = b.schemas(&file.upstreams);
-    let routes =
-        b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &file.upstreams, limits.max_message);
+    let around = Around {
+        upstreams: &file.upstreams,
+        origins: file.origins.as_deref(),
+        upgrade_headers: &upgrade_headers,
+        max_message: limits.max_message,
+    };
+    let routes = b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &around);
+    let prefix = b.prefix(file.prefix.as_ref());
     if let Some(level) = file.log.as_ref().and_then(|log| log.level.as_ref())
         && let Err(error) = check_filter(&level.value)
     {
@@ -60,6 +68,11 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     {
         b.problems.add(admin.at, format!("{} is a listener's address already; choose another", admin.value));
     }
+    let (route_lines, routes): (Vec<_>, Vec<_>) = routes?.into_iter().unzip();
+    let mut cookies: Vec<_> =
+        routes.iter().flat_map(|route| &route.cookies).map(|(cookie, _)| cookie.clone()).collect();
+    cookies.sort();
+    cookies.dedup();
     let downstream = downstream::Settings {
         origins: origins?,
         hosts,
@@ -69,7 +82,9 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         upgrade_headers,
         limits,
         session,
-        routes: routes?,
+        cookies,
+        prefix,
+        routes,
         schema_endpoint: file.schema_endpoint.unwrap_or_default(),
         ..Default::default()
     };
@@ -86,6 +101,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
             upstreams: upstreams?,
             schemas: schemas?,
         },
+        route_lines,
         log: LogSettings {
             format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),
             filter: log.and_then(|log| log.level).map_or_else(|| "info".into(), |level| level.value),
@@ -134,7 +150,7 @@ impl Builder<'_> {
 }
 
 /// A number of bytes in its largest whole unit.
-fn bytes(number: u64) -> String {
+pub(super) fn bytes(number: u64) -> String {
     [("GiB", 30), ("MiB", 20), ("KiB", 10)]
         .into_iter()
         .find(|(_, shift)| number >= 1 << shift && number.is_multiple_of(1 << shift))

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     schema::FieldNames,
     server::tls::{ClientAuth, MinVersion},
-    telemetry::log::Format,
+    telemetry::{Dialect, log::Format},
 };
 
 /// A part of a whole, from 0 to 1.
@@ -48,6 +48,61 @@ impl JsonSchema for Share {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "number", "minimum": 0, "maximum": 1 })
+    }
+}
+
+/// A part of the calls, in proportion to others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weight(pub(super) u32);
+
+/// Sums of weights stay far below what 64 bits hold, and a typing error does not starve all others.
+const LARGEST_WEIGHT: u32 = 1_000_000;
+
+impl Read for Weight {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match node.value {
+            Value::Int(weight) if (0..=LARGEST_WEIGHT.into()).contains(&weight) => Some(Self(weight as u32)),
+            _ => {
+                let found = node.value.describe();
+                problems.add(
+                    node.at,
+                    format!("expected a weight from 0 to {LARGEST_WEIGHT}, such as 95, found {found}"),
+                );
+                None
+            }
+        }
+    }
+}
+
+impl JsonSchema for Weight {
+    fn schema_name() -> Cow<'static, str> {
+        "Weight".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 0, "maximum": LARGEST_WEIGHT })
+    }
+}
+
+/// A dialect, with all of its forms.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DialectWord(pub(super) &'static [Dialect]);
+
+pub(super) const DIALECTS: [(&str, DialectWord); 5] = [
+    ("session", DialectWord(&[Dialect::Session])),
+    ("grpc-web", DialectWord(&[Dialect::GrpcWeb, Dialect::GrpcWebText])),
+    ("grpc", DialectWord(&[Dialect::Grpc])),
+    ("grpc-websockets", DialectWord(&[Dialect::GrpcWebSockets, Dialect::GrpcWebSocketsMultiplex])),
+    ("json", DialectWord(&[Dialect::JsonHttp, Dialect::JsonSocket])),
+];
+
+impl Read for DialectWord {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &DIALECTS)
     }
 }
 

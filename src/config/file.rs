@@ -12,7 +12,7 @@ pub(super) use limits::{CallLimits, DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, Listener, ListenerTls};
 pub(super) use overload::Overload;
 pub(super) use peers::{PeerTls, Peers};
-pub(super) use routes::{Json, LogMessages, Route};
+pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
 pub(super) use upstreams::{SchemaFiles, SchemaReflection, Upstream, UpstreamTls};
 
 use schemars::{
@@ -51,7 +51,9 @@ section! { "the file"
         /// The gRPC services, by a name of your choice. At least one.
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
-        routes: Option<AtLeastOne<Route>>,
+        routes: Option<AtLeastOne<At<Route>>>,
+        /// What the paths of requests may begin with, where a proxy in front leaves it there: `/api`. Default: nothing.
+        prefix: Option<At<String>>,
         /// What clients may use.
         limits: Option<Limits>,
         /// When new work is refused, so that what runs can go on.

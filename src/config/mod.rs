@@ -6,6 +6,7 @@
 mod build;
 mod choice;
 mod duration;
+mod explanation;
 mod file;
 mod node;
 mod pattern;
@@ -14,6 +15,7 @@ mod read;
 mod size;
 
 pub use duration::Duration;
+pub use explanation::Question;
 pub use problem::ConfigError;
 pub use size::Size;
 
@@ -43,6 +45,8 @@ pub struct Config {
     pub log: LogSettings,
     /// How often the file and all that it names are looked at for changes; `None`: only when somebody asks.
     pub reload: Option<std::time::Duration>,
+    /// The lines in which the routes of `settings` stand; 0: the file says nothing of them.
+    pub route_lines: Vec<u64>,
 }
 
 /// The log's settings.

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{ConnInfo, Edge, Route, call_gate, message_log, trusted_proxies, upgrade_headers};
+use super::{
+    Asked, ConnInfo, Edge, Plan, Route, call_gate, cookies, message_log, trusted_proxies, upgrade_headers,
+};
 use crate::{
     telemetry::{CallRecord, Dialect},
     upstream::Request,
@@ -47,11 +49,21 @@ pub(crate) struct Admitted {
 ///
 /// `metadata` that the proxy adds for the service: `x-forwarded-for` and `x-forwarded-proto`. What a client says under
 /// these and like names is dropped, unless the client is a trusted proxy.
-pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
-    let mut record = account(edge, &opening);
-    let conn = opening.conn;
-    let admitted = call_gate::enter(edge, conn).and_then(|places| {
-        let (route, request) = prepare(edge, opening)?;
+pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
+    // Before anything of the call is looked at, and told when its route is known.
+    let places = call_gate::enter(edge, opening.conn);
+    let timeout = opening.timeout();
+    // Routes look at what is metadata, and at nothing else.
+    metadata::filter_request(&mut opening.metadata);
+    let plan = edge.plan();
+    if !(opening.conn.by_proxy && opening.dialect.has_headers()) {
+        trusted_proxies::drop_claims(&mut opening.metadata);
+    }
+    upgrade_headers::add(opening.upgrade_headers, &plan.settings, &mut opening.metadata);
+    let route = plan.routes.find(&opening.asked());
+    let mut record = record(&plan, route, &opening);
+    let admitted = places.and_then(|places| {
+        let (route, request) = prepare(&plan, route, opening, timeout)?;
         // Nobody's name is verified yet.
         record.hold(places.go_on(edge, &route, None)?);
         Ok((route, request))
@@ -70,39 +82,58 @@ pub(crate) fn admit(edge: &Edge, opening: Opening<'_>) -> Result<Admitted, Box<O
 
 /// Opens the account of a call that a dialect refuses by itself, or that is about to be admitted.
 pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
-    let routes = edge.routes();
-    let metrics = match routes.find(opening.path) {
+    let plan = edge.plan();
+    record(&plan, plan.routes.find(&opening.asked()), opening)
+}
+
+fn record(plan: &Plan, route: Option<&Arc<Route>>, opening: &Opening<'_>) -> CallRecord {
+    let metrics = match route {
         Some(route) => route.metrics(opening.dialect),
-        None => routes.unrouted(opening.dialect),
+        None => plan.routes.unrouted(opening.dialect),
     };
     CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned())
 }
 
-fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), Box<Outcome>> {
-    let Opening { dialect, conn, session, path, mut metadata, upgrade_headers: picked, timeout } = opening;
+impl Opening<'_> {
+    fn asked(&self) -> Asked<'_> {
+        Asked { host: self.conn.host.as_deref(), path: self.path, metadata: &self.metadata }
+    }
+
+    fn timeout(&self) -> Result<Option<Duration>, Box<Outcome>> {
+        match self.timeout {
+            Some(timeout) => Ok(Some(timeout)),
+            None => header_timeout(&self.metadata),
+        }
+    }
+}
+
+fn prepare(
+    plan: &Plan,
+    route: Option<&Arc<Route>>,
+    opening: Opening<'_>,
+    timeout: Result<Option<Duration>, Box<Outcome>>,
+) -> Result<(Arc<Route>, Request), Box<Outcome>> {
+    let Opening { dialect, conn, session, path, mut metadata, upgrade_headers: picked, .. } = opening;
     // A session has held its metadata against the limit itself, before base64 made it longer.
-    let limit = if session.is_some() { usize::MAX } else { edge.settings().limits.max_metadata as usize };
-    let routes = edge.routes();
-    let Some(route) = routes.find(path) else {
+    let limit = if session.is_some() { usize::MAX } else { plan.settings.limits.max_metadata as usize };
+    let Some(route) = route else {
         return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };
     let Ok(path) = PathAndQuery::try_from(path) else {
         return Err(refusal(Code::UNIMPLEMENTED, no_route(path)));
     };
-
-    let timeout = match timeout {
-        Some(timeout) => Some(timeout),
-        None => header_timeout(&metadata)?,
-    };
-    metadata::filter_request(&mut metadata);
-    upgrade_headers::add(picked, &mut metadata);
+    if !route.speaks(dialect) {
+        return Err(refusal(Code::UNIMPLEMENTED, other_dialect(route, dialect)));
+    }
+    let timeout = timeout?;
     let size = metadata::size(&metadata);
     if size > limit {
         let message = format!("the call's metadata has {size} bytes, more than the limit of {limit} bytes");
         return Err(refusal(Code::RESOURCE_EXHAUSTED, message));
     }
-    let by_proxy = conn.by_proxy && dialect.has_headers();
-    trusted_proxies::tell(&mut metadata, conn, by_proxy);
+    trusted_proxies::tell(&mut metadata, conn);
+    cookies::add(&route.settings.cookies, picked, &mut metadata);
+    route.settings.request_metadata.apply(&mut metadata);
 
     let timeout = match (timeout, route.settings.timeout) {
         (Some(asked), Some(allowed)) => Some(asked.min(allowed)),
@@ -111,7 +142,8 @@ fn prepare(edge: &Edge, opening: Opening<'_>) -> Result<(Arc<Route>, Request), B
     // A deadline past the end of time is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let content_type = HeaderValue::from_static("application/grpc");
-    Ok((Arc::clone(route), Request { path, content_type, metadata, deadline, tap: None }))
+    let response_rules = route.settings.response_metadata.clone();
+    Ok((Arc::clone(route), Request { path, content_type, metadata, deadline, tap: None, response_rules }))
 }
 
 fn refusal(code: Code, message: impl Into<String>) -> Box<Outcome> {
@@ -132,4 +164,11 @@ fn no_route(path: &str) -> String {
         Some(_) => format!("no route serves {shown}"),
         None => format!("{shown:?} is no gRPC method; its path has the form /package.Service/Method"),
     }
+}
+
+/// What a client reads whose dialect a route does not take. It is how the client speaks that is refused, and not who
+/// he is: so UNIMPLEMENTED, the code of methods that are not offered, and not PERMISSION_DENIED.
+fn other_dialect(route: &Route, dialect: Dialect) -> String {
+    let allowed: Vec<_> = route.settings.dialects.iter().map(|dialect| dialect.as_str()).collect();
+    format!("this method is not offered over {}, only over {}", dialect.as_str(), allowed.join(", "))
 }

@@ -19,8 +19,9 @@ use super::{
     exchange::{self, HttpDialect},
     guard,
     json::{self, JsonForm},
+    linger::{HeardOut, hear_out},
     overload::Lag,
-    pages,
+    pages, prefix,
     schema_pages::public_schema_router,
 };
 use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
@@ -39,6 +40,8 @@ pub struct ConnInfo {
     pub(crate) by_proxy: bool,
     /// Counts the calls that the client gives up.
     pub(crate) brake: Option<Arc<CancelBrake>>,
+    /// The host that the request names; `None` also where no route asks for one.
+    pub(crate) host: Option<Arc<str>>,
 }
 
 impl ConnInfo {
@@ -46,7 +49,7 @@ impl ConnInfo {
     pub fn new(peer: SocketAddr, tls: bool) -> Self {
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
         let forwarded_for = address.expect("an address is printable ASCII");
-        Self { peer, tls, forwarded_for, by_proxy: false, brake: None }
+        Self { peer, tls, forwarded_for, by_proxy: false, brake: None, host: None }
     }
 
     /// Completes when the client has given too many calls up. For one task.
@@ -153,16 +156,27 @@ impl Edge {
     }
 
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.
-    pub async fn handle(self: Arc<Self>, request: Request<Incoming>, conn: ConnInfo) -> Response<Body> {
-        let (head, body) = request.into_parts();
+    pub async fn handle(self: Arc<Self>, request: Request<Incoming>, mut conn: ConnInfo) -> Response<Body> {
+        let (mut head, body) = request.into_parts();
+        {
+            let plan = self.plan();
+            if let Some(prefix) = &plan.settings.prefix {
+                prefix::strip(prefix, &mut head.uri);
+            }
+            conn.host = plan.routes.host_of(&head).map(Into::into);
+        }
         let kind = RequestKind::of(&head);
         let version = head.version;
         let conn = self.settings().trusted_proxies.client(&conn, &head.headers).unwrap_or(conn);
         let cors = match guard::check(&self, &head, &conn) {
             Ok(cors) => cors,
-            Err(rejection) => return self.reject(rejection, &kind, version),
+            Err(rejection) => {
+                hear_out(&self.drain, body);
+                return self.reject(rejection, &kind, version);
+            }
         };
         if let Err(rejection) = Self::check_form(&kind, &head) {
+            hear_out(&self.drain, body);
             let mut response = self.reject(rejection, &kind, version);
             cors.write_to(response.headers_mut());
             return response;
@@ -197,16 +211,16 @@ impl Edge {
                     .unwrap_or_else(|rejection| self.reject(rejection, &kind, version))
             }
             RequestKind::Page => {
-                // Who posts something to a method means a call; and a page may be there all the same.
-                let is_call = head.method == Method::POST && self.routes().find(head.uri.path()).is_some();
+                let refusal = self.no_call(&head, &conn);
                 let (json, version) = (RequestKind::Json(JsonForm::default()), head.version);
-                let content_type = head.headers.get(CONTENT_TYPE).cloned();
-                let mut request = Request::from_parts(head, Body::new(body));
+                let body = Body::new(HeardOut::new(&self.drain, body));
+                let mut request = Request::from_parts(head, body);
                 request.extensions_mut().insert(conn);
                 match self.plan().pages.clone().oneshot(request).await {
-                    Ok(response) if is_call && matches!(response.status().as_u16(), 404 | 405) => {
-                        self.reject(Rejection::content_type(content_type.as_ref()), &json, version)
-                    }
+                    Ok(response) if matches!(response.status().as_u16(), 404 | 405) => match refusal {
+                        Some(rejection) => self.reject(rejection, &json, version),
+                        None => response,
+                    },
                     Ok(response) => response,
                     Err(never) => match never {},
                 }
@@ -225,6 +239,19 @@ impl Edge {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Why a request for a page is no call, if it is for a method of a route and looks like a call: it posts something,
+    /// or it has JSON. (A page may be there all the same.)
+    fn no_call(&self, head: &Parts, conn: &ConnInfo) -> Option<Rejection> {
+        let rejection = match (&head.method, JsonForm::of(head)) {
+            (&Method::POST, _) => Rejection::content_type(head.headers.get(CONTENT_TYPE)),
+            (_, Some(_)) => Rejection::method(),
+            (_, None) => return None,
+        };
+        let routes = self.routes();
+        let mut routes = routes.candidates(conn.host.as_deref(), head.uri.path());
+        routes.next().map(|_| rejection)
     }
 
     fn reject(&self, rejection: Rejection, kind: &RequestKind, version: Version) -> Response<Body> {

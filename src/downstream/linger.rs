@@ -1,10 +1,14 @@
 //! Hears a client out after it has been answered.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::Version;
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
@@ -54,4 +58,60 @@ where
             () = cut.cancelled() => {}
         }
     });
+}
+
+/// A request's body for somebody who may leave it unread: then it is heard out.
+pub(crate) struct HeardOut<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    /// `None` when it is dropped.
+    body: Option<B>,
+    drain: Drain,
+}
+
+impl<B> HeardOut<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    pub(crate) fn new(drain: &Drain, body: B) -> Self {
+        Self { body: Some(body), drain: drain.clone() }
+    }
+}
+
+impl<B> Body for HeardOut<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+    }
+}
+
+impl<B> Drop for HeardOut<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            hear_out(&self.drain, body);
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod call_gate;
 mod cancel_brake;
 pub mod carrier;
 mod conn_io;
+mod cookies;
 mod cors;
 mod drain;
 mod edge;
@@ -23,6 +24,7 @@ mod message_meter;
 mod origin;
 mod overload;
 mod pages;
+mod prefix;
 mod principal;
 pub mod proxy_protocol;
 mod rate_table;
@@ -54,7 +56,10 @@ pub(crate) use principal::Principal;
 pub use rate_table::{Rate, RateTable};
 pub(crate) use rejection::Rejection;
 pub(crate) use request_kind::RequestKind;
-pub use route::{Route, RouteSettings, Routes, ServicePattern};
+pub use route::{
+    Asked, Conflict, HostPattern, MetadataCondition, Route, RouteSettings, Routes, ServicePattern,
+    Specificity, ValuePattern, conflicts, normal,
+};
 pub use route_limits::RouteLimits;
 pub use schema_pages::schema_router;
 pub use settings::{Limits, SessionSettings, Settings};

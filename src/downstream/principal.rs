@@ -3,11 +3,11 @@
 use std::fmt;
 
 use http::{
-    HeaderMap, HeaderName,
+    HeaderMap,
     header::{HeaderValue, ORIGIN},
 };
 
-use super::{origin, upgrade_headers};
+use super::{Settings, origin, upgrade_headers};
 
 /// What a session is bound to: a carrier may take a session over only if its principal equals the session's. It is
 /// known before the first packet, and all of it is checked by somebody else: the guard (origin), the services
@@ -22,9 +22,9 @@ pub(crate) struct Principal {
 }
 
 impl Principal {
-    /// Of a request that the guard has passed. `names`: the configured upgrade headers.
-    pub(crate) fn of(names: &[HeaderName], headers: &HeaderMap) -> Self {
-        Self { origin: origin_of(headers), upgrade_headers: upgrade_headers::pick(names, headers) }
+    /// Of a request that the guard has passed. The settings say which of its headers count.
+    pub(crate) fn of(settings: &Settings, headers: &HeaderMap) -> Self {
+        Self { origin: origin_of(headers), upgrade_headers: upgrade_headers::pick(settings, headers) }
     }
 
     /// As headers from which [`Principal::of`] makes the same principal in another instance.
@@ -62,14 +62,18 @@ impl fmt::Debug for Principal {
 
 #[cfg(test)]
 mod tests {
-    use http::header::COOKIE;
+    use http::{HeaderName, header::COOKIE};
 
     use super::*;
+
+    fn naming(upgrade_headers: &[HeaderName]) -> Settings {
+        Settings { upgrade_headers: upgrade_headers.to_vec(), ..Settings::default() }
+    }
 
     fn principal(origin: &str, cookie: &str) -> Principal {
         let headers =
             [(ORIGIN, origin.parse().unwrap()), (COOKIE, cookie.parse().unwrap())].into_iter().collect();
-        Principal::of(&[COOKIE], &headers)
+        Principal::of(&naming(&[COOKIE]), &headers)
     }
 
     #[test]
@@ -78,14 +82,17 @@ mod tests {
         assert_eq!(ada, principal("HTTPS://App.Example:443", "user=ada"));
         assert_ne!(ada, principal("https://evil.example", "user=ada"));
         assert_ne!(ada, principal("http://app.example", "user=ada"));
-        assert_ne!(ada, Principal::of(&[COOKIE], &HeaderMap::new()));
+        assert_ne!(ada, Principal::of(&naming(&[COOKIE]), &HeaderMap::new()));
     }
 
     #[test]
     fn other_credentials_are_another_principal_where_they_are_passed_on() {
         assert_ne!(principal("https://a.b", "user=ada"), principal("https://a.b", "user=eve"));
         let of = |cookie: &str| {
-            Principal::of(&[], &[(COOKIE, cookie.parse().unwrap())].into_iter().collect::<HeaderMap>())
+            Principal::of(
+                &naming(&[]),
+                &[(COOKIE, cookie.parse().unwrap())].into_iter().collect::<HeaderMap>(),
+            )
         };
         assert_eq!(of("user=ada"), of("user=eve"), "not configured, so nobody relies on them");
     }
@@ -99,11 +106,11 @@ mod tests {
             headers.append("x-user", value.parse().unwrap());
         }
         let names = [COOKIE, HeaderName::from_static("x-user")];
-        let ada = Principal::of(&names, &headers);
+        let ada = Principal::of(&naming(&names), &headers);
         let mut written = HeaderMap::new();
         ada.write_to(&mut written);
-        assert_eq!(Principal::of(&names, &written), ada);
-        assert_ne!(Principal::of(&[], &written), ada);
+        assert_eq!(Principal::of(&naming(&names), &written), ada);
+        assert_ne!(Principal::of(&naming(&[]), &written), ada);
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Pages {
         let mut services = schema.services().await?;
         if let Some(routes) = &self.routes {
             services.retain(|service| {
-                routes.of_service(service).any(|route| route.settings.upstream == schema.name())
+                routes.of_service(service).any(|route| route.settings.main_upstream() == schema.name())
             });
         }
         Ok(services)
@@ -126,7 +126,7 @@ impl Pages {
         let mut last = None;
         for schema in self.schemas.values() {
             if let Some(routes) = &self.routes
-                && !routes.of_service(service).any(|route| route.settings.upstream == schema.name())
+                && !routes.of_service(service).any(|route| route.settings.main_upstream() == schema.name())
             {
                 continue;
             }

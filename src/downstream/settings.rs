@@ -29,6 +29,12 @@ pub struct Settings {
     /// request that opened a WebSocket, for every call on it, and `cookie` of any request. None. With `cookie`,
     /// `origins` must not allow any origin: whatever page calls, its visitor's cookies go along.
     pub upgrade_headers: Vec<http::HeaderName>,
+    /// The names of the cookies that routes turn into metadata. As with `cookie` in `upgrade_headers`, `origins` must
+    /// then not allow any origin.
+    pub cookies: Vec<String>,
+    /// What the paths of all requests may begin with, besides nothing: `/api`. It is taken off, and the rest is served
+    /// as if it had never been there.
+    pub prefix: Option<String>,
     /// Where calls go.
     pub routes: Vec<RouteSettings>,
     /// Whether `/bidiway/schema` serves the schemas of what routes serve.

@@ -173,13 +173,15 @@ const CLAIMS: [HeaderName; 5] = [
     HeaderName::from_static("x-forwarded-ssl"),
 ];
 
-/// Tells the service who the client is. `by_proxy`: a trusted proxy wrote this metadata, so what it claims stays.
-pub(crate) fn tell(metadata: &mut HeaderMap, conn: &ConnInfo, by_proxy: bool) {
-    if !by_proxy {
-        for name in &CLAIMS {
-            metadata.remove(name);
-        }
+/// Drops what somebody claims that is no trusted proxy.
+pub(crate) fn drop_claims(metadata: &mut HeaderMap) {
+    for name in &CLAIMS {
+        metadata.remove(name);
     }
+}
+
+/// Tells the service who the client is.
+pub(crate) fn tell(metadata: &mut HeaderMap, conn: &ConnInfo) {
     metadata.insert(FORWARDED_FOR, conn.forwarded_for.clone());
     let scheme = if conn.tls { "https" } else { "http" };
     metadata.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
@@ -306,12 +308,10 @@ mod tests {
         ];
         let conn = ConnInfo::new("192.0.2.7:5000".parse().unwrap(), false);
         let mut metadata = headers(&claims);
-        tell(&mut metadata, &conn, false);
+        drop_claims(&mut metadata);
+        tell(&mut metadata, &conn);
         let expected =
             headers(&[("x-forwarded-for", "192.0.2.7"), ("x-forwarded-proto", "http"), ("x-other", "stays")]);
         assert_eq!(metadata, expected);
-        let mut by_proxy = headers(&claims);
-        tell(&mut by_proxy, &conn, true);
-        assert_eq!(by_proxy["x-real-ip"], "203.0.113.9");
     }
 }

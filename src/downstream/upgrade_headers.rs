@@ -1,13 +1,21 @@
 //! Headers of HTTP requests that become metadata because the configuration says so.
 
 use bytes::{BufMut as _, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, header::COOKIE};
+use http::{HeaderMap, HeaderValue, header::COOKIE};
+
+use super::{Settings, cookies};
 
 /// Those of `headers` that are named, in gRPC's form: one `cookie` entry, however many a client cut it into
-/// (RFC 9113, section 8.2.3).
-pub(crate) fn pick(names: &[HeaderName], headers: &HeaderMap) -> HeaderMap {
+/// (RFC 9113, section 8.2.3). Where `cookie` is not named, it is there all the same, with the cookies that routes look
+/// for; [`add`] leaves it out.
+pub(crate) fn pick(settings: &Settings, headers: &HeaderMap) -> HeaderMap {
     let mut picked = HeaderMap::new();
-    for name in names {
+    if !settings.cookies.is_empty()
+        && let Some(cookies) = cookies::named(&settings.cookies, headers)
+    {
+        picked.insert(COOKIE, cookies);
+    }
+    for name in &settings.upgrade_headers {
         if name == COOKIE {
             if let Some(cookie) = joined(headers) {
                 picked.insert(COOKIE, cookie);
@@ -23,8 +31,8 @@ pub(crate) fn pick(names: &[HeaderName], headers: &HeaderMap) -> HeaderMap {
 
 /// Adds them to a call's metadata, in place of what the client says under the same names: a page can write any
 /// metadata, but not its cookies, nor what a proxy before this one has put into the upgrade.
-pub(crate) fn add(picked: &HeaderMap, metadata: &mut HeaderMap) {
-    for name in picked.keys() {
+pub(crate) fn add(picked: &HeaderMap, settings: &Settings, metadata: &mut HeaderMap) {
+    for name in picked.keys().filter(|name| settings.upgrade_headers.contains(name)) {
         metadata.remove(name);
         for value in picked.get_all(name) {
             metadata.append(name, value.clone());
@@ -50,7 +58,13 @@ fn joined(headers: &HeaderMap) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
+
+    fn naming(upgrade_headers: &[HeaderName]) -> Settings {
+        Settings { upgrade_headers: upgrade_headers.to_vec(), ..Settings::default() }
+    }
 
     #[test]
     fn only_what_is_named_is_picked_and_cookies_become_one() {
@@ -59,13 +73,28 @@ mod tests {
         headers.append(COOKIE, HeaderValue::from_static("b=2"));
         headers.append("x-user", HeaderValue::from_static("ada"));
         headers.append("x-other", HeaderValue::from_static("no"));
-        let picked =
-            pick(&[COOKIE, HeaderName::from_static("x-user"), HeaderName::from_static("x-none")], &headers);
+        let names = [COOKIE, HeaderName::from_static("x-user"), HeaderName::from_static("x-none")];
+        let picked = pick(&naming(&names), &headers);
         assert_eq!(
             (picked.len(), &picked["cookie"], &picked["x-user"]),
             (2, &"a=1; b=2".parse().unwrap(), &"ada".parse().unwrap())
         );
-        assert!(pick(&[], &headers).is_empty());
+        assert!(pick(&naming(&[]), &headers).is_empty());
+    }
+
+    #[test]
+    fn a_cookie_that_only_routes_look_for_is_picked_alone_and_not_added() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, HeaderValue::from_static("a=1; session=s-1"));
+        let settings = Settings { cookies: vec!["session".into()], ..Settings::default() };
+        let picked = pick(&settings, &headers);
+        assert_eq!(picked["cookie"], "session=s-1");
+        let mut metadata = HeaderMap::new();
+        add(&picked, &settings, &mut metadata);
+        assert!(metadata.is_empty(), "{metadata:?}");
+
+        let both = Settings { upgrade_headers: vec![COOKIE], ..settings };
+        assert_eq!(pick(&both, &headers)["cookie"], "a=1; session=s-1");
     }
 
     #[test]
@@ -76,7 +105,7 @@ mod tests {
         metadata.append("x-user", HeaderValue::from_static("eve"));
         metadata.append("x-user", HeaderValue::from_static("mallory"));
         metadata.append("x-page", HeaderValue::from_static("stays"));
-        add(&picked, &mut metadata);
+        add(&picked, &naming(&[HeaderName::from_static("x-user")]), &mut metadata);
         assert_eq!(metadata.get_all("x-user").iter().collect::<Vec<_>>(), ["ada"]);
         assert_eq!(metadata["x-page"], "stays");
     }

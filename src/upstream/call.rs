@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     telemetry::{Counted, NoRetry, Retry},
-    wire::{Code, Outcome},
+    wire::{Code, Origin, Outcome, metadata_rules::MetadataRules},
 };
 
 /// How much of a foreign body goes into a status message, in bytes.
@@ -41,6 +41,8 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Sees what passes.
     pub tap: Option<Tap>,
+    /// What becomes of the response's metadata.
+    pub response_rules: Option<Arc<MetadataRules>>,
 }
 
 /// What comes back from upstream, in this order: at most one `Headers`, any number of `Data`, one `End`.
@@ -80,11 +82,13 @@ impl Call {
         };
         pool.budget().call();
         let tap = request.tap.take();
+        let rules = request.response_rules.take();
         let lane = Lane::new(request);
         pool.place(lane.clone());
         let mut call = Self::over(lane, Some((pool.clone(), counted)), Lifetime::new(deadline, settings));
         call.sender.tap.clone_from(&tap);
         call.receiver.tap = tap;
+        call.receiver.rules = rules;
         call
     }
 
@@ -100,6 +104,8 @@ impl Call {
                 held: 0,
                 tap: None,
                 lifetime,
+                rules: None,
+                headers_ruled: false,
             },
         }
     }
@@ -200,6 +206,9 @@ pub struct CallReceiver {
     held: usize,
     tap: Option<Tap>,
     lifetime: Option<Lifetime>,
+    rules: Option<Arc<MetadataRules>>,
+    /// Headers have come, so the rules' additions are told.
+    headers_ruled: bool,
 }
 
 /// How far the response is.
@@ -247,7 +256,21 @@ struct NotGrpc {
 impl CallReceiver {
     /// See [`Call::poll_receive`].
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
-        let received = self.receive(cx);
+        let mut received = self.receive(cx);
+        if let (Poll::Ready(received), Some(rules)) = (&mut received, &self.rules) {
+            match received {
+                Received::Headers(headers) => {
+                    rules.apply(headers);
+                    self.headers_ruled = true;
+                }
+                Received::End(outcome) if self.headers_ruled || outcome.origin != Origin::Upstream => {
+                    rules.take(&mut outcome.trailers);
+                }
+                // Trailers-only: nothing else has the service's metadata.
+                Received::End(outcome) => rules.apply(&mut outcome.trailers),
+                Received::Data(_) => {}
+            }
+        }
         if let (Poll::Ready(received), Some(tap)) = (&received, &self.tap)
             && !tap.down(received)
         {

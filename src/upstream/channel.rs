@@ -43,8 +43,14 @@ impl Service<Request<tonic::body::Body>> for Channel {
         let mut metadata = head.headers;
         let content_type = metadata.remove(CONTENT_TYPE).unwrap_or(GRPC);
         crate::wire::metadata::filter_request(&mut metadata);
-        let call =
-            self.upstream.call(super::Request { path, content_type, metadata, deadline: None, tap: None });
+        let call = self.upstream.call(super::Request {
+            path,
+            content_type,
+            metadata,
+            deadline: None,
+            tap: None,
+            response_rules: None,
+        });
         let (sender, receiver) = call.split();
         let pump = Pump { body, sender, pending: Bytes::new(), ended: false };
         Answer(Ok(Exchange { pump: Some(pump), receiver: Some(receiver), outcome: None }))

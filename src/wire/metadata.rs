@@ -39,21 +39,32 @@ pub fn may_be_passed(name: &HeaderName) -> bool {
 /// `accept-encoding`, CORS headers (`access-control-*`) and `bidiway-*`. Does not touch `grpc-*`.
 pub fn filter_response(headers: &mut HeaderMap) {
     remove_nominated(headers);
-    remove_where(headers, |name| {
-        is_hop_by_hop(name)
-            || matches!(
-                name,
-                "accept-encoding"
-                    | "alt-svc"
-                    | "content-encoding"
-                    | "content-length"
-                    | "content-type"
-                    | "date"
-                    | "server"
-            )
-            || name.starts_with("access-control-")
-            || name.starts_with("bidiway-")
-    });
+    remove_where(headers, is_upstreams);
+}
+
+/// Whether it is dropped from requests unless an operator names it: what a browser adds by itself.
+pub fn needs_naming(name: &HeaderName) -> bool {
+    is_browsers(name.as_str())
+}
+
+/// Whether an operator's rules may change this entry of a request's metadata: not what belongs to gRPC, to HTTP or to
+/// the connection.
+pub fn may_be_ruled(name: &HeaderName) -> bool {
+    let is_tracing = matches!(name.as_str(), "grpc-tags-bin" | "grpc-trace-bin");
+    may_be_passed(name) && (is_tracing || !name.as_str().starts_with("grpc-"))
+}
+
+/// The same of a response's metadata.
+pub fn may_be_ruled_in_responses(name: &HeaderName) -> bool {
+    may_be_ruled(name) && !is_upstreams(name.as_str())
+}
+
+/// A text value as metadata; `None`: not printable ASCII. Spaces round it are removed.
+pub fn text_value(text: &str) -> Option<HeaderValue> {
+    if !text.bytes().all(is_text_byte) {
+        return None;
+    }
+    HeaderValue::from_str(text.trim_matches(' ')).ok()
 }
 
 /// Headers from the entries that a session's client sent (Hello, Open, Refresh). Fails on the first entry that is not
@@ -141,13 +152,6 @@ fn is_text_byte(byte: u8) -> bool {
     matches!(byte, 0x20..=0x7e)
 }
 
-fn text_value(text: &str) -> Option<HeaderValue> {
-    if !text.bytes().all(is_text_byte) {
-        return None;
-    }
-    HeaderValue::from_str(text.trim_matches(' ')).ok()
-}
-
 /// Names with a meaning for the protocol or for one connection. No client may set them as metadata.
 fn is_reserved(name: &str) -> bool {
     let own_grpc = name.starts_with("grpc-")
@@ -182,6 +186,23 @@ fn is_browsers(name: &str) -> bool {
             | "upgrade-insecure-requests"
             | "user-agent"
     ) || ["accept-", "access-control-", "sec-"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Names in a response that are about upstream's connection and HTTP, and not what the service says.
+fn is_upstreams(name: &str) -> bool {
+    is_hop_by_hop(name)
+        || matches!(
+            name,
+            "accept-encoding"
+                | "alt-svc"
+                | "content-encoding"
+                | "content-length"
+                | "content-type"
+                | "date"
+                | "server"
+        )
+        || name.starts_with("access-control-")
+        || name.starts_with("bidiway-")
 }
 
 /// RFC 9110, section 7.6.1, and what RFC 9113, section 8.2.2, forbids in HTTP/2.
@@ -282,6 +303,21 @@ mod tests {
         {
             assert!(!may(name), "{name}");
         }
+    }
+
+    #[test]
+    fn rules_may_change_what_is_metadata_and_nothing_of_the_protocols() {
+        let is = |may: fn(&HeaderName) -> bool, name| may(&HeaderName::from_static(name));
+        for name in ["x-user", "authorization", "traceparent", "grpc-trace-bin", "x-data-bin"] {
+            assert!(is(may_be_ruled, name) && is(may_be_ruled_in_responses, name), "{name}");
+        }
+        for name in
+            ["grpc-status", "grpc-encoding", "grpc-timeout", "te", "host", "content-type", "bidiway-x"]
+        {
+            assert!(!is(may_be_ruled, name) && !is(may_be_ruled_in_responses, name), "{name}");
+        }
+        assert!(!is(may_be_ruled_in_responses, "access-control-allow-origin"));
+        assert!(is(needs_naming, "cookie") && !is(needs_naming, "x-user"));
     }
 
     #[test]

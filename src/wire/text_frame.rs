@@ -3,11 +3,14 @@
 //!
 //! Nothing here knows what a message means: it is JSON on both sides, and stands in its frame as it is.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, fmt, marker::PhantomData};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::{Map, Value as Json, json, value::RawValue};
 
 use super::{
@@ -58,15 +61,38 @@ struct Text<'a> {
     remaining: Option<u64>,
     #[serde(default)]
     last: bool,
-    half_close: Option<Nothing>,
-    cancel: Option<Nothing>,
+    half_close: Option<Object<Nothing>>,
+    cancel: Option<Object<Nothing>>,
     credit: Option<u64>,
     ack: Option<u64>,
     ping: Option<u64>,
     pong: Option<u64>,
-    hello: Option<Hello>,
-    open: Option<Open>,
-    refresh: Option<Refresh>,
+    hello: Option<Object<Hello>>,
+    open: Option<Object<Open>>,
+    refresh: Option<Object<Refresh>>,
+}
+
+/// What stands in the text as an object. serde would take a list for a struct too, its items for the fields in turn.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object, in braces")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
 }
 
 #[derive(Deserialize)]
@@ -109,7 +135,7 @@ fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValu
 /// Reads one frame of a client and appends it to a packet. A message that is too large for one data frame becomes
 /// several; each counts.
 pub fn read(text: &[u8], packet: &mut BytesMut) -> Result<(), TextFrameError> {
-    let frame: Text<'_> =
+    let Object::<Text<'_>>(frame) =
         serde_json::from_slice(text).map_err(|error| TextFrameError::Malformed(error.to_string()))?;
     let Text { stream, remaining, last, .. } = frame;
     let kinds = [
@@ -156,7 +182,7 @@ pub fn read(text: &[u8], packet: &mut BytesMut) -> Result<(), TextFrameError> {
     let number = numbers.into_iter().find_map(|(number, kind)| number.map(kind));
     let kind = if let Some(number) = number {
         number
-    } else if let Some(hello) = frame.hello {
+    } else if let Some(Object(hello)) = frame.hello {
         FrameKind::Hello(Box::new(v1::Hello {
             versions: hello.versions.unwrap_or_else(|| vec![1]),
             stream_credit: hello.stream_credit.unwrap_or(GENEROUS),
@@ -164,14 +190,14 @@ pub fn read(text: &[u8], packet: &mut BytesMut) -> Result<(), TextFrameError> {
             metadata: entries(hello.metadata)?,
             ..v1::Hello::default()
         }))
-    } else if let Some(open) = frame.open {
+    } else if let Some(Object(open)) = frame.open {
         FrameKind::Open(Box::new(v1::Open {
             method: open.method,
             metadata: entries(open.metadata)?,
             timeout_ms: open.timeout_ms,
             codec: v1::Codec::Json.into(),
         }))
-    } else if let Some(refresh) = frame.refresh {
+    } else if let Some(Object(refresh)) = frame.refresh {
         FrameKind::Refresh(v1::Refresh { metadata: entries(refresh.metadata)? })
     } else if frame.cancel.is_some() {
         FrameKind::Cancel
@@ -412,7 +438,15 @@ mod tests {
     fn what_is_no_frame_is_said_to_be_none() {
         for (text, part) in [
             ("hello", "the text is not a frame: expected value at line 1 column 1"),
-            ("[]", "the text is not a frame"),
+            (
+                "[]",
+                "the text is not a frame: invalid type: sequence, expected an object, in braces at line 1",
+            ),
+            ("7", "the text is not a frame: invalid type: integer `7`, expected an object, in braces"),
+            (r#"{"hello":[]}"#, "expected an object, in braces"),
+            (r#"{"stream":1,"open":["/a.B/C",{},0]}"#, "expected an object, in braces"),
+            (r#"{"stream":1,"halfClose":[]}"#, "expected an object, in braces"),
+            (r#"{"refresh":[{}]}"#, "expected an object, in braces"),
             ("{}", "this has 0"),
             (r#"{"stream":1}"#, "this has 0"),
             (r#"{"ping":1,"pong":1}"#, "this has 2"),

@@ -42,7 +42,7 @@ fn every_example_is_valid() {
 fn every_invalid_file_gets_exactly_the_errors_written_beside_it() {
     let mut files = Vec::new();
     yaml_files(Path::new("tests/config/invalid"), &mut files);
-    assert_eq!(files.len(), 17);
+    assert_eq!(files.len(), 18);
     for file in files {
         let expected = fs::read_to_string(file.with_extension("txt")).unwrap();
         let error = Config::load(&file).expect_err(&file.display().to_string());
@@ -88,7 +88,7 @@ fn the_smallest_file_has_the_documented_defaults() {
 
 #[test]
 fn every_value_of_a_file_reaches_the_settings() {
-    let Config { settings, log, reload } = Config::load(Path::new("examples/full.yaml")).unwrap();
+    let Config { settings, log, reload, .. } = Config::load(Path::new("examples/full.yaml")).unwrap();
     assert_eq!(settings.listeners[1].address.to_string(), "[::]:8443");
     assert_eq!(settings.admin.unwrap().port(), 9901);
     assert_eq!(settings.workers, 4);

@@ -28,7 +28,7 @@ impl Builder<'_> {
         TrustedProxies::new(networks.collect())
     }
 
-    pub(super) fn hosts(&mut self, entries: Option<&[At<String>]>) -> Hosts {
+    pub(super) fn own_hosts(&mut self, entries: Option<&[At<String>]>) -> Hosts {
         let mut hosts = Hosts::default();
         for At { at, value } in entries.into_iter().flatten() {
             if let Err(why) = hosts.add(value) {

@@ -3,10 +3,10 @@
 use crate::{
     config::{
         Duration, Size,
-        choice::{Defaults, Share, UnknownFields},
+        choice::{Defaults, DialectWord, Share, UnknownFields, Weight},
         node::Node,
         problem::Problems,
-        read::{At, Read, Section, section},
+        read::{At, AtLeastOne, Named, Read, Section, section},
     },
     schema::FieldNames,
 };
@@ -16,18 +16,50 @@ section! { "a route"
     struct Route {
         /// `chat.v1.Chat` (a service), `chat.v1.Chat/Talk` (a method), `chat.v1.*` (a package) or `*` (everything).
         service: At<String>,
-        /// The name of an upstream.
-        upstream: At<String>,
+        /// The hosts under which clients must have reached the proxy: `chat.example.com`, or `*.example.com` for every
+        /// name below it. Default: any.
+        hosts: Option<AtLeastOne<At<String>>>,
+        /// What the calls must have in their metadata: "1" (exactly this), "v2.*" (it begins so) or "*" (anything).
+        /// Default: nothing.
+        metadata: Option<Named<At<String>>>,
+        /// The name of an upstream. This or `upstreams`.
+        upstream: Option<At<String>>,
+        /// Several upstreams with their weights: `{ chat: 95, chat-next: 5 }`. Each call goes to one of them.
+        upstreams: Option<At<Named<At<Weight>>>>,
+        /// What metrics and logs call the route. Default: its service, hosts and metadata.
+        name: Option<At<String>>,
+        /// The dialects in which its methods may be called: session, grpc-web, grpc, grpc-websockets, json. Default: all.
+        dialects: Option<AtLeastOne<At<DialectWord>>>,
         /// The longest a call may take, and the deadline of calls that have none. Default: no limit.
         timeout: Option<At<Duration>>,
         /// The largest message, either way. Default: limits.max_message.
         max_message: Option<At<Size>>,
+        /// Cookies that become metadata: `{ session: x-session }`. Needs a list of `origins` without "*".
+        cookies: Option<Named<At<String>>>,
+        /// What becomes of the metadata of calls.
+        request_metadata: Option<MetadataRules>,
+        /// What becomes of the metadata that services answer with.
+        response_metadata: Option<MetadataRules>,
         /// How JSON is read and written, where a client speaks JSON.
         json: Option<Json>,
         /// Logs messages, decoded, whatever the dialect of the call. Left out: none.
         log_messages: Option<LogMessages>,
         /// What all clients together may use of the route. Default: no limits.
         limits: Option<RouteLimits>,
+    }
+}
+
+section! { "metadata rules"
+    /// Changes of metadata, in this order. Values of names that end in -bin are base64.
+    struct MetadataRules {
+        /// Names that are dropped.
+        remove: Option<Vec<At<String>>>,
+        /// Names that become others: `{ x-old: x-new }`.
+        rename: Option<Named<At<String>>>,
+        /// Entries in place of others of the name: `{ x-edge: eu }`.
+        set: Option<Named<At<String>>>,
+        /// Entries besides others of the name.
+        add: Option<Named<At<String>>>,
     }
 }
 

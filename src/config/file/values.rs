@@ -8,8 +8,8 @@ use crate::{
     config::{
         Duration, Size,
         choice::{
-            CLIENT_AUTH, DEFAULTS, Defaults, FIELD_NAMES, FORMAT, Keepalive, MIN_VERSION, UNKNOWN_FIELDS,
-            UnknownFields,
+            CLIENT_AUTH, DEFAULTS, DIALECTS, Defaults, DialectWord, FIELD_NAMES, FORMAT, Keepalive,
+            MIN_VERSION, UNKNOWN_FIELDS, UnknownFields,
         },
         read::{At, AtLeastOne, Named},
     },
@@ -53,6 +53,7 @@ value_schema!(
     "Keepalive",
     json_schema!({ "type": "string", "pattern": r"^(off|([0-9]+(ms|s|m|h))+)$", "examples": ["310s", "off"] })
 );
+value_schema!(DialectWord, "DialectWord", json_schema!({ "enum": DIALECTS.map(|(word, _)| word) }));
 value_schema!(UnknownFields, "UnknownFields", json_schema!({ "enum": UNKNOWN_FIELDS.map(|(word, _)| word) }));
 value_schema!(Defaults, "Defaults", json_schema!({ "enum": DEFAULTS.map(|(word, _)| word) }));
 value_schema!(FieldNames, "FieldNames", json_schema!({ "enum": FIELD_NAMES.map(|(word, _)| word) }));

@@ -131,9 +131,10 @@ async fn open(
     };
     let carrier = Carrier::Http(HttpCarrier::new(Arc::clone(&line), listing));
     let link = Link::new(carrier, Some(place), &edge.metrics);
-    let principal = Principal::of(&edge.settings().upgrade_headers, &head.headers);
-    let heartbeat = edge.settings().session.heartbeat;
-    let conn = conn.clone().with_brake(edge.settings().limits.cancels_per_second);
+    let settings = edge.settings();
+    let principal = Principal::of(&settings, &head.headers);
+    let heartbeat = settings.session.heartbeat;
+    let conn = conn.clone().with_brake(settings.limits.cancels_per_second);
     edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn, principal, link, begun));
     if !poll {
         return Ok(Response::new(Body::new(DownBody::new(line, heartbeat))));

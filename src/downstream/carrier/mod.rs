@@ -56,8 +56,9 @@ pub(crate) fn upgrade(
 ) -> Result<Response<Body>, Rejection> {
     let handshake = upgrade::check(&request)?;
     let upgraded = hyper::upgrade::on(&mut request);
-    let principal = Principal::of(&edge.settings().upgrade_headers, request.headers());
-    let cancels = edge.settings().limits.cancels_per_second;
+    let settings = edge.settings();
+    let principal = Principal::of(&settings, request.headers());
+    let cancels = settings.limits.cancels_per_second;
     let (edge_, conn) = (Arc::clone(edge), conn.clone().with_brake(cancels));
     match handshake.subprotocol {
         Subprotocol::Session | Subprotocol::TextSession => {
@@ -91,7 +92,7 @@ pub(crate) fn upgrade(
             let uri = request.uri().clone();
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
-                let socket = socket(upgraded, json::max_message(&edge_, uri.path()));
+                let socket = socket(upgraded, json::max_message(&edge_, &conn, uri.path()));
                 let headers = principal.into_upgrade_headers();
                 json::serve(edge_, conn, socket, uri.path().into(), uri.query(), headers).await;
             });

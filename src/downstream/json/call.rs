@@ -168,13 +168,13 @@ impl JsonCall {
             return;
         }
         if self.half_closed {
-            let expected = match self.method() {
+            let error = match self.method() {
                 Some(method) if !method.client_streaming() => {
-                    method.name().to_owned() + " takes one request message"
+                    format!("{} takes one request message, and another one came", method.name())
                 }
-                _ => "the client has half-closed".to_owned(),
+                _ => "the client has half-closed, and another message came".to_owned(),
             };
-            return self.fail(invalid(format!("{expected}, and another one came")));
+            return self.fail(invalid(error));
         }
         let (size, limit) = (json.len(), self.max_message());
         if size as u64 > limit {
@@ -376,7 +376,7 @@ impl JsonCall {
         call.get_or_insert_with(|| {
             *deadline = None;
             match request.take() {
-                Some(request) => route.upstream.call(request),
+                Some(request) => route.upstream().call(request),
                 None => Call::refused(Outcome::proxy(Code::INTERNAL, "the call was opened twice")),
             }
         })
@@ -457,7 +457,7 @@ pub(super) fn too_large(what: &str, size: u64, limit: u64) -> Outcome {
 }
 
 fn no_schema(route: &Route) -> Outcome {
-    let upstream = &route.settings.upstream;
+    let upstream = route.settings.main_upstream();
     let message = format!(
         "JSON needs the schema of upstream {upstream:?}, which is off; set `schema` of that upstream in the \
          configuration to reflection, a descriptor set or .proto files"

@@ -50,7 +50,7 @@ where
     B::Error: fmt::Display,
 {
     head.headers.remove(HOST);
-    let upgrade_headers = upgrade_headers::pick(&edge.settings().upgrade_headers, &head.headers);
+    let upgrade_headers = upgrade_headers::pick(&edge.settings(), &head.headers);
     let options = CallOptions::from_query(head.uri.query(), false);
     let opening = Opening {
         dialect: Dialect::JsonHttp,

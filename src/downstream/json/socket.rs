@@ -464,8 +464,11 @@ impl Drop for Driver {
 }
 
 /// What a text message may have: as much as the largest message, and options may be as large as metadata.
-pub(crate) fn max_message(edge: &Edge, path: &str) -> usize {
-    let limits = &edge.settings().limits;
-    let message = edge.routes().find(path).map_or(0, |route| route.settings.max_message);
+pub(crate) fn max_message(edge: &Edge, conn: &ConnInfo, path: &str) -> usize {
+    let plan = edge.plan();
+    let limits = &plan.settings.limits;
+    // Its metadata, and with it its route, comes with the first message.
+    let routes = plan.routes.candidates(conn.host.as_deref(), path);
+    let message = routes.map(|route| route.settings.max_message).max().unwrap_or_default();
     usize::try_from(message.max(u64::from(limits.max_metadata) * 2)).unwrap_or(usize::MAX)
 }

@@ -26,6 +26,7 @@ pub(crate) fn request() -> Request {
         metadata: HeaderMap::new(),
         deadline: None,
         tap: None,
+        response_rules: None,
     }
 }
 

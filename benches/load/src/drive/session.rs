@@ -40,7 +40,7 @@ pub(super) async fn connect(plan: &Plan, index: u32) -> anyhow::Result<Socket> {
         // Hello goes alone: nothing is opened yet.
         let mut hello = BytesMut::new();
         session.poll_packet(&mut hello, PACKET_TARGET);
-        Web::Http(HttpCarrier::connect(plan.target, &hello, read_size).await?)
+        Web::Http(Box::new(HttpCarrier::connect(plan.target, &hello, read_size).await?))
     } else {
         Web::Socket(WebSocket::connect(plan.target, &plan.path, read_size).await?)
     };
@@ -77,7 +77,7 @@ pub(super) async fn connect(plan: &Plan, index: u32) -> anyhow::Result<Socket> {
 /// What carries the session.
 enum Web {
     Socket(WebSocket),
-    Http(HttpCarrier),
+    Http(Box<HttpCarrier>),
 }
 
 impl Web {

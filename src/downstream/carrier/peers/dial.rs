@@ -11,7 +11,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{CLIENT, CLIENT_SCHEME, INSTANCE, PATH, PROTOCOL, PeerError, finder::Place};
+use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, INSTANCE, PATH, PROTOCOL, PeerError, finder::Place};
 use crate::{
     downstream::{
         ConnInfo, Principal,
@@ -79,6 +79,9 @@ impl Dialer {
         headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
         let scheme = if client.conn.tls { "https" } else { "http" };
         headers.insert(CLIENT_SCHEME, HeaderValue::from_static(scheme));
+        if let Some(host) = client.conn.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()) {
+            headers.insert(CLIENT_HOST, host);
+        }
         for (name, value) in [(INSTANCE, instance.to_string()), (CLIENT, client.conn.peer.to_string())] {
             headers.insert(
                 name,

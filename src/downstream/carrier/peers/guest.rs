@@ -9,7 +9,7 @@ use hyper::body::Incoming as RequestBody;
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::timeout;
 
-use super::{CLIENT, CLIENT_SCHEME, FAILURE, INSTANCE, PATH, PROTOCOL};
+use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, FAILURE, INSTANCE, PATH, PROTOCOL};
 use crate::{
     downstream::{
         ConnInfo, ConnIo, Edge, Principal,
@@ -35,7 +35,7 @@ pub(crate) fn answer(edge: &Arc<Edge>, mut request: Request<RequestBody>) -> Res
         Ok(Asked::Who) => StatusCode::OK,
         Ok(Asked::Link(conn)) => {
             // The relaying instance has checked the origin, and is believed what the client is and has.
-            let principal = Principal::of(&edge.settings().upgrade_headers, request.headers());
+            let principal = Principal::of(&edge.settings(), request.headers());
             let upgraded = hyper::upgrade::on(&mut request);
             let edge_ = Arc::clone(edge);
             edge.drain.tasks.spawn(async move {
@@ -87,7 +87,9 @@ fn client(headers: &HeaderMap) -> Option<ConnInfo> {
         b"http" => false,
         _ => return None,
     };
-    Some(ConnInfo::new(address, tls))
+    let mut conn = ConnInfo::new(address, tls);
+    conn.host = headers.get(CLIENT_HOST).and_then(|host| host.to_str().ok()).map(Into::into);
+    Some(conn)
 }
 
 /// Brings the carrier to the session that its Hello asks for: one of our own, or none.

@@ -49,6 +49,9 @@ const CLIENT: HeaderName = HeaderName::from_static("bidiway-client");
 /// Whether the client came by TLS: `https` or `http`.
 const CLIENT_SCHEME: HeaderName = HeaderName::from_static("bidiway-client-scheme");
 
+/// The host that the client's request named, where routes ask for hosts.
+const CLIENT_HOST: HeaderName = HeaderName::from_static("bidiway-client-host");
+
 /// How long it may take until the owner has answered the client's Hello, with all searching and connecting. Clients wait
 /// some seconds for Welcome before they try something else.
 const PATIENCE: Duration = Duration::from_secs(3);
