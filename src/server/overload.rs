@@ -28,24 +28,25 @@ pub(super) async fn watch(
     readiness: Arc<Readiness>,
 ) {
     let most_memory = settings.max_memory.or_else(|| memory_limit(Path::new("/sys/fs/cgroup")));
+    if let Some(most) = most_memory {
+        metrics.limits().memory_max(most);
+    }
     let most_files = file_limit();
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if let (Some(used), Some(most)) = (resident(), most_memory) {
-            metrics.limits().memory(used, most);
-            if settings.memory < 1.0 {
-                let change = addresses.overload.measured(Resource::Memory, part(used, most), settings.memory);
-                tell(&metrics, Resource::Memory, used, most, change);
-            }
+        if settings.memory < 1.0
+            && let (Some(used), Some(most)) = (resident(), most_memory)
+        {
+            let change = addresses.overload.measured(Resource::Memory, part(used, most), settings.memory);
+            tell(&metrics, Resource::Memory, used, most, change);
         }
-        if let (Some(used), Some(most)) = (open_files(), most_files) {
-            metrics.limits().files(used, most);
-            if settings.files < 1.0 {
-                let change = addresses.overload.measured(Resource::Files, part(used, most), settings.files);
-                tell(&metrics, Resource::Files, used, most, change);
-            }
+        if settings.files < 1.0
+            && let (Some(used), Some(most)) = (open_files(), most_files)
+        {
+            let change = addresses.overload.measured(Resource::Files, part(used, most), settings.files);
+            tell(&metrics, Resource::Files, used, most, change);
         }
         readiness.overloaded(settings.readiness && addresses.overload.strain().is_some());
     }

@@ -35,10 +35,7 @@ pub struct LimitMetrics {
     write_stalls: Counter,
     overload: Family<OfResource, Gauge>,
     shed: Family<Shed, Counter>,
-    memory_bytes: Gauge,
     memory_max_bytes: Gauge,
-    open_files: Gauge,
-    open_files_max: Gauge,
 }
 
 impl LimitMetrics {
@@ -64,10 +61,7 @@ impl LimitMetrics {
             self.overload.clone(),
         );
         r.register("shed", "New work refused because something ran short", self.shed.clone());
-        r.register("memory_bytes", "Resident memory of the process", self.memory_bytes.clone());
-        r.register("memory_max_bytes", "The memory that it may use", self.memory_max_bytes.clone());
-        r.register("open_files", "Open file descriptors of the process", self.open_files.clone());
-        r.register("open_files_max", "The file descriptors that it may have", self.open_files_max.clone());
+        r.register("memory_max_bytes", "The memory that the process may use", self.memory_max_bytes.clone());
     }
 
     /// Something was beyond a limit.
@@ -105,15 +99,8 @@ impl LimitMetrics {
         self.shed.get_or_create(&Shed { resource, work }).inc();
     }
 
-    /// What the process uses, and may use.
-    pub fn memory(&self, used: u64, most: u64) {
-        self.memory_bytes.set(used.cast_signed());
+    /// The memory that the process may use, in bytes.
+    pub fn memory_max(&self, most: u64) {
         self.memory_max_bytes.set(most.cast_signed());
-    }
-
-    /// The same of file descriptors.
-    pub fn files(&self, used: u64, most: u64) {
-        self.open_files.set(used.cast_signed());
-        self.open_files_max.set(most.cast_signed());
     }
 }
