@@ -1,6 +1,7 @@
 //! From what the file says to settings for every floor: defaults, and the checks that need more than one value.
 
 mod calls;
+mod endpoints;
 mod limits;
 mod listeners;
 mod metadata_rules;
@@ -40,13 +41,15 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
         b.upgrade_headers(file.upgrade_headers.as_deref().unwrap_or_default(), file.origins.as_deref());
+    let client_identity =
+        b.client_identity(file.client_identity.as_ref(), &upgrade_headers, &file.listeners.0);
     let hosts = b.own_hosts(file.hosts.as_deref());
     let trusted_proxies = b.trusted_proxies(file.trusted_proxies.as_deref(), &file.listeners.0);
     let overload = b.overload(file.overload.as_ref());
     let limits = downstream::Limits { overload, ..b.limits(file.limits.as_ref()) };
     let session = b.session(file.session.as_ref());
     let peers = b.peers(&file);
-    let upstreams = b.upstreams(&file.upstreams);
+    let upstreams = b.upstreams(&file.upstreams, upgrade_headers.contains(&http::header::COOKIE));
     let schemas = b.schemas(&file.upstreams);
     let around = Around {
         upstreams: &file.upstreams,
@@ -83,6 +86,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         instance: file.instance,
         peers: peers?,
         upgrade_headers,
+        client_identity,
         limits,
         session,
         cookies,

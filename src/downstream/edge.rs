@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{
-    AddressTable, Cors, Drain, Rejection, RequestKind, Resource, Routes, Settings,
+    AddressTable, ClientCertificate, Cors, Drain, Rejection, RequestKind, Resource, Routes, Settings,
     cancel_brake::CancelBrake,
     carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
@@ -22,6 +22,7 @@ use super::{
     linger::{HeardOut, hear_out},
     overload::Lag,
     pages, prefix,
+    route::host_of,
     schema_pages::public_schema_router,
 };
 use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
@@ -33,6 +34,8 @@ pub struct ConnInfo {
     pub peer: SocketAddr,
     /// Whether the client came by TLS: to us, or to a trusted proxy before us.
     pub tls: bool,
+    /// The certificate that the client has shown in the handshake.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// What services read in `x-forwarded-for`: the client's IP address, behind it those of proxies; made once for all
     /// calls.
     pub(crate) forwarded_for: HeaderValue,
@@ -40,7 +43,7 @@ pub struct ConnInfo {
     pub(crate) by_proxy: bool,
     /// Counts the calls that the client gives up.
     pub(crate) brake: Option<Arc<CancelBrake>>,
-    /// The host that the request names; `None` also where no route asks for one.
+    /// The host that the request names; `None` also where neither a route asks for it nor may ask later.
     pub(crate) host: Option<Arc<str>>,
 }
 
@@ -49,7 +52,7 @@ impl ConnInfo {
     pub fn new(peer: SocketAddr, tls: bool) -> Self {
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
         let forwarded_for = address.expect("an address is printable ASCII");
-        Self { peer, tls, forwarded_for, by_proxy: false, brake: None, host: None }
+        Self { peer, tls, certificate: None, forwarded_for, by_proxy: false, brake: None, host: None }
     }
 
     /// Completes when the client has given too many calls up. For one task.
@@ -158,14 +161,16 @@ impl Edge {
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>, mut conn: ConnInfo) -> Response<Body> {
         let (mut head, body) = request.into_parts();
-        {
-            let plan = self.plan();
-            if let Some(prefix) = &plan.settings.prefix {
-                prefix::strip(prefix, &mut head.uri);
-            }
-            conn.host = plan.routes.host_of(&head).map(Into::into);
+        let plan = self.plan();
+        if let Some(prefix) = &plan.settings.prefix {
+            prefix::strip(prefix, &mut head.uri);
         }
         let kind = RequestKind::of(&head);
+        // Carriers outlive the plan; the next one may ask for what this one does not.
+        if plan.routes.ask_for_hosts() || kind.lasts() {
+            conn.host = host_of(&head).map(Into::into);
+        }
+        drop(plan);
         let version = head.version;
         let conn = self.settings().trusted_proxies.client(&conn, &head.headers).unwrap_or(conn);
         let cors = match guard::check(&self, &head, &conn) {
@@ -250,8 +255,7 @@ impl Edge {
             (_, None) => return None,
         };
         let routes = self.routes();
-        let mut routes = routes.candidates(conn.host.as_deref(), head.uri.path());
-        routes.next().map(|_| rejection)
+        routes.candidates(conn.host.as_deref(), head.uri.path()).next().map(|_| rejection)
     }
 
     fn reject(&self, rejection: Rejection, kind: &RequestKind, version: Version) -> Response<Body> {

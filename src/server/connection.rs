@@ -32,7 +32,7 @@ use tracing::debug;
 use super::Settings;
 use crate::{
     downstream::{
-        ConnInfo, ConnIo, Edge, Held, Limits, OpenConnection, Strain, Subject, carrier,
+        ClientCertificate, ConnInfo, ConnIo, Edge, Held, Limits, OpenConnection, Strain, Subject, carrier,
         proxy_protocol::{self, HeaderError, ProxyHeader},
     },
     telemetry::Metrics,
@@ -161,16 +161,17 @@ impl Connections {
         let Some((peer, by_tls)) = self.admit(&terms, &mut socket, peer, &mut open).await else { return };
         // A small frame must not wait for the acknowledgement of the one before it.
         let _ = socket.set_nodelay(true);
-        let io = match &terms.tls {
-            None => ConnIo::plain(socket, open),
+        let (io, certificate) = match &terms.tls {
+            None => (ConnIo::plain(socket, open), None),
             // Boxed, so that the handshake's state does not stay part of this task.
             Some(acceptor) => match Box::pin(self.handshake(acceptor, socket, peer, open)).await {
-                Some(io) => io,
+                Some(shaken) => shaken,
                 None => return,
             },
         };
         let io = io.with_write_timeout(self.edge.settings().limits.write_timeout);
-        self.serve_http(&terms, io, peer, by_tls || terms.tls.is_some()).await;
+        let conn = ConnInfo { certificate, ..ConnInfo::new(peer, by_tls || terms.tls.is_some()) };
+        self.serve_http(&terms, io, conn).await;
     }
 
     /// Finds out who the client is, and counts it: its address, and whether it came to the proxy before us by TLS.
@@ -233,13 +234,18 @@ impl Connections {
         socket: TcpStream,
         peer: SocketAddr,
         open: OpenConnection,
-    ) -> Option<ConnIo> {
+    ) -> Option<(ConnIo, Option<Arc<ClientCertificate>>)> {
         let limit = self.edge.settings().limits.handshake_timeout;
         let error = match timeout(limit, acceptor.accept(socket)).await {
             Ok(Ok(stream)) => {
-                let anonymous = stream.get_ref().1.peer_certificates().is_none_or(<[_]>::is_empty);
-                if self.door == Door::Public || !anonymous {
-                    return Some(ConnIo::tls(stream, open));
+                let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                match self.door {
+                    Door::Public => {
+                        let certificate = certificate.map(ClientCertificate::new);
+                        return Some((ConnIo::tls(stream, open), certificate));
+                    }
+                    Door::Peers if certificate.is_some() => return Some((ConnIo::tls(stream, open), None)),
+                    Door::Peers => {}
                 }
                 "a peer must show a certificate".to_owned()
             }
@@ -251,7 +257,8 @@ impl Connections {
         None
     }
 
-    async fn serve_http(&self, terms: &Terms, io: ConnIo, peer: SocketAddr, tls: bool) {
+    async fn serve_http(&self, terms: &Terms, io: ConnIo, conn: ConnInfo) {
+        let peer = conn.peer;
         let asked = Arc::<Asked>::default();
         let drain = &self.edge.drain;
         let conn = {
@@ -259,7 +266,7 @@ impl Connections {
             let settings = self.edge.settings();
             let by_proxy = settings.trusted_proxies.contains(peer.ip());
             let cancels = settings.limits.cancels_per_second.filter(|_| !by_proxy);
-            ConnInfo::new(peer, tls).with_brake(cancels)
+            conn.with_brake(cancels)
         };
         let brake = conn.cancel_storm();
         let service = {

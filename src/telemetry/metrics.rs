@@ -20,6 +20,7 @@ use super::{
     method_metrics::MethodFamilies,
     process_metrics,
     reload_metrics::ReloadFamilies,
+    roster_metrics::{RosterFamilies, RosterMetrics},
     schema_metrics::SchemaFamilies,
     tracer::{SpanFamilies, SpanQueue, TraceSettings, Tracer},
     upstream_metrics::UpstreamFamilies,
@@ -133,6 +134,7 @@ pub struct Metrics {
     accept_errors: Family<Kind, Counter>,
     tls_handshake_failures: Counter,
     upstreams: UpstreamFamilies,
+    rosters: RosterFamilies,
     schemas: SchemaFamilies,
     limits: LimitMetrics,
     pub(super) config: ReloadFamilies,
@@ -173,6 +175,7 @@ impl Metrics {
             accept_errors: Family::default(),
             tls_handshake_failures: Counter::default(),
             upstreams: UpstreamFamilies::default(),
+            rosters: RosterFamilies::default(),
             schemas: SchemaFamilies::default(),
             limits: LimitMetrics::default(),
             config: ReloadFamilies::default(),
@@ -228,6 +231,7 @@ impl Metrics {
             m.tls_handshake_failures.clone(),
         );
         m.upstreams.register(r);
+        m.rosters.register(r);
         m.schemas.register(r);
         m.limits.register(r);
         m.config.register(r);
@@ -272,6 +276,11 @@ impl Metrics {
     /// The clock that each worker's thread needs for the time that bytes wait.
     pub fn worker_clock(&self) -> WorkerClock {
         self.backpressure.clock()
+    }
+
+    /// The handles for one upstream's endpoints.
+    pub fn roster(&self, name: &str) -> RosterMetrics {
+        self.rosters.of(name)
     }
 
     /// The handles for one upstream's schema.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod client_address;
+mod client_certificates;
 mod config;
 mod floods;
 mod grpc_web;
@@ -21,6 +22,8 @@ mod metrics_docs;
 mod native;
 mod oracle;
 mod process;
+mod reload;
+mod routes;
 mod schema;
 mod schema_edge;
 mod server;

@@ -57,7 +57,7 @@ pub(crate) fn upgrade(
     let handshake = upgrade::check(&request)?;
     let upgraded = hyper::upgrade::on(&mut request);
     let settings = edge.settings();
-    let principal = Principal::of(&settings, request.headers());
+    let principal = Principal::of(&settings, request.headers(), conn);
     let cancels = settings.limits.cancels_per_second;
     let (edge_, conn) = (Arc::clone(edge), conn.clone().with_brake(cancels));
     match handshake.subprotocol {

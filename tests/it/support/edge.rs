@@ -1,6 +1,6 @@
 //! A whole Bidiway in front of a test's server, and HTTP clients for it.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use bidiway::{
     downstream::{self, AddressTable, RouteSettings, ServicePattern},
@@ -65,27 +65,32 @@ pub(crate) async fn edge_knowing(
     upstream: upstream::Settings,
     downstream: downstream::Settings,
 ) -> Edge {
-    start(1, schema, upstream, downstream, false).await
+    start(1, schema, vec![upstream], downstream, false).await
+}
+
+/// A Bidiway with these settings and several upstreams.
+pub(crate) async fn edge_among(upstreams: Vec<upstream::Settings>, downstream: downstream::Settings) -> Edge {
+    start(1, reflection(), upstreams, downstream, false).await
 }
 
 /// A Bidiway of several workers.
 pub(crate) async fn edge_of_workers(workers: usize, url: &str, downstream: downstream::Settings) -> Edge {
-    start(workers, reflection(), super::calls::settings(&[url]), downstream, false).await
+    start(workers, reflection(), vec![super::calls::settings(&[url])], downstream, false).await
 }
 
 /// A Bidiway whose connections begin with a PROXY header.
 pub(crate) async fn edge_behind_tcp_proxy(url: &str, downstream: downstream::Settings) -> Edge {
-    start(1, reflection(), super::calls::settings(&[url]), downstream, true).await
+    start(1, reflection(), vec![super::calls::settings(&[url])], downstream, true).await
 }
 
 async fn start(
     workers: usize,
     schema: schema::Settings,
-    upstream: upstream::Settings,
+    upstreams: Vec<upstream::Settings>,
     downstream: downstream::Settings,
     proxy_protocol: bool,
 ) -> Edge {
-    edge_adjusted(schema, upstream, downstream, |settings| {
+    begin(schema, upstreams, downstream, |settings| {
         settings.workers = workers;
         settings.listeners.iter_mut().for_each(|listener| listener.proxy_protocol = proxy_protocol);
     })
@@ -99,12 +104,21 @@ pub(crate) async fn edge_adjusted(
     downstream: downstream::Settings,
     adjust: impl FnOnce(&mut Settings),
 ) -> Edge {
+    begin(schema, vec![upstream], downstream, adjust).await
+}
+
+async fn begin(
+    schema: schema::Settings,
+    upstreams: Vec<upstream::Settings>,
+    downstream: downstream::Settings,
+    adjust: impl FnOnce(&mut Settings),
+) -> Edge {
     let listener = |tls| ListenerSettings::new("127.0.0.1:0".parse().unwrap(), tls);
     let mut settings = Settings {
         drain: std::time::Duration::from_secs(30).into(),
         downstream: Arc::new(downstream),
-        schemas: HashMap::from([(upstream.name.clone(), schema)]),
-        upstreams: vec![Arc::new(upstream)],
+        schemas: upstreams.iter().map(|upstream| (upstream.name.clone(), schema.clone())).collect(),
+        upstreams: upstreams.into_iter().map(Arc::new).collect(),
         ..Settings::new(vec![listener(None), listener(Some(super::carrier::certificate()))])
     };
     adjust(&mut settings);
