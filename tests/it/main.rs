@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access_log;
+mod client_address;
 mod client_certificates;
 mod config;
 mod ext_authz;
+mod floods;
 mod grpc_web;
 mod grpc_web_refusals;
 mod grpc_websockets;
@@ -18,6 +20,7 @@ mod interop;
 mod json_http;
 mod json_mistakes;
 mod json_sockets;
+mod limits;
 mod message_log;
 mod metrics_docs;
 mod native;

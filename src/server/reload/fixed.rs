@@ -29,6 +29,8 @@ pub(super) fn keep(running: &Settings, new: &mut Settings) -> Vec<&'static str> 
     let (before, now) = (&running.downstream, Arc::make_mut(&mut new.downstream));
     fix("instance", before.instance == now.instance);
     now.instance.clone_from(&before.instance);
+    fix("overload", before.limits.overload == now.limits.overload);
+    now.limits.overload = before.limits.overload;
     match (&before.peers, &mut now.peers) {
         (None, None) => {}
         (Some(before), Some(now)) => {
