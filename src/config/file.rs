@@ -8,7 +8,7 @@ mod upstreams;
 mod values;
 
 pub(super) use limits::{DrainTimes, Limits, Session};
-pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerTls};
+pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerAcme, ListenerTls};
 pub(super) use peers::{PeerTls, Peers};
 pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
 pub(super) use upstreams::{SchemaFiles, SchemaReflection, Upstream, UpstreamTls};
