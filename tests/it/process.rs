@@ -312,3 +312,97 @@ async fn a_process_without_a_file_lives_through_sighup() {
     process.signal("TERM").await;
     assert_eq!(process.end().await.code(), Some(0));
 }
+
+const ROUTES: &str = "\
+listeners: [{ address: 127.0.0.1:8080 }]
+upstreams:
+  chat: { endpoints: [\"http://127.0.0.1:1\"] }
+  next: { endpoints: [\"http://127.0.0.1:2\"] }
+prefix: /api
+routes:
+  - { service: \"*\", upstream: chat }
+  - { service: chat.v1.Chat, upstream: chat, timeout: 30s, dialects: [session, grpc-web] }
+  - { service: chat.v1.Chat, upstreams: { chat: 19, next: 1 }, metadata: { x-canary: \"*\" }, name: canary }
+  - service: chat.v1.*
+    hosts: [\"*.example.com\"]
+    upstream: next
+    max_message: 1MiB
+    request_metadata: { remove: [x-a], set: { x-b: b } }
+";
+
+#[tokio::test]
+async fn check_shows_which_route_a_call_takes_and_why() {
+    let file = std::env::temp_dir().join(format!("bidiway-routes-{}.yaml", std::process::id()));
+    std::fs::write(&file, ROUTES).unwrap();
+    let name = file.display().to_string();
+    let ask = async |arguments: &[&str]| run(&[&["check", &name], arguments].concat()).await;
+
+    let (code, out, _) = ask(&[]).await;
+    assert_eq!((code, out), (Some(0), format!("{name} is valid: listeners 1, upstreams 2, routes 4\n")));
+
+    let (code, out, _) = ask(&["--method", "/chat.v1.Chat/Talk", "--metadata", "x-canary=1"]).await;
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        out,
+        "\
+/chat.v1.Chat/Talk with x-canary=1
+takes the route in line 9 (canary), chat.v1.Chat [x-canary]
+  why                 it is for any host, the service chat.v1.Chat, the metadata x-canary
+  upstreams           chat 95 %, next 5 %; JSON by the schema of chat
+  timeout             none
+  largest message     4MiB
+  dialects            all
+
+Routes that take it too, but are less specific:
+  the route in line 8, chat.v1.Chat: less specific by its metadata
+  the route in line 7, *: less specific by its method
+
+Routes for the method, but not for this call:
+  the route in line 10, *.example.com chat.v1.*: for the host *.example.com
+"
+    );
+
+    let (_, out, _) = ask(&["--method", "api/chat.v1.Chat/Talk", "--host", "App.Example.com:443"]).await;
+    assert!(out.starts_with("/chat.v1.Chat/Talk at app.example.com\ntakes the route in line 10, "), "{out}");
+    assert!(
+        out.contains(
+            "why                 it is for hosts *.example.com, the package chat.v1, any metadata\n"
+        ),
+        "{out}"
+    );
+    assert!(out.contains("largest message     1MiB\n"), "{out}");
+    assert!(out.contains("request metadata    remove x-a, set x-b\n"), "{out}");
+    assert!(out.contains("line 8, chat.v1.Chat: less specific by its host\n"), "{out}");
+    assert!(out.contains("[x-canary]: with the metadata x-canary\n"), "{out}");
+
+    let (_, out, _) = ask(&["--method", "/chat.v1.Chat/Talk"]).await;
+    assert!(out.contains("timeout             30s, also for calls that bring none\n"), "{out}");
+    assert!(out.contains("dialects            session, grpc-web, grpc-web-text\n"), "{out}");
+
+    std::fs::write(&file, ROUTES.replace("service: \"*\"", "service: other.Service")).unwrap();
+    let (code, out, _) = ask(&["--method", "/chat.v1.Room/Join"]).await;
+    assert_eq!(code, Some(0));
+    assert!(out.starts_with("/chat.v1.Room/Join\nhas no route: calls end with UNIMPLEMENTED.\n"), "{out}");
+    assert!(out.contains("line 10, *.example.com chat.v1.*: for the host *.example.com\n"), "{out}");
+
+    for (arguments, text) in [
+        (
+            &["--method", "chat.v1.Chat"][..],
+            "\"chat.v1.Chat\" is no gRPC method; write /package.Service/Method",
+        ),
+        (&["--method", "/a.B/C", "--host", "https://a.b"], "is not a host"),
+        (&["--method", "/a.B/C", "--host", "*.a.b"], "a client asks for one name"),
+        (&["--method", "/a.B/C", "--metadata", "x"], "\"x\" is no metadata; write name=value"),
+        (
+            &["--method", "/a.B/C", "--metadata", "cookie=a"],
+            "cookie is dropped before routes look at metadata",
+        ),
+        (&["--method", "/a.B/C", "--metadata", "a b=c"], "\"a b\" is no name of metadata"),
+        (&["--host", "a.b"], "--method"),
+    ] {
+        let (code, _, err) = ask(arguments).await;
+        assert_eq!(code, Some(64), "{arguments:?}: {err}");
+        assert!(err.contains(text), "{arguments:?}: {err}");
+    }
+    std::fs::remove_file(file).unwrap();
+}
