@@ -19,7 +19,7 @@ pub(super) use endpoints::{
 };
 pub(super) use identity::{ApiKeys, ExtAuthz, Identity, Jwks, Jwt, RouteAuth};
 pub(super) use limits::{CallLimits, DrainTimes, Limits, Session};
-pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerTls};
+pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerAcme, ListenerTls};
 pub(super) use own_services::Serve;
 pub(super) use overload::Overload;
 pub(super) use peers::{PeerTls, Peers};

@@ -3,6 +3,7 @@
 //! Workers share nothing on the way of a message: each is a thread with a runtime, listeners, upstream connections
 //! and sessions of its own. What they do share is settings, metrics and the signals of the drain.
 
+pub mod acme;
 mod admin;
 mod connection;
 mod listener;
@@ -42,6 +43,7 @@ use crate::{
     telemetry::Metrics,
     upstream::{self, Roster, Upstream},
 };
+use acme::Renewals;
 use admin::Readiness;
 use reload::{Generation, Order, Places, ReloadStatus, Reloader, Running};
 use span_export::SpanExport;
@@ -238,6 +240,8 @@ impl Server {
         readiness.ready();
 
         let DrainSettings { grace, spread, timeout: limit } = generation.settings.drain;
+        let mut renewals = Renewals::default();
+        renewals.follow(&generation.settings);
         let running = Running {
             generation,
             workers: senders,
@@ -245,6 +249,7 @@ impl Server {
             sessions,
             places: vec![places, peer_places],
             schemas: schemas_now,
+            renewals,
         };
         // Kept until the end, and with it what workers have of upstreams that no call uses.
         let mut running = pin!(running.run(orders));

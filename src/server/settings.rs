@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::{TracingSettings, tls::CertificateFacts};
+use super::{TracingSettings, acme::Acme, tls::CertificateFacts};
 use crate::{downstream, schema, telemetry::Metrics, upstream};
 
 /// Everything, checked and ready: the roof's settings.
@@ -62,12 +62,14 @@ pub struct ListenerSettings {
     /// A hash of what `tls` demands of clients' certificates; `None`: nothing. A reload that changes it takes back the
     /// right to resume a TLS session without showing a certificate again.
     pub client_trust: Option<[u8; 32]>,
+    /// Where the certificate of `tls` comes from, if not from files; or from there as well.
+    pub acme: Option<Acme>,
 }
 
 impl ListenerSettings {
     /// A port with every default.
     pub fn new(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        Self { address, tls, proxy_protocol: false, certificates: Vec::new(), client_trust: None }
+        Self { address, tls, proxy_protocol: false, certificates: Vec::new(), client_trust: None, acme: None }
     }
 }
 

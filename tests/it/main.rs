@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access_log;
+#[cfg(feature = "acme")]
+mod acme;
 mod client_address;
 mod client_certificates;
 mod config;
