@@ -215,7 +215,7 @@ async fn a_window_that_opens_byte_by_byte_does_not_make_a_frame_of_each() {
     let stream = connection.request().await;
     let total = 16 * 1024 + 2000;
     let body: Bytes = message(&vec![7; total - 5]);
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     let sender = tokio::spawn(async move {
         let mut rest = body;
         while !rest.is_empty() {
