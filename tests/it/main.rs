@@ -38,6 +38,7 @@ mod session_resume;
 mod session_resume_refusals;
 mod session_upstream_faults;
 mod support;
+mod upstream_balance;
 mod upstream_calls;
 mod upstream_faults;
 mod upstream_pool;

@@ -8,9 +8,11 @@ pub(crate) mod http;
 pub(crate) mod http_carrier;
 pub(crate) mod json;
 pub(crate) mod middlebox;
+pub(crate) mod names;
 pub(crate) mod peers;
 pub(crate) mod raw;
 pub(crate) mod reflection;
+pub(crate) mod replicas;
 pub(crate) mod socket;
 pub(crate) mod upstream;
 
