@@ -1,5 +1,6 @@
 //! From what the file says to settings for every floor: defaults, and the checks that need more than one value.
 
+mod calls;
 mod endpoints;
 mod limits;
 mod listeners;
@@ -7,6 +8,7 @@ mod metadata_rules;
 mod peers;
 mod routes;
 mod schemas;
+mod tracing;
 mod upstreams;
 
 use std::{
@@ -38,6 +40,8 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
         b.upgrade_headers(file.upgrade_headers.as_deref().unwrap_or_default(), file.origins.as_deref());
+    let client_identity =
+        b.client_identity(file.client_identity.as_ref(), &upgrade_headers, &file.listeners.0);
     let limits = b.limits(file.limits.as_ref());
     let session = b.session(file.session.as_ref());
     let peers = b.peers(&file);
@@ -57,6 +61,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         b.problems.add(level.at, error);
     }
     let reload = b.reload(file.reload.as_ref());
+    let tracing = file.tracing.as_ref().map(|tracing| b.tracing(tracing));
     let workers = b.workers(file.workers.as_ref());
     let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
@@ -75,6 +80,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         instance: file.instance,
         peers: peers?,
         upgrade_headers,
+        client_identity,
         limits,
         session,
         cookies,
@@ -95,6 +101,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
             downstream: Arc::new(downstream),
             upstreams: upstreams?,
             schemas: schemas?,
+            tracing: tracing.map_or(Some(None), |tracing| tracing.map(Some))?,
         },
         route_lines,
         log: LogSettings {

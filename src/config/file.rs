@@ -1,20 +1,24 @@
 //! What the file may say: its keys, with the sentences that editors show. Defaults are applied in `build`.
 
+mod calls;
 mod endpoints;
 mod limits;
 mod listeners;
 mod peers;
 mod routes;
+mod tracing;
 mod upstreams;
 mod values;
 
+pub(super) use calls::{Percent, Retrying};
 pub(super) use endpoints::{
     Balancing, Ejecting, UpstreamDns, UpstreamEjection, UpstreamHash, UpstreamHealth,
 };
 pub(super) use limits::{DrainTimes, Limits, Session};
-pub(super) use listeners::{Admin, Listener, ListenerTls};
+pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerTls};
 pub(super) use peers::{PeerTls, Peers};
 pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
+pub(super) use tracing::{Otlp, Tracing};
 pub(super) use upstreams::{SchemaFiles, SchemaReflection, Upstream, UpstreamTls};
 
 use schemars::{
@@ -44,6 +48,9 @@ section! { "the file"
         /// Headers of the request that opens a WebSocket which reach services as metadata of its calls, and `cookie`
         /// of any request. `cookie` and `authorization` demand that `origins` has no `*`. Default: none.
         upgrade_headers: Option<Vec<At<String>>>,
+        /// Under which names services are told who a client is by the certificate that it has shown (`client_ca` of a
+        /// listener). What clients themselves say under these names is dropped. Default: services are not told.
+        client_identity: Option<At<ClientIdentity>>,
         /// The gRPC services, by a name of your choice. At least one.
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
@@ -65,6 +72,8 @@ section! { "the file"
         reload: Option<At<Keepalive>>,
         /// The log, on standard error.
         log: Option<Log>,
+        /// Traces of calls, for OpenTelemetry. Left out: none.
+        tracing: Option<Tracing>,
         /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for
         /// pages without generated code. Default: false.
         schema_endpoint: Option<bool>,

@@ -8,10 +8,12 @@ mod connection;
 mod listener;
 pub mod reload;
 mod settings;
+mod span_export;
 pub mod tls;
 mod worker;
 
 pub use settings::{DrainSettings, ListenerSettings, Settings};
+pub use span_export::TracingSettings;
 
 use std::{
     collections::HashMap,
@@ -21,11 +23,13 @@ use std::{
     pin::pin,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -39,6 +43,7 @@ use crate::{
 };
 use admin::Readiness;
 use reload::{Generation, Order, Places, ReloadStatus, Reloader, Running};
+use span_export::SpanExport;
 use worker::Worker;
 
 /// A server whose ports are bound and that serves nothing yet.
@@ -117,6 +122,7 @@ impl Server {
         };
         let (admin_address, admin) = admin.unzip();
         let metrics = Metrics::new();
+        settings.tell_certificates(&metrics);
         let sessions = SessionDirectory::new(&settings.downstream, &metrics).map_err(StartError::Random)?;
         let reloads = ReloadStatus::new(metrics.clone());
         let (reloader, orders) = Reloader::new(reloads.clone());
@@ -167,6 +173,7 @@ impl Server {
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let Self { settings, admin, listeners, peers, metrics, sessions, drain, reloads, orders, .. } = self;
         let stop = CancellationToken::new();
+        let spans = settings.tracing.as_ref().map(|tracing| export_spans(tracing, &settings, &metrics));
         let readiness = Arc::<Readiness>::default();
         let rosters = rosters(&settings, None, &metrics);
         let schemas = Arc::new(schemas(&settings, &rosters, &metrics));
@@ -185,7 +192,6 @@ impl Server {
 
         let (places, peer_places) =
             (Places::new(settings.max_connections), Places::new(settings.max_connections));
-        settings.tell_certificates(&metrics);
         let addresses = Arc::<AddressTable>::default();
         let mut peers = peers.into_iter();
         let generation = Arc::new(Generation { settings, rosters, schemas });
@@ -249,6 +255,12 @@ impl Server {
                 error!("a worker's thread did not end well");
             }
         }
+        if let Some((closing, export)) = spans {
+            closing.cancel();
+            if timeout(LAST_SPANS, export).await.is_err() {
+                warn!("the trace collector did not take the last spans in time");
+            }
+        }
         info!("stopped");
     }
 }
@@ -269,6 +281,23 @@ pub fn rosters(settings: &Settings, before: Option<&Rosters>, metrics: &Metrics)
         (settings.name.clone(), roster)
     };
     settings.upstreams.iter().map(roster).collect()
+}
+
+/// How long the last spans may take.
+const LAST_SPANS: Duration = Duration::from_secs(3);
+
+/// Gives calls spans and sends them away, until the token is cancelled: then what there is is sent, and it ends.
+fn export_spans(
+    tracing: &TracingSettings,
+    settings: &Settings,
+    metrics: &Metrics,
+) -> (CancellationToken, JoinHandle<()>) {
+    let random = || format!("{:016x}", getrandom::u64().unwrap_or_default());
+    let instance = settings.downstream.instance.clone().unwrap_or_else(random);
+    let queue = metrics.trace(tracing.traces);
+    let closing = CancellationToken::new();
+    let export = SpanExport::new(tracing, instance);
+    (closing.clone(), tokio::spawn(export.run(queue, closing)))
 }
 
 /// The upstreams' schemas. Reflection has connections of its own and runs within this runtime: whatever it does,

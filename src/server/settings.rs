@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::tls::CertificateFacts;
+use super::{TracingSettings, tls::CertificateFacts};
 use crate::{downstream, schema, telemetry::Metrics, upstream};
 
 /// Everything, checked and ready: the roof's settings.
@@ -24,6 +24,8 @@ pub struct Settings {
     pub upstreams: Vec<Arc<upstream::Settings>>,
     /// Where the upstreams' schemas come from, by the upstream's name. Without one, JSON is not spoken to it.
     pub schemas: HashMap<String, schema::Settings>,
+    /// Spans of calls, and where they go; `None`: there are none.
+    pub tracing: Option<TracingSettings>,
 }
 
 /// How the process stops. All times begin with the signal.
@@ -54,12 +56,15 @@ pub struct ListenerSettings {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// What is to be known of the certificates of `tls`, for the metrics.
     pub certificates: Vec<CertificateFacts>,
+    /// A hash of what `tls` demands of clients' certificates; `None`: nothing. A reload that changes it takes back the
+    /// right to resume a TLS session without showing a certificate again.
+    pub client_trust: Option<[u8; 32]>,
 }
 
 impl ListenerSettings {
     /// A port with every default.
     pub fn new(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        Self { address, tls, certificates: Vec::new() }
+        Self { address, tls, certificates: Vec::new(), client_trust: None }
     }
 }
 
@@ -84,6 +89,7 @@ impl Settings {
             downstream: Arc::default(),
             upstreams: Vec::new(),
             schemas: HashMap::new(),
+            tracing: None,
         }
     }
 }

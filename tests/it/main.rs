@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod client_certificates;
 mod config;
 mod grpc_web;
 mod grpc_web_refusals;
@@ -14,9 +15,12 @@ mod json_http;
 mod json_mistakes;
 mod json_sockets;
 mod message_log;
+mod metrics_docs;
 mod native;
 mod oracle;
 mod process;
+mod reload;
+mod routes;
 mod schema;
 mod schema_edge;
 mod server;
@@ -38,9 +42,14 @@ mod session_resume;
 mod session_resume_refusals;
 mod session_upstream_faults;
 mod support;
+mod traces;
 mod upstream_balance;
 mod upstream_calls;
 mod upstream_faults;
+mod upstream_keepalive;
+mod upstream_limits;
 mod upstream_pool;
 mod upstream_requests;
+mod upstream_restarts;
+mod upstream_retries;
 mod upstream_tls;

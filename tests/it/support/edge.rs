@@ -1,6 +1,6 @@
 //! A whole Bidiway in front of a test's server, and HTTP clients for it.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use bidiway::{
     downstream::{self, RouteSettings, ServicePattern},
@@ -64,30 +64,54 @@ pub(crate) async fn edge_knowing(
     upstream: upstream::Settings,
     downstream: downstream::Settings,
 ) -> Edge {
-    start(1, schema, upstream, downstream).await
+    start(1, schema, vec![upstream], downstream).await
+}
+
+/// A Bidiway with these settings and several upstreams.
+pub(crate) async fn edge_among(upstreams: Vec<upstream::Settings>, downstream: downstream::Settings) -> Edge {
+    start(1, reflection(), upstreams, downstream).await
 }
 
 /// A Bidiway of several workers.
 pub(crate) async fn edge_of_workers(workers: usize, url: &str, downstream: downstream::Settings) -> Edge {
-    start(workers, reflection(), super::calls::settings(&[url]), downstream).await
+    start(workers, reflection(), vec![super::calls::settings(&[url])], downstream).await
 }
 
 async fn start(
     workers: usize,
     schema: schema::Settings,
-    upstream: upstream::Settings,
+    upstreams: Vec<upstream::Settings>,
     downstream: downstream::Settings,
 ) -> Edge {
+    start_adjusted(schema, upstreams, downstream, |settings| settings.workers = workers).await
+}
+
+/// A Bidiway with this upstream and schema, and whatever else the test wants.
+pub(crate) async fn edge_adjusted(
+    schema: schema::Settings,
+    upstream: upstream::Settings,
+    downstream: downstream::Settings,
+    adjust: impl FnOnce(&mut Settings),
+) -> Edge {
+    start_adjusted(schema, vec![upstream], downstream, adjust).await
+}
+
+async fn start_adjusted(
+    schema: schema::Settings,
+    upstreams: Vec<upstream::Settings>,
+    downstream: downstream::Settings,
+    adjust: impl FnOnce(&mut Settings),
+) -> Edge {
     let listener = |tls| ListenerSettings::new("127.0.0.1:0".parse().unwrap(), tls);
-    let server = Server::bind(Settings {
-        workers,
+    let mut settings = Settings {
         drain: std::time::Duration::from_secs(30).into(),
         downstream: Arc::new(downstream),
-        schemas: HashMap::from([(upstream.name.clone(), schema)]),
-        upstreams: vec![Arc::new(upstream)],
+        schemas: upstreams.iter().map(|upstream| (upstream.name.clone(), schema.clone())).collect(),
+        upstreams: upstreams.into_iter().map(Arc::new).collect(),
         ..Settings::new(vec![listener(None), listener(Some(super::carrier::certificate()))])
-    })
-    .unwrap();
+    };
+    adjust(&mut settings);
+    let server = Server::bind(settings).unwrap();
     let (shutdown, stop) = oneshot::channel();
     let (addresses, metrics, cut) = (server.addresses(), server.metrics(), server.cut());
     let served = tokio::spawn(server.serve(async move {

@@ -12,6 +12,7 @@ pub(crate) mod names;
 pub(crate) mod peers;
 pub(crate) mod raw;
 pub(crate) mod reflection;
+pub(crate) mod reload;
 pub(crate) mod replicas;
 pub(crate) mod socket;
 pub(crate) mod upstream;
