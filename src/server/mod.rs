@@ -265,6 +265,23 @@ impl Server {
     }
 }
 
+/// How long the last spans may take.
+const LAST_SPANS: Duration = Duration::from_secs(3);
+
+/// Gives calls spans and sends them away, until the token is cancelled: then what there is is sent, and it ends.
+fn export_spans(
+    tracing: &TracingSettings,
+    settings: &Settings,
+    metrics: &Metrics,
+) -> (CancellationToken, JoinHandle<()>) {
+    let random = || format!("{:016x}", getrandom::u64().unwrap_or_default());
+    let instance = settings.downstream.instance.clone().unwrap_or_else(random);
+    let queue = metrics.trace(tracing.traces);
+    let closing = CancellationToken::new();
+    let export = SpanExport::new(tracing, instance);
+    (closing.clone(), tokio::spawn(export.run(queue, closing)))
+}
+
 /// Upstreams' members as all workers share them, by the upstream's name.
 pub type Rosters = HashMap<String, Arc<Roster>>;
 
@@ -281,23 +298,6 @@ pub fn rosters(settings: &Settings, before: Option<&Rosters>, metrics: &Metrics)
         (settings.name.clone(), roster)
     };
     settings.upstreams.iter().map(roster).collect()
-}
-
-/// How long the last spans may take.
-const LAST_SPANS: Duration = Duration::from_secs(3);
-
-/// Gives calls spans and sends them away, until the token is cancelled: then what there is is sent, and it ends.
-fn export_spans(
-    tracing: &TracingSettings,
-    settings: &Settings,
-    metrics: &Metrics,
-) -> (CancellationToken, JoinHandle<()>) {
-    let random = || format!("{:016x}", getrandom::u64().unwrap_or_default());
-    let instance = settings.downstream.instance.clone().unwrap_or_else(random);
-    let queue = metrics.trace(tracing.traces);
-    let closing = CancellationToken::new();
-    let export = SpanExport::new(tracing, instance);
-    (closing.clone(), tokio::spawn(export.run(queue, closing)))
 }
 
 /// The upstreams' schemas. Reflection has connections of its own and runs within this runtime: whatever it does,
