@@ -54,6 +54,7 @@ mod session_upstream_faults;
 mod status_matrix;
 mod support;
 mod traces;
+mod upstream_balance;
 mod upstream_calls;
 mod upstream_faults;
 mod upstream_keepalive;
