@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{
-    AddressTable, Cors, Drain, Rejection, RequestKind, Routes, Settings,
+    AddressTable, ClientCertificate, Cors, Drain, Rejection, RequestKind, Routes, Settings,
     carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
     guard,
@@ -32,6 +32,8 @@ pub struct ConnInfo {
     pub peer: SocketAddr,
     /// Whether the connection is TLS.
     pub tls: bool,
+    /// The certificate that the client has shown in the handshake.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// The client's IP address as services read it in `x-forwarded-for`; made once for all calls.
     pub(crate) address: HeaderValue,
     /// The host that the request names; `None` also where neither a route asks for it nor may ask later.
@@ -42,7 +44,8 @@ impl ConnInfo {
     /// A connection from `peer`.
     pub fn new(peer: SocketAddr, tls: bool) -> Self {
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
-        Self { peer, tls, address: address.expect("an address is printable ASCII"), host: None }
+        let address = address.expect("an address is printable ASCII");
+        Self { peer, tls, certificate: None, address, host: None }
     }
 }
 

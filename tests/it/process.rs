@@ -17,7 +17,7 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-use crate::support::{http::get, within};
+use crate::support::{http::get, reload::Folder, within};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_bidiway");
 
@@ -242,6 +242,75 @@ async fn describe_says_what_it_needs() {
         assert_eq!(found, Some(code), "{arguments:?}: {err}");
         assert!(err.contains(text), "{arguments:?}: {err}");
     }
+}
+
+/// A configuration in a folder of its own, which a process is started with.
+async fn configured(folder: &Folder, reload: &str, upstream: &str) -> (Process, SocketAddr, SocketAddr) {
+    folder.write("bidiway.yaml", &reloadable(reload, upstream));
+    let file = folder.path("bidiway.yaml");
+    let mut process = Process::start(Command::new(BINARY).args(["serve", "--config"]).arg(file));
+    let address = process.address("listening on http://").await;
+    let admin = process.address("admin on http://").await;
+    (process, address, admin)
+}
+
+fn reloadable(reload: &str, upstream: &str) -> String {
+    format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\nreload: {reload}\n\
+         upstreams: {{ a: {{ endpoints: [\"{upstream}\"] }} }}\n"
+    )
+}
+
+/// Waits until this line is among the metrics.
+async fn told(admin: SocketAddr, line: &str) {
+    let seen = async {
+        loop {
+            let (_, metrics) = get(admin, "/metrics").await.unwrap();
+            if metrics.lines().any(|found| found == line) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(30, seen).await;
+}
+
+#[tokio::test]
+async fn a_signal_or_a_changed_file_brings_another_configuration_and_a_broken_one_kills_nobody() {
+    let services = Services::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let (nobody, services) = ("http://127.0.0.1:1".to_owned(), format!("http://{}", services.address()));
+    for (reload, by_signal) in [("\"off\"", true), ("100ms", false)] {
+        let folder = Folder::new();
+        let (process, address, admin) = configured(&folder, reload, &nobody).await;
+        let mut lab = LabClient::connect(format!("http://{address}")).await.unwrap();
+        let refused = lab.stats(v1::StatsRequest::default()).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable);
+
+        folder.write("bidiway.yaml", "listeners: [");
+        if by_signal {
+            process.signal("HUP").await;
+        }
+        told(admin, "bidiway_config_reloads_total{result=\"failed\"} 1").await;
+        folder.write("bidiway.yaml", &reloadable(reload, &services));
+        if by_signal {
+            process.signal("HUP").await;
+        }
+        told(admin, "bidiway_config_generation 2").await;
+        lab.stats(v1::StatsRequest::default()).await.unwrap();
+        process.signal("TERM").await;
+        assert_eq!(process.end().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_process_without_a_file_lives_through_sighup() {
+    let mut process = Process::start(Command::new(BINARY).args(SERVE));
+    process.address("listening on http://").await;
+    let admin = process.address("admin on http://").await;
+    process.signal("HUP").await;
+    assert_eq!(within(10, get(admin, "/healthz")).await.unwrap().0, 200);
+    process.signal("TERM").await;
+    assert_eq!(process.end().await.code(), Some(0));
 }
 
 const ROUTES: &str = "\
