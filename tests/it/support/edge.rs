@@ -83,7 +83,7 @@ async fn start(
     upstreams: Vec<upstream::Settings>,
     downstream: downstream::Settings,
 ) -> Edge {
-    start_adjusted(schema, upstreams, downstream, |settings| settings.workers = workers).await
+    begin(schema, upstreams, downstream, |settings| settings.workers = workers).await
 }
 
 /// A Bidiway with this upstream and schema, and whatever else the test wants.
@@ -93,10 +93,10 @@ pub(crate) async fn edge_adjusted(
     downstream: downstream::Settings,
     adjust: impl FnOnce(&mut Settings),
 ) -> Edge {
-    start_adjusted(schema, vec![upstream], downstream, adjust).await
+    begin(schema, vec![upstream], downstream, adjust).await
 }
 
-async fn start_adjusted(
+async fn begin(
     schema: schema::Settings,
     upstreams: Vec<upstream::Settings>,
     downstream: downstream::Settings,
