@@ -185,7 +185,7 @@ impl Edge {
         }
         drop(plan);
         let version = head.version;
-        let conn = self.settings().trusted_proxies.client(&conn, &head.headers).unwrap_or(conn);
+        let mut conn = self.settings().trusted_proxies.client(&conn, &head.headers).unwrap_or(conn);
         let cors = match guard::check(&self, &head, &conn) {
             Ok(cors) => cors,
             Err(rejection) => {
