@@ -10,18 +10,24 @@ import (
 	"net"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"bidiway.example/lab/demopb"
 )
 
 func main() {
 	address := flag.String("address", "127.0.0.1:50052", "where to listen; port 0 takes a free one")
+	minPing := flag.Duration("min-ping", 0, "the least time between a client's pings; 0: grpc-go's five minutes")
+	maxAge := flag.Duration("max-age", 0, "how long connections are kept; 0: for ever")
 	flag.Parse()
 	listener, err := net.Listen("tcp", *address)
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: *minPing}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: *maxAge}),
+	)
 	demopb.RegisterLabServer(server, &lab{tallies: tallies{byTag: map[string]*tally{}}})
 	fmt.Println("listening on", listener.Addr())
 	log.Fatal(server.Serve(listener))

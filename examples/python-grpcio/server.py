@@ -151,8 +151,11 @@ async def fail(request, context):
 async def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--address", default="127.0.0.1:50051", help="port 0 takes a free one")
-    address = arguments.parse_args().address
-    server = grpc.aio.server()
+    arguments.add_argument("--option", action="append", default=[], help="a channel argument, NAME=NUMBER")
+    given = arguments.parse_args()
+    address = given.address
+    pairs = (option.split("=") for option in given.option)
+    server = grpc.aio.server(options=[(name, int(number)) for name, number in pairs])
     services.add_LabServicer_to_server(Lab(), server)
     names = (pb.DESCRIPTOR.services_by_name["Lab"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)

@@ -1,11 +1,13 @@
 //! From what the file says to settings for every floor: defaults, and the checks that need more than one value.
 
+mod calls;
 mod limits;
 mod listeners;
 mod metadata_rules;
 mod peers;
 mod routes;
 mod schemas;
+mod tracing;
 mod upstreams;
 
 use std::{
@@ -56,6 +58,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         b.problems.add(level.at, error);
     }
     let reload = b.reload(file.reload.as_ref());
+    let tracing = file.tracing.as_ref().map(|tracing| b.tracing(tracing));
     let workers = b.workers(file.workers.as_ref());
     let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
@@ -94,6 +97,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
             downstream: Arc::new(downstream),
             upstreams: upstreams?,
             schemas: schemas?,
+            tracing: tracing.map_or(Some(None), |tracing| tracing.map(Some))?,
         },
         route_lines,
         log: LogSettings {

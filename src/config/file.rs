@@ -1,16 +1,20 @@
 //! What the file may say: its keys, with the sentences that editors show. Defaults are applied in `build`.
 
+mod calls;
 mod limits;
 mod listeners;
 mod peers;
 mod routes;
+mod tracing;
 mod upstreams;
 mod values;
 
+pub(super) use calls::{Percent, Retrying};
 pub(super) use limits::{DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, Listener, ListenerTls};
 pub(super) use peers::{PeerTls, Peers};
 pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
+pub(super) use tracing::{Otlp, Tracing};
 pub(super) use upstreams::{SchemaFiles, SchemaReflection, Upstream, UpstreamTls};
 
 use schemars::{
@@ -61,6 +65,8 @@ section! { "the file"
         reload: Option<At<Keepalive>>,
         /// The log, on standard error.
         log: Option<Log>,
+        /// Traces of calls, for OpenTelemetry. Left out: none.
+        tracing: Option<Tracing>,
         /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for
         /// pages without generated code. Default: false.
         schema_endpoint: Option<bool>,

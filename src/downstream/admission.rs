@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Asked, ConnInfo, Edge, Plan, Route, cookies, message_log, upgrade_headers};
 use crate::{
     telemetry::{CallRecord, Dialect},
-    upstream::Request,
+    upstream::{Request, Upstream},
     wire::{Code, Outcome, metadata, timeout},
 };
 
@@ -34,8 +34,10 @@ pub(crate) struct Opening<'a> {
 /// A call that may go upstream.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    /// Where it goes: `route.upstream.call(request)`.
+    /// What serves it.
     pub(crate) route: Arc<Route>,
+    /// Where it goes: `upstream.call(request)`.
+    pub(crate) upstream: Upstream,
     /// What opens it. The content type is `application/grpc`; a dialect that knows more replaces it.
     pub(crate) request: Request,
     /// Its account, already running.
@@ -54,11 +56,13 @@ pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, B
     let plan = edge.plan();
     upgrade_headers::add(opening.upgrade_headers, &plan.settings, &mut opening.metadata);
     let route = plan.routes.find(&opening.asked());
-    let record = record(&plan, route, &opening);
+    let mut record = record(edge, &plan, route, &opening);
     match prepare(&plan, route, opening, timeout) {
         Ok((route, mut request)) => {
+            let upstream = route.upstream().clone();
+            record.propagate(upstream.name(), &mut request.metadata);
             request.tap = message_log::sampled(edge, &route, &request);
-            Ok(Admitted { route, request, record })
+            Ok(Admitted { route, upstream, request, record })
         }
         Err(outcome) => {
             record.end(&outcome);
@@ -70,15 +74,20 @@ pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, B
 /// Opens the account of a call that a dialect refuses by itself, or that is about to be admitted.
 pub(crate) fn account(edge: &Edge, opening: &Opening<'_>) -> CallRecord {
     let plan = edge.plan();
-    record(&plan, plan.routes.find(&opening.asked()), opening)
+    record(edge, &plan, plan.routes.find(&opening.asked()), opening)
 }
 
-fn record(plan: &Plan, route: Option<&Arc<Route>>, opening: &Opening<'_>) -> CallRecord {
+fn record(edge: &Edge, plan: &Plan, route: Option<&Arc<Route>>, opening: &Opening<'_>) -> CallRecord {
     let metrics = match route {
         Some(route) => route.metrics(opening.dialect),
         None => plan.routes.unrouted(opening.dialect),
     };
-    CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned())
+    let mut record =
+        CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned());
+    if let Some(tracer) = edge.metrics.tracer() {
+        record.trace(tracer, &opening.metadata);
+    }
+    record
 }
 
 impl Opening<'_> {

@@ -112,7 +112,7 @@ where
     admitted.request.content_type = content_type;
     let max_message = admitted.route.settings.max_message;
     let record = SharedRecord::new(admitted.record);
-    let (sender, receiver) = admitted.route.upstream().call(admitted.request).split();
+    let (sender, receiver) = admitted.upstream.call(admitted.request).split();
     let mut pump = RequestPump::new(body, dialect.takes_base64(), sender, record.clone(), max_message);
     // Declared last, so dropped first when the client goes away: it gives the stream up together with its slot.
     let mut receiver = receiver;

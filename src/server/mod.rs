@@ -8,10 +8,12 @@ mod connection;
 mod listener;
 pub mod reload;
 mod settings;
+mod span_export;
 pub mod tls;
 mod worker;
 
 pub use settings::{DrainSettings, ListenerSettings, Settings};
+pub use span_export::TracingSettings;
 
 use std::{
     collections::HashMap,
@@ -21,11 +23,13 @@ use std::{
     pin::pin,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -39,6 +43,7 @@ use crate::{
 };
 use admin::Readiness;
 use reload::{Generation, Order, Places, ReloadStatus, Reloader, Running};
+use span_export::SpanExport;
 use worker::Worker;
 
 /// A server whose ports are bound and that serves nothing yet.
@@ -167,6 +172,7 @@ impl Server {
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let Self { settings, admin, listeners, peers, metrics, sessions, drain, reloads, orders, .. } = self;
         let stop = CancellationToken::new();
+        let spans = settings.tracing.as_ref().map(|tracing| export_spans(tracing, &settings, &metrics));
         let readiness = Arc::<Readiness>::default();
         let schemas = Arc::new(schemas(&settings, &metrics));
         let (schemas_now, seen) = watch::channel(schemas.clone());
@@ -248,8 +254,31 @@ impl Server {
                 error!("a worker's thread did not end well");
             }
         }
+        if let Some((closing, export)) = spans {
+            closing.cancel();
+            if timeout(LAST_SPANS, export).await.is_err() {
+                warn!("the trace collector did not take the last spans in time");
+            }
+        }
         info!("stopped");
     }
+}
+
+/// How long the last spans may take.
+const LAST_SPANS: Duration = Duration::from_secs(3);
+
+/// Gives calls spans and sends them away, until the token is cancelled: then what there is is sent, and it ends.
+fn export_spans(
+    tracing: &TracingSettings,
+    settings: &Settings,
+    metrics: &Metrics,
+) -> (CancellationToken, JoinHandle<()>) {
+    let random = || format!("{:016x}", getrandom::u64().unwrap_or_default());
+    let instance = settings.downstream.instance.clone().unwrap_or_else(random);
+    let queue = metrics.trace(tracing.traces);
+    let closing = CancellationToken::new();
+    let export = SpanExport::new(tracing, instance);
+    (closing.clone(), tokio::spawn(export.run(queue, closing)))
 }
 
 /// The upstreams' schemas. Reflection has connections of its own and runs within this runtime: whatever it does,

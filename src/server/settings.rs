@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::tls::CertificateFacts;
+use super::{TracingSettings, tls::CertificateFacts};
 use crate::{downstream, schema, telemetry::Metrics, upstream};
 
 /// Everything, checked and ready: the roof's settings.
@@ -24,6 +24,8 @@ pub struct Settings {
     pub upstreams: Vec<Arc<upstream::Settings>>,
     /// Where the upstreams' schemas come from, by the upstream's name. Without one, JSON is not spoken to it.
     pub schemas: HashMap<String, schema::Settings>,
+    /// Spans of calls, and where they go; `None`: there are none.
+    pub tracing: Option<TracingSettings>,
 }
 
 /// How the process stops. All times begin with the signal.
@@ -84,6 +86,7 @@ impl Settings {
             downstream: Arc::default(),
             upstreams: Vec::new(),
             schemas: HashMap::new(),
+            tracing: None,
         }
     }
 }

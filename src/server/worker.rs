@@ -56,6 +56,8 @@ impl Worker {
             tasks: self.drain.tasks.clone(),
             spread: self.drain.spread,
         };
+        let (clock, cut) = (self.metrics.worker_clock(), drain.cut.clone());
+        tokio::spawn(async move { cut.run_until_cancelled(clock.run()).await });
         let mut follower = Follower { metrics: self.metrics.clone(), upstreams: HashMap::new() };
         let Generation { settings, schemas } = &*self.generation;
         let plan = follower.plan(settings, schemas);

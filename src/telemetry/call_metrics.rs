@@ -2,9 +2,9 @@
 
 use std::sync::OnceLock;
 
-use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram};
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 
-use super::metrics::EndLabels;
+use super::{call_times::CallTimes, method_metrics::MethodMetrics, metrics::EndLabels};
 use crate::wire::{Code, Origin};
 
 /// Codes 0 to 16, and one place for all others.
@@ -17,7 +17,8 @@ pub struct CallMetrics {
     pub(super) dialect: &'static str,
     pub(super) started: Counter,
     pub(super) active: Gauge,
-    pub(super) duration: Histogram,
+    pub(super) times: CallTimes,
+    pub(super) methods: MethodMetrics,
     pub(super) up: Traffic,
     pub(super) down: Traffic,
     pub(super) ended: Family<EndLabels, Counter>,

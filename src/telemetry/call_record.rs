@@ -5,7 +5,9 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{CallMetrics, call_metrics::Traffic};
+use http::HeaderMap;
+
+use super::{CallMetrics, Tracer, call_metrics::Traffic, tracer::CallTrace};
 use crate::wire::{Code, Origin, Outcome};
 
 /// A long stream's messages reach the metrics every so many messages, not only at its end.
@@ -31,6 +33,7 @@ pub struct CallRecord {
     headers: Option<Instant>,
     up: Tally,
     down: Tally,
+    trace: Option<Box<CallTrace>>,
     ended: bool,
 }
 
@@ -80,7 +83,21 @@ impl CallRecord {
             headers: None,
             up: Tally::default(),
             down: Tally::default(),
+            trace: None,
             ended: false,
+        }
+    }
+
+    /// The call has a place in the trace that its client's metadata names, or in a new one.
+    pub fn trace(&mut self, tracer: &Tracer, metadata: &HeaderMap) {
+        self.trace = tracer.begin(metadata).map(Box::new);
+    }
+
+    /// The call goes to this upstream, with this metadata: which tells the service its place in the trace.
+    pub fn propagate(&mut self, upstream: &str, metadata: &mut HeaderMap) {
+        if let Some(trace) = &mut self.trace {
+            trace.upstream = upstream.into();
+            trace.write_to(metadata);
         }
     }
 
@@ -91,13 +108,18 @@ impl CallRecord {
 
     /// A response message went downstream, with so many bytes of payload.
     pub fn message_down(&mut self, bytes: u64) {
+        if self.down.messages == 0 {
+            self.metrics.times.first_message.observe(self.began.elapsed().as_secs_f64());
+        }
         self.down.add(bytes, &self.metrics.down);
     }
 
     /// Initial metadata arrived from upstream (the log's time to headers).
     pub fn headers(&mut self) {
         if self.headers.is_none() {
-            self.headers = Some(Instant::now());
+            let now = Instant::now();
+            self.metrics.times.headers.observe((now - self.began).as_secs_f64());
+            self.headers = Some(now);
         }
     }
 
@@ -112,8 +134,9 @@ impl CallRecord {
         self.up.flush(&self.metrics.up);
         self.down.flush(&self.metrics.down);
         self.metrics.active.dec();
-        self.metrics.duration.observe(duration.as_secs_f64());
+        self.metrics.times.duration.observe(duration.as_secs_f64());
         self.metrics.ended(code, origin).inc();
+        self.metrics.methods.ended(&self.method, code, origin);
         // `grpc_message`, not `message`: tracing prints a field of that name bare, and its text is not ours.
         info!(
             target: "call",
@@ -131,7 +154,25 @@ impl CallRecord {
             bytes_down = self.down.bytes,
             peer = %self.peer,
             session = self.session.as_deref(),
+            trace_id = self.trace.as_ref().map(|trace| trace.id()),
         );
+        if let Some(trace) = self.trace.take() {
+            trace.end(|span| {
+                span.duration = duration;
+                span.headers = self.headers.map(|at| at - self.began);
+                span.method = std::mem::take(&mut self.method);
+                span.route = self.metrics.route().to_owned();
+                span.dialect = self.metrics.dialect();
+                span.session = self.session.take();
+                span.client = self.peer.ip();
+                span.code = code;
+                span.origin = origin;
+                span.message =
+                    if code == Code::OK { String::new() } else { cut(message, MESSAGE_MAX).to_owned() };
+                span.messages = [self.up.messages, self.down.messages];
+                span.bytes = [self.up.bytes, self.down.bytes];
+            });
+        }
     }
 }
 

@@ -7,18 +7,22 @@ use std::{
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
-    metrics::{
-        counter::Counter,
-        family::{Family, MetricConstructor},
-        gauge::Gauge,
-        histogram::Histogram,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
 use super::{
-    CallMetrics, SchemaMetrics, UpstreamMetrics, call_metrics::Traffic, carrier_count::Carrier,
-    reload_metrics::ReloadFamilies, schema_metrics::SchemaFamilies, upstream_metrics::UpstreamFamilies,
+    CallMetrics, SchemaMetrics, UpstreamMetrics, WorkerClock,
+    backpressure::BackpressureFamilies,
+    call_metrics::Traffic,
+    call_times::TimeFamilies,
+    carrier_count::Carrier,
+    method_metrics::MethodFamilies,
+    process_metrics,
+    reload_metrics::ReloadFamilies,
+    schema_metrics::SchemaFamilies,
+    tracer::{SpanFamilies, SpanQueue, TraceSettings, Tracer},
+    upstream_metrics::UpstreamFamilies,
 };
 
 /// How a client speaks; the label `dialect`.
@@ -59,9 +63,9 @@ impl Dialect {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabels {
-    route: String,
-    dialect: &'static str,
+pub(super) struct RouteLabels {
+    pub(super) route: String,
+    pub(super) dialect: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,26 +99,13 @@ struct Kind {
     kind: &'static str,
 }
 
-/// Seconds, from a local unary call to a stream that lasted an hour.
-const DURATION_BUCKETS: [f64; 16] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0];
-
-#[derive(Clone)]
-struct NewDuration;
-
-impl MetricConstructor<Histogram> for NewDuration {
-    fn new_metric(&self) -> Histogram {
-        Histogram::new(DURATION_BUCKETS)
-    }
-}
-
 /// All metrics of a process, shared by its workers through atomics.
 pub struct Metrics {
     registry: Registry,
+    process: Registry,
     calls_started: Family<RouteLabels, Counter>,
     calls_active: Family<RouteLabels, Gauge>,
     calls: Family<EndLabels, Counter>,
-    call_duration: Family<RouteLabels, Histogram, NewDuration>,
     messages: Family<TrafficLabels, Counter>,
     message_bytes: Family<TrafficLabels, Counter>,
     sessions_open: Gauge,
@@ -138,6 +129,11 @@ pub struct Metrics {
     upstreams: UpstreamFamilies,
     schemas: SchemaFamilies,
     pub(super) config: ReloadFamilies,
+    times: TimeFamilies,
+    methods: MethodFamilies,
+    backpressure: BackpressureFamilies,
+    spans: SpanFamilies,
+    tracer: OnceLock<Tracer>,
 }
 
 impl Metrics {
@@ -145,10 +141,10 @@ impl Metrics {
     pub fn new() -> Arc<Self> {
         let mut m = Self {
             registry: Registry::with_prefix("bidiway"),
+            process: process_metrics::registry(),
             calls_started: Family::default(),
             calls_active: Family::default(),
             calls: Family::default(),
-            call_duration: Family::new_with_constructor(NewDuration),
             messages: Family::default(),
             message_bytes: Family::default(),
             sessions_open: Gauge::default(),
@@ -172,13 +168,17 @@ impl Metrics {
             upstreams: UpstreamFamilies::default(),
             schemas: SchemaFamilies::default(),
             config: ReloadFamilies::default(),
+            times: TimeFamilies::default(),
+            methods: MethodFamilies::default(),
+            backpressure: BackpressureFamilies::default(),
+            spans: SpanFamilies::default(),
+            tracer: OnceLock::new(),
         };
         // The exposition appends `_total` to the names of counters, and the full stop to the sentences.
         let r = &mut m.registry;
         r.register("calls_started", "Calls that began", m.calls_started.clone());
         r.register("calls_active", "Calls that run now", m.calls_active.clone());
         r.register("calls", "Calls that ended, by gRPC code and by who made the status", m.calls.clone());
-        r.register("call_duration_seconds", "Time from a call's begin to its end", m.call_duration.clone());
         r.register("messages", "gRPC messages; up is to the service, down to the client", m.messages.clone());
         r.register("message_bytes", "Bytes of the messages, without framing", m.message_bytes.clone());
         r.register("sessions_open", "Sessions that are open now", m.sessions_open.clone());
@@ -222,6 +222,11 @@ impl Metrics {
         m.upstreams.register(r);
         m.schemas.register(r);
         m.config.register(r);
+        m.times.register(r);
+        m.methods.register(r);
+        m.backpressure.register(r);
+        m.spans.register(r);
+        process_metrics::register_build(r);
         Arc::new(m)
     }
 
@@ -239,7 +244,8 @@ impl Metrics {
         Arc::new(CallMetrics {
             started: self.calls_started.get_or_create_owned(&labels),
             active: self.calls_active.get_or_create_owned(&labels),
-            duration: self.call_duration.get_or_create_owned(&labels),
+            times: self.times.of(&labels),
+            methods: self.methods.handle(),
             up: traffic("up"),
             down: traffic("down"),
             ended: self.calls.clone(),
@@ -251,7 +257,12 @@ impl Metrics {
 
     /// The handles for one upstream's connections.
     pub fn upstream(&self, name: &str) -> UpstreamMetrics {
-        self.upstreams.of(name)
+        self.upstreams.of(name, self.backpressure.of(name))
+    }
+
+    /// The clock that each worker's thread needs for the time that bytes wait.
+    pub fn worker_clock(&self) -> WorkerClock {
+        self.backpressure.clock()
     }
 
     /// The handles for one upstream's schema.
@@ -259,10 +270,24 @@ impl Metrics {
         self.schemas.of(name)
     }
 
+    /// Gives calls spans from now on, which come out of the queue. Only the first time counts.
+    pub fn trace(&self, settings: TraceSettings) -> SpanQueue {
+        let (tracer, queue) = self.spans.tracer(settings);
+        let _ = self.tracer.set(tracer);
+        queue
+    }
+
+    /// What gives calls spans; `None`: nothing does.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.get()
+    }
+
     /// The OpenMetrics text exposition; its content type is [`Metrics::CONTENT_TYPE`].
     pub fn encode(&self) -> String {
         let mut out = String::with_capacity(16 * 1024);
-        text::encode(&mut out, &self.registry).expect("writing to a String does not fail");
+        text::encode_registry(&mut out, &self.process)
+            .and_then(|()| text::encode(&mut out, &self.registry))
+            .expect("writing to a String does not fail");
         out
     }
 
@@ -393,7 +418,7 @@ mod tests {
             .collect();
         assert!(names.len() >= 28, "{names:?}");
         for (name, help) in names {
-            assert!(name.starts_with("bidiway_"), "{name}");
+            assert!(name.starts_with("bidiway_") || name.starts_with("process_"), "{name}");
             assert!(help.len() > 10, "{name}: {help}");
         }
         assert!(text.ends_with("# EOF\n"));

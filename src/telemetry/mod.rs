@@ -1,22 +1,30 @@
-//! What Bidiway tells its operators: metrics, one log line per call, redaction.
+//! What Bidiway tells its operators: metrics, one log line and perhaps one span per call, redaction.
 //!
-//! Redaction is by construction: a [`CallRecord`] is never given metadata, so no token can reach a log line or a
-//! label. Labels hold configured names and fixed words only, never a client's text, so their number is bounded.
+//! Redaction is by construction: a [`CallRecord`] is never given metadata, so no token can reach a log line, a
+//! span or a label. Labels hold configured names and fixed words only, never a client's text, so their number is bounded.
 
+mod backpressure;
 mod call_metrics;
 mod call_record;
+mod call_times;
 mod carrier_count;
 pub mod log;
+mod method_metrics;
 mod metrics;
+pub mod otlp;
+mod process_metrics;
 mod reload_metrics;
 mod schema_metrics;
+mod tracer;
 mod upstream_calls;
 mod upstream_metrics;
 
+pub use backpressure::{Backpressure, Wait, WorkerClock};
 pub use call_metrics::CallMetrics;
 pub use call_record::CallRecord;
 pub use carrier_count::{CarrierCount, CarrierKind};
 pub use metrics::{Dialect, Metrics};
 pub use schema_metrics::SchemaMetrics;
+pub use tracer::{Span, SpanQueue, TraceSettings, Tracer};
 pub use upstream_calls::{Counted, NoRetry, Retry, UpstreamCallMetrics};
 pub use upstream_metrics::UpstreamMetrics;

@@ -1,12 +1,17 @@
 //! Upstreams in metrics.
 
+use std::sync::Arc;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-use super::upstream_calls::{UpstreamCallFamilies, UpstreamCallMetrics};
+use super::{
+    Backpressure,
+    upstream_calls::{UpstreamCallFamilies, UpstreamCallMetrics},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct UpstreamName {
@@ -39,13 +44,14 @@ impl UpstreamFamilies {
     }
 
     /// The handles for one upstream's connections.
-    pub(super) fn of(&self, name: &str) -> UpstreamMetrics {
+    pub(super) fn of(&self, name: &str, backpressure: Backpressure) -> UpstreamMetrics {
         let labels = UpstreamName { upstream: name.to_owned() };
         UpstreamMetrics {
             open: self.upstream_connections.get_or_create_owned(&labels),
             connects: self.upstream_connects.get_or_create_owned(&labels),
             failures: self.upstream_connect_failures.get_or_create_owned(&labels),
             calls: self.calls.of(name),
+            backpressure: Arc::new(backpressure),
         }
     }
 }
@@ -57,9 +63,15 @@ pub struct UpstreamMetrics {
     connects: Counter,
     failures: Counter,
     calls: UpstreamCallMetrics,
+    backpressure: Arc<Backpressure>,
 }
 
 impl UpstreamMetrics {
+    /// How long its calls' bytes wait.
+    pub fn backpressure(&self) -> &Arc<Backpressure> {
+        &self.backpressure
+    }
+
     /// A connection is established.
     pub fn connected(&self) {
         self.connects.inc();

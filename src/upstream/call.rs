@@ -21,7 +21,7 @@ use super::{
     retries::{self, Retries},
 };
 use crate::{
-    telemetry::{Counted, NoRetry, Retry},
+    telemetry::{Backpressure, Counted, NoRetry, Retry, Wait},
     wire::{Code, Origin, Outcome, metadata_rules::MetadataRules},
 };
 
@@ -93,10 +93,18 @@ impl Call {
     }
 
     fn over(lane: Arc<Lane>, pool: Option<(Arc<Pool>, Counted)>, lifetime: Option<Lifetime>) -> Self {
+        let backpressure = pool.as_ref().map(|(pool, _)| pool.metrics().backpressure().clone());
         let (pool, counted) = pool.unzip();
         Self {
-            sender: CallSender { lane: lane.clone(), tap: None },
+            sender: CallSender {
+                lane: lane.clone(),
+                tap: None,
+                wait: Wait::default(),
+                backpressure: backpressure.clone(),
+            },
             receiver: CallReceiver {
+                wait: Wait::default(),
+                backpressure,
                 lane,
                 pool,
                 counted,
@@ -166,12 +174,20 @@ impl Call {
 pub struct CallSender {
     lane: Arc<Lane>,
     tap: Option<Tap>,
+    wait: Wait,
+    backpressure: Option<Arc<Backpressure>>,
 }
 
 impl CallSender {
     /// See [`Call::poll_capacity`].
     pub fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<usize> {
-        self.lane.poll_capacity(cx, want)
+        let room = self.lane.poll_capacity(cx, want);
+        match (&room, &self.backpressure) {
+            (Poll::Pending, _) => self.wait.begin(),
+            (Poll::Ready(_), Some(backpressure)) => self.wait.end(&backpressure.up),
+            (Poll::Ready(_), None) => {}
+        }
+        room
     }
 
     /// See [`Call::send`].
@@ -190,6 +206,9 @@ impl CallSender {
 
 impl Drop for CallSender {
     fn drop(&mut self) {
+        if let Some(backpressure) = &self.backpressure {
+            self.wait.end(&backpressure.up);
+        }
         self.lane.sender_dropped();
     }
 }
@@ -204,6 +223,9 @@ pub struct CallReceiver {
     stage: Stage,
     /// Bytes of `Data` that are not released.
     held: usize,
+    /// For the client to take what is held.
+    wait: Wait,
+    backpressure: Option<Arc<Backpressure>>,
     tap: Option<Tap>,
     lifetime: Option<Lifetime>,
     rules: Option<Arc<MetadataRules>>,
@@ -340,6 +362,7 @@ impl CallReceiver {
                 },
                 Stage::Put(stream, slot, bytes) => {
                     self.held += bytes.len();
+                    self.wait.begin();
                     self.stage = Stage::Body(stream, slot);
                     return Poll::Ready(Received::Data(bytes));
                 }
@@ -386,6 +409,11 @@ impl CallReceiver {
     pub fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.held);
         self.held -= bytes;
+        if self.held == 0
+            && let Some(backpressure) = &self.backpressure
+        {
+            self.wait.end(&backpressure.down);
+        }
         if let Stage::Body(stream, _) = &mut self.stage {
             // Never more than was received: `held` sees to it.
             let _ = stream.flow_control().release_capacity(bytes);
@@ -408,6 +436,7 @@ impl CallReceiver {
         match body {
             Poll::Ready(Body::Data(bytes)) => {
                 self.held += bytes.len();
+                self.wait.begin();
                 Poll::Ready(Received::Data(bytes))
             }
             Poll::Ready(Body::Trailers(trailers)) => {
@@ -549,6 +578,9 @@ impl CallReceiver {
 
 impl Drop for CallReceiver {
     fn drop(&mut self) {
+        if let Some(backpressure) = &self.backpressure {
+            self.wait.end(&backpressure.down);
+        }
         if !matches!(self.stage, Stage::Done) {
             self.give_up(Ending::Cancelled);
         }

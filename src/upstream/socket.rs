@@ -66,7 +66,7 @@ impl Socket {
     }
 
     /// `len`: how much was to be written.
-    fn write(
+    fn write_with(
         &mut self,
         cx: &mut Context<'_>,
         len: usize,
@@ -115,7 +115,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.write(cx, buf.len(), |io, cx| io.poll_write(cx, buf))
+        self.write_with(cx, buf.len(), |io, cx| io.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -124,7 +124,7 @@ impl AsyncWrite for Socket {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let len = bufs.iter().map(|buf| buf.len()).sum();
-        self.write(cx, len, |io, cx| io.poll_write_vectored(cx, bufs))
+        self.write_with(cx, len, |io, cx| io.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -137,5 +137,36 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.hung_up { Poll::Ready(Ok(())) } else { Pin::new(&mut self.io).poll_shutdown(cx) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_the_peer_said_before_it_hung_up_is_read_after_a_write_has_failed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let (mut socket, progress) = Socket::new(Io::Tcp(io));
+        socket.write_all(b"unread").await.unwrap();
+        assert_eq!(progress.writes(), 1);
+        peer.readable().await.unwrap();
+        peer.write_all(b"last words").await.unwrap();
+        // It has not read everything: so this is a reset.
+        drop(peer);
+        assert_eq!(socket.write(b"too late").await.unwrap(), 8);
+        assert_eq!(progress.writes(), 1, "nothing reached anybody");
+        assert!(progress.error().is_some());
+        let mut read = Vec::new();
+        socket.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"last words");
+        socket.shutdown().await.unwrap();
     }
 }

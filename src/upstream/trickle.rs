@@ -16,29 +16,45 @@ const ENOUGH: usize = 1024;
 /// much later (RFC 9293, section 3.8.6.2.1, has such a time too, for TCP).
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// After so many frames twice as much is waited for, as the server may have become quicker. Each time that this was in
+/// vain, twice as many later.
+const FIRST_TRY: u8 = 8;
+const LAST_TRY: u8 = 64;
+
 /// How a call's window opens: sending waits until there is room for what is left, for [`ENOUGH`], or for half of what
 /// this server is known to give.
 #[derive(Debug)]
 pub(super) struct Trickle {
     enough: usize,
+    /// Frames to go until more is tried, and how many it will be after the next failure.
+    tries: (u8, u8),
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Default for Trickle {
     fn default() -> Self {
-        Self { enough: ENOUGH, patience: None }
+        Self { enough: ENOUGH, tries: (0, FIRST_TRY), patience: None }
     }
 }
 
 impl Trickle {
     /// Whether so much room is worth a frame, of the `want` that there is to send.
     pub(super) fn is_enough(&mut self, room: usize, want: usize) -> bool {
-        self.enough = self.enough.max(room / 2).min(ENOUGH);
-        let enough = room > 0 && room >= want.min(self.enough);
-        if enough || room == 0 {
+        if room == 0 {
             self.patience = None;
+            return false;
         }
-        enough
+        if room >= self.enough && self.enough < ENOUGH {
+            match &mut self.tries.0 {
+                0 => self.enough *= 2,
+                left => *left -= 1,
+            }
+            self.enough = self.enough.max(room / 2).min(ENOUGH);
+        } else if room < want.min(self.enough) {
+            return false;
+        }
+        self.patience = None;
+        true
     }
 
     /// Ready when there was no more than this room for long enough. Half of it will do from then on: this may be all
@@ -48,6 +64,7 @@ impl Trickle {
         ready!(patience.as_mut().poll(cx));
         self.patience = None;
         self.enough = (room / 2).max(1);
+        self.tries = (self.tries.1, self.tries.1.saturating_mul(2).min(LAST_TRY));
         Poll::Ready(())
     }
 }
@@ -74,5 +91,30 @@ mod tests {
             "a window of 100 is what there is"
         );
         assert!(trickle.is_enough(4000, 5000) && !trickle.is_enough(1000, 5000), "and a larger one another");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_window_costs_patience_seldom_and_a_moments_slowness_is_forgotten() {
+        let mut trickle = Trickle::default();
+        let (mut frames, mut waits) = (0, 0);
+        while frames < 1000 {
+            if !trickle.is_enough(100, 5000) {
+                waits += 1;
+                poll_fn(|cx| trickle.poll_patience(cx, 100)).await;
+            }
+            frames += 1;
+        }
+        assert!((2..30).contains(&waits), "{waits} waits for 1000 frames of 100 bytes");
+
+        let mut trickle = Trickle::default();
+        poll_fn(|cx| trickle.poll_patience(cx, 1)).await;
+        // Now the window opens quickly, byte by byte.
+        for _ in 0..20 {
+            let mut room = 1;
+            while !trickle.is_enough(room, 5000) {
+                room += 1;
+            }
+        }
+        assert!(!trickle.is_enough(1023, 5000), "after 20 frames all is as before");
     }
 }

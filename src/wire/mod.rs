@@ -15,6 +15,7 @@ pub mod metadata_rules;
 pub mod status;
 pub mod text_frame;
 pub mod timeout;
+pub mod trace_context;
 pub mod websocket;
 
 /// The session protocol's messages, generated from `proto/bidiway/v1/session.proto` and `http.proto`.
@@ -25,3 +26,4 @@ pub mod v1 {
 
 pub use code::Code;
 pub use status::{Origin, Outcome, Status};
+pub use trace_context::TraceContext;

@@ -28,7 +28,7 @@ impl Builder<'_> {
         built.into_iter().collect()
     }
 
-    fn upstream(&mut self, name: &str, given: &Upstream) -> Option<Arc<upstream::Settings>> {
+    pub(super) fn upstream(&mut self, name: &str, given: &Upstream) -> Option<Arc<upstream::Settings>> {
         let mut endpoints = Vec::new();
         let mut seen = HashSet::new();
         for text in &given.endpoints.value.0 {
@@ -67,6 +67,7 @@ impl Builder<'_> {
             }
         }
         self.time(&mut settings.keepalive_timeout, given.keepalive_timeout.as_ref());
+        self.calls(&mut settings, given);
         Some(Arc::new(settings))
     }
 

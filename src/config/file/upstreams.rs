@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::Retrying;
 use crate::config::{
     Duration, Size,
     choice::{Keepalive, SchemaSource},
@@ -32,6 +33,15 @@ section! { "an upstream"
         keepalive: Option<At<Keepalive>>,
         /// How long to wait for the answer to a ping. Default: 20s.
         keepalive_timeout: Option<At<Duration>>,
+        /// When calls that no service has looked at are sent again, or "off".
+        retries: Option<Retrying>,
+        /// Most calls at a time, of all workers together; beyond it calls fail with UNAVAILABLE. Default: no limit.
+        max_calls: Option<u32>,
+        /// Most calls that wait for a connection, of all workers together; beyond it calls fail with UNAVAILABLE.
+        /// Default: 10,000 for each endpoint and worker.
+        max_pending: Option<u32>,
+        /// How long a call may last, 10 % more or less; then it ends with UNAVAILABLE. Default: no limit.
+        max_stream_age: Option<At<Duration>>,
         /// Where the types of the service's messages come from, which JSON needs: "reflection" (the service's own), a
         /// file, or "off". Binary calls never need it. Default: reflection, when the first call speaks JSON.
         schema: Option<At<SchemaSource>>,

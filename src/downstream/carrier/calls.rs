@@ -85,7 +85,7 @@ impl Calls {
                     let call = JsonCall::new(admitted, Single::HalfClosed);
                     Entry::Json(Box::new(JsonStream::new(id, call, waker, self.text)))
                 } else {
-                    let call = admitted.route.upstream().call(admitted.request);
+                    let call = admitted.upstream.call(admitted.request);
                     let max_message = admitted.route.settings.max_message;
                     Entry::Binary(Stream::new(id, call, waker, admitted.record, max_message))
                 };

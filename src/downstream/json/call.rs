@@ -18,7 +18,7 @@ use crate::{
     downstream::{Admitted, Route, response_body::invalid_response},
     schema::{JsonError, Method, SchemaError, json},
     telemetry::CallRecord,
-    upstream::{Call, Chunk, Received, Request},
+    upstream::{Call, Chunk, Received, Request, Upstream},
     wire::{Code, Outcome},
 };
 
@@ -63,8 +63,8 @@ pub(crate) struct JsonCall {
     method: Option<Arc<Method>>,
     /// The first message names a type that the schema lacked, and that is being looked up: why it failed.
     lacking: Option<JsonError>,
-    /// What opens the call, until it is open.
-    request: Option<Request>,
+    /// Where the call goes and what opens it, until it is open.
+    request: Option<(Upstream, Request)>,
     /// The call's deadline, until it is open.
     deadline: Option<Pin<Box<Sleep>>>,
     call: Option<Call>,
@@ -91,7 +91,7 @@ impl fmt::Debug for JsonCall {
 impl JsonCall {
     /// A call that may go upstream. Looks its method up at once.
     pub(crate) fn new(admitted: Admitted, single: Single) -> Self {
-        let Admitted { route, mut request, record } = admitted;
+        let Admitted { route, upstream, mut request, record } = admitted;
         let metadata = &mut request.metadata;
         // The messages are ours, and so is how they are encoded.
         metadata.remove("grpc-encoding");
@@ -104,7 +104,7 @@ impl JsonCall {
             method: None,
             lacking: None,
             deadline: request.deadline.map(|at| Box::pin(sleep_until(at))),
-            request: Some(request),
+            request: Some((upstream, request)),
             call: None,
             inbox: VecDeque::new(),
             inbox_size: 0,
@@ -372,11 +372,11 @@ impl JsonCall {
 
     /// The call, which upstream now hears of.
     fn open(&mut self) -> &mut Call {
-        let Self { call, request, route, deadline, .. } = self;
+        let Self { call, request, deadline, .. } = self;
         call.get_or_insert_with(|| {
             *deadline = None;
             match request.take() {
-                Some(request) => route.upstream().call(request),
+                Some((upstream, request)) => upstream.call(request),
                 None => Call::refused(Outcome::proxy(Code::INTERNAL, "the call was opened twice")),
             }
         })

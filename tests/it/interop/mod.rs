@@ -7,6 +7,7 @@
 mod etcd;
 mod grpc_go;
 mod grpcio;
+mod keepalive;
 mod lab;
 mod process;
 

@@ -91,7 +91,7 @@ pub(crate) fn assert_unreachable(answer: &Answer, upstream: &Upstream, part: &st
     answer.assert(Origin::Proxy, Code::UNAVAILABLE, "cannot connect to upstream \"chat\"");
     let error = upstream.connect_error().expect("the attempt failed");
     assert!(error.contains(part), "{error:?} lacks {part:?}");
-    let (message, _) = answer.message().split_once(';').unwrap_or((answer.message(), ""));
+    let (message, _) = answer.message().split_once(';').unwrap_or_else(|| (answer.message(), ""));
     assert_eq!(message, "cannot connect to upstream \"chat\"", "nothing else is told");
 }
 

@@ -78,16 +78,26 @@ async fn start(
     upstream: upstream::Settings,
     downstream: downstream::Settings,
 ) -> Edge {
+    edge_adjusted(schema, upstream, downstream, |settings| settings.workers = workers).await
+}
+
+/// A Bidiway with this upstream and schema, and whatever else the test wants.
+pub(crate) async fn edge_adjusted(
+    schema: schema::Settings,
+    upstream: upstream::Settings,
+    downstream: downstream::Settings,
+    adjust: impl FnOnce(&mut Settings),
+) -> Edge {
     let listener = |tls| ListenerSettings::new("127.0.0.1:0".parse().unwrap(), tls);
-    let server = Server::bind(Settings {
-        workers,
+    let mut settings = Settings {
         drain: std::time::Duration::from_secs(30).into(),
         downstream: Arc::new(downstream),
         schemas: HashMap::from([(upstream.name.clone(), schema)]),
         upstreams: vec![Arc::new(upstream)],
         ..Settings::new(vec![listener(None), listener(Some(super::carrier::certificate()))])
-    })
-    .unwrap();
+    };
+    adjust(&mut settings);
+    let server = Server::bind(settings).unwrap();
     let (shutdown, stop) = oneshot::channel();
     let (addresses, metrics, cut) = (server.addresses(), server.metrics(), server.cut());
     let served = tokio::spawn(server.serve(async move {

@@ -77,7 +77,7 @@ impl Driver {
         match admitted {
             Ok(mut admitted) => {
                 admitted.request.content_type = content_type;
-                let call = admitted.route.upstream().call(admitted.request);
+                let call = admitted.upstream.call(admitted.request);
                 let waker = self.ready.waker(id.into());
                 waker.wake();
                 let max_message = admitted.route.settings.max_message;
