@@ -18,7 +18,7 @@ const installed = (command, ...args) => spawnSync(command, args).status === 0;
 
 const BALANCERS = [
   { name: "nginx", start: nginx, missing: !installed("nginx", "-v") && "nginx is not installed", keepsNative: true },
-  { name: "HAProxy", start: haproxy, missing: !installed("haproxy", "-v") && "haproxy is not installed", keepsNative: false },
+  { name: "HAProxy", start: haproxy, missing: !installed("haproxy", "-v") && "haproxy is not installed", keepsNative: false, overHttp2: 200 },
   { name: "Envoy", start: envoy, missing: !ENVOY && "envoy is not installed", keepsNative: true },
 ];
 
@@ -40,7 +40,7 @@ describe("behind", { concurrency: true }, () => {
     folder?.remove();
   });
 
-  for (const { name, start, missing, keepsNative } of BALANCERS) {
+  for (const { name, start, missing, keepsNative, overHttp2 } of BALANCERS) {
     describe(name, { skip: missing, concurrency: true }, () => {
       let lively, drowsy, front, short;
       before(async () => {
@@ -107,6 +107,10 @@ describe("behind", { concurrency: true }, () => {
         }
       });
 
+      test("WebSockets over HTTP/2, which browsers use where they are offered, work where they are offered", { timeout }, async () => {
+        assert.equal(await callers.upgradeOverHttp2(front.url), overHttp2);
+      });
+
       test("the client is who the balancer says, not who the client says", { timeout }, async () => {
         const { status, forwarded } = await callers.told(front.url);
         assert.equal(status, 200, "a page of the proxy's own origin");
@@ -134,6 +138,10 @@ describe("behind", { concurrency: true }, () => {
           assert.equal(connects, 1, "it kept its connection");
         });
       }
+
+      test("WebSockets over HTTP/2, which browsers use where they are offered, work where they are offered", { timeout }, async () => {
+        assert.equal(await callers.upgradeOverHttp2(front.url), 200);
+      });
 
       test("the client is who the PROXY header says", { timeout }, async () => {
         const { status, forwarded } = await callers.told(front.url);

@@ -172,6 +172,27 @@ export async function grpcWebUnary(url) {
   if (response.status !== 200 || !/grpc-status: ?0\r/.test(text)) throw new Error(`HTTP ${response.status}: ${text}`);
 }
 
+/**
+ * A WebSocket over HTTP/2 (RFC 8441), as browsers open one where the other side offers it: the status, 200 if it is taken;
+ * undefined where it is not offered, and browsers take HTTP/1.1.
+ */
+export async function upgradeOverHttp2(url) {
+  const connection = connect(url);
+  try {
+    await new Promise((resolve, reject) => connection.on("remoteSettings", resolve).on("error", reject));
+    if (!connection.remoteSettings.enableConnectProtocol) return undefined;
+    const request = connection.request({
+      ":method": "CONNECT", ":protocol": "websocket", ":path": "/bidiway/session", "sec-websocket-version": "13",
+      "sec-websocket-protocol": "bidiway.v1", origin: ORIGIN,
+    });
+    return await new Promise((resolve, reject) => {
+      request.on("response", (headers) => resolve(headers[":status"])).on("error", reject);
+    });
+  } finally {
+    connection.destroy();
+  }
+}
+
 /** The address of a client that is not the balancer's. */
 export const CLIENT = "127.0.0.2";
 
