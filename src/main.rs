@@ -265,6 +265,7 @@ fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
     runtime()?.block_on(async {
         // Before the addresses are printed: who reads them may send a signal at once.
         let mut signals = Signals::new()?;
+        let mut hangup = Signals::hangup()?;
         for (address, tls) in server.addresses().iter().zip(tls) {
             println!("listening on {}://{address}", if tls { "https" } else { "http" });
         }
@@ -275,7 +276,6 @@ fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
             let own_filter = log.filter.is_some();
             Watcher::new(server.reloader(), files, every, move || reread(&file, own_filter, format))
         });
-        let mut hangup = Signals::hangup()?;
         let asked = watcher.as_ref().map(Watcher::asked);
         let hangups = async {
             while hangup.recv().await.is_some() {

@@ -39,6 +39,8 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
         b.upgrade_headers(file.upgrade_headers.as_deref().unwrap_or_default(), file.origins.as_deref());
+    let client_identity =
+        b.client_identity(file.client_identity.as_ref(), &upgrade_headers, &file.listeners.0);
     let limits = b.limits(file.limits.as_ref());
     let session = b.session(file.session.as_ref());
     let peers = b.peers(&file);
@@ -77,6 +79,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         instance: file.instance,
         peers: peers?,
         upgrade_headers,
+        client_identity,
         limits,
         session,
         cookies,

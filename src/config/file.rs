@@ -11,7 +11,7 @@ mod values;
 
 pub(super) use calls::{Percent, Retrying};
 pub(super) use limits::{DrainTimes, Limits, Session};
-pub(super) use listeners::{Admin, Listener, ListenerTls};
+pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerTls};
 pub(super) use peers::{PeerTls, Peers};
 pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
 pub(super) use tracing::{Otlp, Tracing};
@@ -44,6 +44,9 @@ section! { "the file"
         /// Headers of the request that opens a WebSocket which reach services as metadata of its calls, and `cookie`
         /// of any request. `cookie` and `authorization` demand that `origins` has no `*`. Default: none.
         upgrade_headers: Option<Vec<At<String>>>,
+        /// Under which names services are told who a client is by the certificate that it has shown (`client_ca` of a
+        /// listener). What clients themselves say under these names is dropped. Default: services are not told.
+        client_identity: Option<At<ClientIdentity>>,
         /// The gRPC services, by a name of your choice. At least one.
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.

@@ -55,6 +55,8 @@ pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, B
     metadata::filter_request(&mut opening.metadata);
     let plan = edge.plan();
     upgrade_headers::add(opening.upgrade_headers, &plan.settings, &mut opening.metadata);
+    let certificate = opening.conn.certificate.as_deref();
+    plan.settings.client_identity.write_to(&mut opening.metadata, certificate);
     let route = plan.routes.find(&opening.asked());
     let mut record = record(edge, &plan, route, &opening);
     match prepare(&plan, route, opening, timeout) {

@@ -13,13 +13,14 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{
-    AddressTable, Cors, Drain, Rejection, RequestKind, Routes, Settings,
+    AddressTable, ClientCertificate, Cors, Drain, Rejection, RequestKind, Routes, Settings,
     carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
     guard,
     json::{self, JsonForm},
     linger::{HeardOut, hear_out},
     pages, prefix,
+    route::host_of,
     schema_pages::public_schema_router,
 };
 use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
@@ -31,9 +32,11 @@ pub struct ConnInfo {
     pub peer: SocketAddr,
     /// Whether the connection is TLS.
     pub tls: bool,
+    /// The certificate that the client has shown in the handshake.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// The client's IP address as services read it in `x-forwarded-for`; made once for all calls.
     pub(crate) address: HeaderValue,
-    /// The host that the request names; `None` also where no route asks for one.
+    /// The host that the request names; `None` also where neither a route asks for it nor may ask later.
     pub(crate) host: Option<Arc<str>>,
 }
 
@@ -41,7 +44,8 @@ impl ConnInfo {
     /// A connection from `peer`.
     pub fn new(peer: SocketAddr, tls: bool) -> Self {
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
-        Self { peer, tls, address: address.expect("an address is printable ASCII"), host: None }
+        let address = address.expect("an address is printable ASCII");
+        Self { peer, tls, certificate: None, address, host: None }
     }
 }
 
@@ -126,14 +130,16 @@ impl Edge {
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>, mut conn: ConnInfo) -> Response<Body> {
         let (mut head, body) = request.into_parts();
-        {
-            let plan = self.plan();
-            if let Some(prefix) = &plan.settings.prefix {
-                prefix::strip(prefix, &mut head.uri);
-            }
-            conn.host = plan.routes.host_of(&head).map(Into::into);
+        let plan = self.plan();
+        if let Some(prefix) = &plan.settings.prefix {
+            prefix::strip(prefix, &mut head.uri);
         }
         let kind = RequestKind::of(&head);
+        // Carriers outlive the plan; the next one may ask for what this one does not.
+        if plan.routes.ask_for_hosts() || kind.lasts() {
+            conn.host = host_of(&head).map(Into::into);
+        }
+        drop(plan);
         let version = head.version;
         let cors = match guard::check(&self, &head, &conn) {
             Ok(cors) => cors,
@@ -217,8 +223,7 @@ impl Edge {
             (_, None) => return None,
         };
         let routes = self.routes();
-        let mut routes = routes.candidates(conn.host.as_deref(), head.uri.path());
-        routes.next().map(|_| rejection)
+        routes.candidates(conn.host.as_deref(), head.uri.path()).next().map(|_| rejection)
     }
 
     fn reject(&self, rejection: Rejection, kind: &RequestKind, version: Version) -> Response<Body> {

@@ -5,6 +5,7 @@ mod admission;
 mod answer;
 mod assets;
 pub mod carrier;
+mod client_certificate;
 mod conn_io;
 mod cookies;
 mod cors;
@@ -34,6 +35,7 @@ mod upgrade_headers;
 
 pub use address_table::{AddressPermit, AddressTable};
 pub(crate) use admission::{Admitted, Opening, account, admit};
+pub use client_certificate::{ClientCertificate, ClientIdentity, FORWARDED_CLIENT_CERT};
 pub use conn_io::{ConnIo, OpenConnection};
 pub(crate) use cors::Cors;
 pub use drain::Drain;

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use http::{
-    HeaderMap,
+    HeaderMap, HeaderName,
     header::{HeaderValue, ORIGIN},
 };
 
-use super::{Settings, origin, upgrade_headers};
+use super::{ConnInfo, Settings, origin, upgrade_headers};
 
 /// What a session is bound to: a carrier may take a session over only if its principal equals the session's. It is
 /// known before the first packet, and all of it is checked by somebody else: the guard (origin), the services
@@ -19,21 +19,44 @@ pub(crate) struct Principal {
     /// What goes with every call of the session: cookies, for instance, or what a proxy before this one has
     /// authenticated.
     upgrade_headers: HeaderMap,
+    /// SHA-256 of the certificate that the client has shown in its TLS handshake.
+    certificate: Option<[u8; 32]>,
 }
 
+/// How other instances are told of the certificate, in hexadecimal. On the peer port only.
+const CERTIFICATE: HeaderName = HeaderName::from_static("bidiway-client-certificate");
+
 impl Principal {
-    /// Of a request that the guard has passed. The settings say which of its headers count.
-    pub(crate) fn of(settings: &Settings, headers: &HeaderMap) -> Self {
-        Self { origin: origin_of(headers), upgrade_headers: upgrade_headers::pick(settings, headers) }
+    /// Of a request that the guard has passed, on this connection. The settings say which of its headers count.
+    pub(crate) fn of(settings: &Settings, headers: &HeaderMap, conn: &ConnInfo) -> Self {
+        let certificate = conn.certificate.as_ref().map(|certificate| certificate.fingerprint());
+        Self { certificate, ..Self::anonymous(settings, headers) }
     }
 
-    /// As headers from which [`Principal::of`] makes the same principal in another instance.
+    /// As another instance tells it of a client that came there.
+    pub(crate) fn relayed(settings: &Settings, headers: &HeaderMap) -> Self {
+        let certificate = headers.get(CERTIFICATE).map(|value| from_hex(value.as_bytes()));
+        // What cannot be read is somebody, but nobody we know.
+        let certificate = certificate.map(|certificate| certificate.unwrap_or_default());
+        Self { certificate, ..Self::anonymous(settings, headers) }
+    }
+
+    fn anonymous(settings: &Settings, headers: &HeaderMap) -> Self {
+        let upgrade_headers = upgrade_headers::pick(settings, headers);
+        Self { origin: origin_of(headers), upgrade_headers, certificate: None }
+    }
+
+    /// As headers from which [`Principal::relayed`] makes the same principal in another instance.
     pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.upgrade_headers {
             headers.append(name, value.clone());
         }
         if let Some(origin) = self.origin.as_ref().and_then(|origin| HeaderValue::from_str(origin).ok()) {
             headers.insert(ORIGIN, origin);
+        }
+        if let Some(certificate) = self.certificate {
+            let text: String = certificate.iter().map(|byte| format!("{byte:02x}")).collect();
+            headers.insert(CERTIFICATE, HeaderValue::try_from(text).expect("hexadecimal digits are a value"));
         }
     }
 
@@ -46,6 +69,18 @@ impl Principal {
     pub(crate) fn into_upgrade_headers(self) -> HeaderMap {
         self.upgrade_headers
     }
+}
+
+fn from_hex(text: &[u8]) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    if text.len() != 2 * bytes.len() {
+        return None;
+    }
+    for (byte, digits) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = u8::try_from(digit(digits[0])? << 4 | digit(digits[1])?).ok()?;
+    }
+    Some(bytes)
 }
 
 /// A request's origin in its normal form.
@@ -62,9 +97,10 @@ impl fmt::Debug for Principal {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, header::COOKIE};
+    use http::header::COOKIE;
 
     use super::*;
+    use crate::downstream::ClientCertificate;
 
     fn naming(upgrade_headers: &[HeaderName]) -> Settings {
         Settings { upgrade_headers: upgrade_headers.to_vec(), ..Settings::default() }
@@ -73,7 +109,16 @@ mod tests {
     fn principal(origin: &str, cookie: &str) -> Principal {
         let headers =
             [(ORIGIN, origin.parse().unwrap()), (COOKIE, cookie.parse().unwrap())].into_iter().collect();
-        Principal::of(&naming(&[COOKIE]), &headers)
+        Principal::of(&naming(&[COOKIE]), &headers, &plain())
+    }
+
+    fn plain() -> ConnInfo {
+        ConnInfo::new(([127, 0, 0, 1], 1).into(), true)
+    }
+
+    fn showing(certificate: &[u8]) -> ConnInfo {
+        let certificate = ClientCertificate::new(&certificate.to_vec().into());
+        ConnInfo { certificate: Some(certificate), ..plain() }
     }
 
     #[test]
@@ -82,17 +127,15 @@ mod tests {
         assert_eq!(ada, principal("HTTPS://App.Example:443", "user=ada"));
         assert_ne!(ada, principal("https://evil.example", "user=ada"));
         assert_ne!(ada, principal("http://app.example", "user=ada"));
-        assert_ne!(ada, Principal::of(&naming(&[COOKIE]), &HeaderMap::new()));
+        assert_ne!(ada, Principal::of(&naming(&[COOKIE]), &HeaderMap::new(), &plain()));
     }
 
     #[test]
     fn other_credentials_are_another_principal_where_they_are_passed_on() {
         assert_ne!(principal("https://a.b", "user=ada"), principal("https://a.b", "user=eve"));
         let of = |cookie: &str| {
-            Principal::of(
-                &naming(&[]),
-                &[(COOKIE, cookie.parse().unwrap())].into_iter().collect::<HeaderMap>(),
-            )
+            let headers: HeaderMap = [(COOKIE, cookie.parse().unwrap())].into_iter().collect();
+            Principal::of(&naming(&[]), &headers, &plain())
         };
         assert_eq!(of("user=ada"), of("user=eve"), "not configured, so nobody relies on them");
     }
@@ -106,11 +149,27 @@ mod tests {
             headers.append("x-user", value.parse().unwrap());
         }
         let names = [COOKIE, HeaderName::from_static("x-user")];
-        let ada = Principal::of(&naming(&names), &headers);
+        for conn in [plain(), showing(b"ada")] {
+            let ada = Principal::of(&naming(&names), &headers, &conn);
+            let mut written = HeaderMap::new();
+            ada.write_to(&mut written);
+            assert_eq!(Principal::relayed(&naming(&names), &written), ada);
+            assert_ne!(Principal::relayed(&naming(&[]), &written), ada);
+        }
+    }
+
+    #[test]
+    fn another_certificate_or_none_is_another_principal_and_only_a_handshake_can_tell() {
+        let of = |conn: &ConnInfo, headers: &HeaderMap| Principal::of(&naming(&[]), headers, conn);
+        let (none, ada) = (HeaderMap::new(), of(&showing(b"ada"), &HeaderMap::new()));
+        assert_eq!(ada, of(&showing(b"ada"), &none));
+        assert_ne!(ada, of(&showing(b"eve"), &none));
+        assert_ne!(ada, of(&plain(), &none));
         let mut written = HeaderMap::new();
         ada.write_to(&mut written);
-        assert_eq!(Principal::of(&naming(&names), &written), ada);
-        assert_ne!(Principal::of(&naming(&[]), &written), ada);
+        assert_ne!(ada, of(&plain(), &written), "a client's own words");
+        written.insert(CERTIFICATE, HeaderValue::from_static("zz"));
+        assert_ne!(Principal::relayed(&naming(&[]), &written), of(&plain(), &none));
     }
 
     #[test]

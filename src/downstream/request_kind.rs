@@ -88,6 +88,13 @@ impl RequestKind {
     }
 }
 
+impl RequestKind {
+    /// Whether calls go on to begin after the request has been answered: it opens a carrier.
+    pub(crate) fn lasts(&self) -> bool {
+        matches!(self, Self::Socket | Self::HttpCarrier(_))
+    }
+}
+
 /// The first gRPC-Web type that the client accepts: some clients send binary and ask for text.
 fn accepted(headers: &HeaderMap) -> Option<ContentType> {
     let values = headers.get_all(ACCEPT).iter();

@@ -6,11 +6,11 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use pattern::split;
 pub use pattern::{
     Asked, Conflict, HostPattern, MetadataCondition, ServicePattern, Specificity, ValuePattern, conflicts,
     normal,
 };
+pub(crate) use pattern::{host_of, split};
 pub use table::Routes;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

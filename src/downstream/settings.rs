@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Origins, RouteSettings, carrier::PeerSettings};
+use super::{ClientIdentity, Origins, RouteSettings, carrier::PeerSettings};
 use crate::wire::metadata::ENTRY_OVERHEAD;
 
 /// Settings of the downstream side, shared by all workers.
@@ -23,6 +23,8 @@ pub struct Settings {
     /// request that opened a WebSocket, for every call on it, and `cookie` of any request. None. With `cookie`,
     /// `origins` must not allow any origin: whatever page calls, its visitor's cookies go along.
     pub upgrade_headers: Vec<http::HeaderName>,
+    /// How services learn of the certificates that clients show.
+    pub client_identity: ClientIdentity,
     /// The names of the cookies that routes turn into metadata. As with `cookie` in `upgrade_headers`, `origins` must
     /// then not allow any origin.
     pub cookies: Vec<String>,

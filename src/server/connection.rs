@@ -31,7 +31,7 @@ use tracing::debug;
 
 use super::Settings;
 use crate::{
-    downstream::{ConnInfo, ConnIo, Edge, Limits, OpenConnection, carrier},
+    downstream::{ClientCertificate, ConnInfo, ConnIo, Edge, Limits, OpenConnection, carrier},
     telemetry::Metrics,
 };
 
@@ -148,15 +148,16 @@ impl Connections {
         // A small frame must not wait for the acknowledgement of the one before it.
         let _ = socket.set_nodelay(true);
         let terms = Arc::clone(&self.terms.read().unwrap_or_else(PoisonError::into_inner));
-        let io = match &terms.tls {
-            None => ConnIo::plain(socket, open),
+        let (io, certificate) = match &terms.tls {
+            None => (ConnIo::plain(socket, open), None),
             // Boxed, so that the handshake's state does not stay part of this task.
             Some(acceptor) => match Box::pin(self.handshake(acceptor, socket, peer, open)).await {
-                Some(io) => io,
+                Some(shaken) => shaken,
                 None => return,
             },
         };
-        self.serve_http(&terms, io, peer).await;
+        let conn = ConnInfo { certificate, ..ConnInfo::new(peer, terms.tls.is_some()) };
+        self.serve_http(&terms, io, conn).await;
     }
 
     async fn handshake(
@@ -165,13 +166,18 @@ impl Connections {
         socket: TcpStream,
         peer: SocketAddr,
         open: OpenConnection,
-    ) -> Option<ConnIo> {
+    ) -> Option<(ConnIo, Option<Arc<ClientCertificate>>)> {
         let limit = self.edge.settings().limits.handshake_timeout;
         let error = match timeout(limit, acceptor.accept(socket)).await {
             Ok(Ok(stream)) => {
-                let anonymous = stream.get_ref().1.peer_certificates().is_none_or(<[_]>::is_empty);
-                if self.door == Door::Public || !anonymous {
-                    return Some(ConnIo::tls(stream, open));
+                let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                match self.door {
+                    Door::Public => {
+                        let certificate = certificate.map(ClientCertificate::new);
+                        return Some((ConnIo::tls(stream, open), certificate));
+                    }
+                    Door::Peers if certificate.is_some() => return Some((ConnIo::tls(stream, open), None)),
+                    Door::Peers => {}
                 }
                 "a peer must show a certificate".to_owned()
             }
@@ -183,12 +189,13 @@ impl Connections {
         None
     }
 
-    async fn serve_http(&self, terms: &Terms, io: ConnIo, peer: SocketAddr) {
+    async fn serve_http(&self, terms: &Terms, io: ConnIo, conn: ConnInfo) {
+        let peer = conn.peer;
         let asked = Arc::<Asked>::default();
         let drain = &self.edge.drain;
         let service = {
             let (edge, asked) = (self.edge.clone(), asked.clone());
-            let (conn, door) = (ConnInfo::new(peer, terms.tls.is_some()), self.door);
+            let door = self.door;
             service_fn(move |request| {
                 asked.note(request.version());
                 answer(door, edge.clone(), request, conn.clone())

@@ -122,6 +122,7 @@ impl Server {
         };
         let (admin_address, admin) = admin.unzip();
         let metrics = Metrics::new();
+        settings.tell_certificates(&metrics);
         let sessions = SessionDirectory::new(&settings.downstream, &metrics).map_err(StartError::Random)?;
         let reloads = ReloadStatus::new(metrics.clone());
         let (reloader, orders) = Reloader::new(reloads.clone());
@@ -190,7 +191,6 @@ impl Server {
 
         let (places, peer_places) =
             (Places::new(settings.max_connections), Places::new(settings.max_connections));
-        settings.tell_certificates(&metrics);
         let addresses = Arc::<AddressTable>::default();
         let mut peers = peers.into_iter();
         let generation = Arc::new(Generation { settings, schemas });

@@ -56,12 +56,15 @@ pub struct ListenerSettings {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// What is to be known of the certificates of `tls`, for the metrics.
     pub certificates: Vec<CertificateFacts>,
+    /// A hash of what `tls` demands of clients' certificates; `None`: nothing. A reload that changes it takes back the
+    /// right to resume a TLS session without showing a certificate again.
+    pub client_trust: Option<[u8; 32]>,
 }
 
 impl ListenerSettings {
     /// A port with every default.
     pub fn new(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        Self { address, tls, certificates: Vec::new() }
+        Self { address, tls, certificates: Vec::new(), client_trust: None }
     }
 }
 

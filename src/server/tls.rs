@@ -20,7 +20,7 @@ use rustls_pki_types::{
 
 use x509_cert::der::Decode as _;
 
-use crate::upstream::provider;
+use crate::upstream::{provider, sha256};
 
 /// What clients may speak, in the order of preference.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -180,6 +180,21 @@ pub fn load_client_ca(path: &Path) -> Result<RootCertStore, TlsError> {
             .map_err(|error| TlsError::Certificate { path: path.to_owned(), why: error.to_string() })?;
     }
     Ok(roots)
+}
+
+/// A hash of what is demanded of clients' certificates.
+pub fn client_trust(roots: &RootCertStore, auth: ClientAuth) -> [u8; 32] {
+    let auth: &[u8] = if auth == ClientAuth::Required { b"required" } else { b"optional" };
+    let roots = roots.roots.iter().flat_map(|root| [&*root.subject, &*root.subject_public_key_info]);
+    sha256(roots.chain([auth]))
+}
+
+/// Lets clients of the one configuration resume their TLS sessions with the other: new certificates are no reason for
+/// as many full handshakes as there are clients.
+pub(super) fn keep_tickets(old: &ServerConfig, new: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = new.clone();
+    config.ticketer = old.ticketer.clone();
+    Arc::new(config)
 }
 
 /// The TLS side of a public port: certificates by SNI (the first is for clients that name no server, or another),

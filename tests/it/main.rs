@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod client_certificates;
 mod config;
 mod grpc_web;
 mod grpc_web_refusals;
@@ -18,6 +19,8 @@ mod metrics_docs;
 mod native;
 mod oracle;
 mod process;
+mod reload;
+mod routes;
 mod schema;
 mod schema_edge;
 mod server;

@@ -17,7 +17,7 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-use crate::support::{http::get, within};
+use crate::support::{http::get, reload::Folder, within};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_bidiway");
 
@@ -242,4 +242,167 @@ async fn describe_says_what_it_needs() {
         assert_eq!(found, Some(code), "{arguments:?}: {err}");
         assert!(err.contains(text), "{arguments:?}: {err}");
     }
+}
+
+/// A configuration in a folder of its own, which a process is started with.
+async fn configured(folder: &Folder, reload: &str, upstream: &str) -> (Process, SocketAddr, SocketAddr) {
+    folder.write("bidiway.yaml", &reloadable(reload, upstream));
+    let file = folder.path("bidiway.yaml");
+    let mut process = Process::start(Command::new(BINARY).args(["serve", "--config"]).arg(file));
+    let address = process.address("listening on http://").await;
+    let admin = process.address("admin on http://").await;
+    (process, address, admin)
+}
+
+fn reloadable(reload: &str, upstream: &str) -> String {
+    format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0 }}\nreload: {reload}\n\
+         upstreams: {{ a: {{ endpoints: [\"{upstream}\"] }} }}\n"
+    )
+}
+
+/// Waits until this line is among the metrics.
+async fn told(admin: SocketAddr, line: &str) {
+    let seen = async {
+        loop {
+            let (_, metrics) = get(admin, "/metrics").await.unwrap();
+            if metrics.lines().any(|found| found == line) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(30, seen).await;
+}
+
+#[tokio::test]
+async fn a_signal_or_a_changed_file_brings_another_configuration_and_a_broken_one_kills_nobody() {
+    let services = Services::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let (nobody, services) = ("http://127.0.0.1:1".to_owned(), format!("http://{}", services.address()));
+    for (reload, by_signal) in [("\"off\"", true), ("100ms", false)] {
+        let folder = Folder::new();
+        let (process, address, admin) = configured(&folder, reload, &nobody).await;
+        let mut lab = LabClient::connect(format!("http://{address}")).await.unwrap();
+        let refused = lab.stats(v1::StatsRequest::default()).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable);
+
+        folder.write("bidiway.yaml", "listeners: [");
+        if by_signal {
+            process.signal("HUP").await;
+        }
+        told(admin, "bidiway_config_reloads_total{result=\"failed\"} 1").await;
+        folder.write("bidiway.yaml", &reloadable(reload, &services));
+        if by_signal {
+            process.signal("HUP").await;
+        }
+        told(admin, "bidiway_config_generation 2").await;
+        lab.stats(v1::StatsRequest::default()).await.unwrap();
+        process.signal("TERM").await;
+        assert_eq!(process.end().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_process_without_a_file_lives_through_sighup() {
+    let mut process = Process::start(Command::new(BINARY).args(SERVE));
+    process.address("listening on http://").await;
+    let admin = process.address("admin on http://").await;
+    process.signal("HUP").await;
+    assert_eq!(within(10, get(admin, "/healthz")).await.unwrap().0, 200);
+    process.signal("TERM").await;
+    assert_eq!(process.end().await.code(), Some(0));
+}
+
+const ROUTES: &str = "\
+listeners: [{ address: 127.0.0.1:8080 }]
+upstreams:
+  chat: { endpoints: [\"http://127.0.0.1:1\"] }
+  next: { endpoints: [\"http://127.0.0.1:2\"] }
+prefix: /api
+routes:
+  - { service: \"*\", upstream: chat }
+  - { service: chat.v1.Chat, upstream: chat, timeout: 30s, dialects: [session, grpc-web] }
+  - { service: chat.v1.Chat, upstreams: { chat: 19, next: 1 }, metadata: { x-canary: \"*\" }, name: canary }
+  - service: chat.v1.*
+    hosts: [\"*.example.com\"]
+    upstream: next
+    max_message: 1MiB
+    request_metadata: { remove: [x-a], set: { x-b: b } }
+";
+
+#[tokio::test]
+async fn check_shows_which_route_a_call_takes_and_why() {
+    let file = std::env::temp_dir().join(format!("bidiway-routes-{}.yaml", std::process::id()));
+    std::fs::write(&file, ROUTES).unwrap();
+    let name = file.display().to_string();
+    let ask = async |arguments: &[&str]| run(&[&["check", &name], arguments].concat()).await;
+
+    let (code, out, _) = ask(&[]).await;
+    assert_eq!((code, out), (Some(0), format!("{name} is valid: listeners 1, upstreams 2, routes 4\n")));
+
+    let (code, out, _) = ask(&["--method", "/chat.v1.Chat/Talk", "--metadata", "x-canary=1"]).await;
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        out,
+        "\
+/chat.v1.Chat/Talk with x-canary=1
+takes the route in line 9 (canary), chat.v1.Chat [x-canary]
+  why                 it is for any host, the service chat.v1.Chat, the metadata x-canary
+  upstreams           chat 95 %, next 5 %; JSON by the schema of chat
+  timeout             none
+  largest message     4MiB
+  dialects            all
+
+Routes that take it too, but are less specific:
+  the route in line 8, chat.v1.Chat: less specific by its metadata
+  the route in line 7, *: less specific by its method
+
+Routes for the method, but not for this call:
+  the route in line 10, *.example.com chat.v1.*: for the host *.example.com
+"
+    );
+
+    let (_, out, _) = ask(&["--method", "api/chat.v1.Chat/Talk", "--host", "App.Example.com:443"]).await;
+    assert!(out.starts_with("/chat.v1.Chat/Talk at app.example.com\ntakes the route in line 10, "), "{out}");
+    assert!(
+        out.contains(
+            "why                 it is for hosts *.example.com, the package chat.v1, any metadata\n"
+        ),
+        "{out}"
+    );
+    assert!(out.contains("largest message     1MiB\n"), "{out}");
+    assert!(out.contains("request metadata    remove x-a, set x-b\n"), "{out}");
+    assert!(out.contains("line 8, chat.v1.Chat: less specific by its host\n"), "{out}");
+    assert!(out.contains("[x-canary]: with the metadata x-canary\n"), "{out}");
+
+    let (_, out, _) = ask(&["--method", "/chat.v1.Chat/Talk"]).await;
+    assert!(out.contains("timeout             30s, also for calls that bring none\n"), "{out}");
+    assert!(out.contains("dialects            session, grpc-web, grpc-web-text\n"), "{out}");
+
+    std::fs::write(&file, ROUTES.replace("service: \"*\"", "service: other.Service")).unwrap();
+    let (code, out, _) = ask(&["--method", "/chat.v1.Room/Join"]).await;
+    assert_eq!(code, Some(0));
+    assert!(out.starts_with("/chat.v1.Room/Join\nhas no route: calls end with UNIMPLEMENTED.\n"), "{out}");
+    assert!(out.contains("line 10, *.example.com chat.v1.*: for the host *.example.com\n"), "{out}");
+
+    for (arguments, text) in [
+        (
+            &["--method", "chat.v1.Chat"][..],
+            "\"chat.v1.Chat\" is no gRPC method; write /package.Service/Method",
+        ),
+        (&["--method", "/a.B/C", "--host", "https://a.b"], "is not a host"),
+        (&["--method", "/a.B/C", "--host", "*.a.b"], "a client asks for one name"),
+        (&["--method", "/a.B/C", "--metadata", "x"], "\"x\" is no metadata; write name=value"),
+        (
+            &["--method", "/a.B/C", "--metadata", "cookie=a"],
+            "cookie is dropped before routes look at metadata",
+        ),
+        (&["--method", "/a.B/C", "--metadata", "a b=c"], "\"a b\" is no name of metadata"),
+        (&["--host", "a.b"], "--method"),
+    ] {
+        let (code, _, err) = ask(arguments).await;
+        assert_eq!(code, Some(64), "{arguments:?}: {err}");
+        assert!(err.contains(text), "{arguments:?}: {err}");
+    }
+    std::fs::remove_file(file).unwrap();
 }

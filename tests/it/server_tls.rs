@@ -22,19 +22,19 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::support::{calls, edge, within};
 
-struct Ca {
+pub(crate) struct Ca {
     der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
-struct Leaf {
-    der: CertificateDer<'static>,
+pub(crate) struct Leaf {
+    pub(crate) der: CertificateDer<'static>,
     pem: String,
     key: KeyPair,
 }
 
 impl Ca {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -42,14 +42,14 @@ impl Ca {
         Self { der, issuer: Issuer::new(params, key) }
     }
 
-    fn issue(&self, name: &str) -> Leaf {
+    pub(crate) fn issue(&self, name: &str) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Leaf { der: certificate.der().clone(), pem: certificate.pem(), key }
     }
 
-    fn roots(&self) -> RootCertStore {
+    pub(crate) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
         roots
@@ -57,7 +57,7 @@ impl Ca {
 }
 
 impl Leaf {
-    fn certificate(&self) -> Certificate {
+    pub(crate) fn certificate(&self) -> Certificate {
         Certificate::from_pem(self.pem.as_bytes(), self.key.serialize_pem().as_bytes()).unwrap()
     }
 }
@@ -85,13 +85,13 @@ fn listen(tls: Arc<rustls::ServerConfig>) -> Port {
     Port { address, metrics, _shutdown: shutdown }
 }
 
-fn client(ca: &Ca) -> ClientConfig {
+pub(crate) fn client(ca: &Ca) -> ClientConfig {
     let builder =
         ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     builder.with_root_certificates(ca.roots()).with_no_client_auth()
 }
 
-fn client_with(ca: &Ca, leaf: &Leaf) -> ClientConfig {
+pub(crate) fn client_with(ca: &Ca, leaf: &Leaf) -> ClientConfig {
     let builder =
         ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(leaf.key.serialize_der()));

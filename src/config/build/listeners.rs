@@ -10,11 +10,11 @@ use http::{
 use super::Builder;
 use crate::{
     config::{
-        file::{Listener, ListenerTls},
+        file::{self, Listener, ListenerTls},
         node::Position,
         read::At,
     },
-    downstream::{InvalidOrigin, Origins},
+    downstream::{ClientIdentity, FORWARDED_CLIENT_CERT, InvalidOrigin, Origins},
     server::{
         ListenerSettings,
         tls::{self, Certificate, ClientAuth, TlsError},
@@ -70,7 +70,9 @@ impl Builder<'_> {
             Some(ca) => {
                 let roots = tls::load_client_ca(&self.path(ca));
                 let roots = roots.map_err(|error| self.problems.add(ca.at, error.to_string())).ok()?;
-                Some((roots, client_auth.as_ref().map_or_else(ClientAuth::default, |auth| auth.value)))
+                let auth = client_auth.as_ref().map_or_else(ClientAuth::default, |auth| auth.value);
+                settings.client_trust = Some(tls::client_trust(&roots, auth));
+                Some((roots, auth))
             }
         };
         let loaded: Vec<_> = loaded.into_iter().collect::<Result<_, ()>>().ok()?;
@@ -109,6 +111,52 @@ impl Builder<'_> {
                 None
             }
         }
+    }
+
+    pub(super) fn client_identity(
+        &mut self,
+        given: Option<&At<file::ClientIdentity>>,
+        upgrade_headers: &[HeaderName],
+        listeners: &[Listener],
+    ) -> ClientIdentity {
+        let trusts_forwarded = upgrade_headers.contains(&FORWARDED_CLIENT_CERT);
+        let none = ClientIdentity { trusts_forwarded, ..ClientIdentity::default() };
+        let Some(At { at, value: given }) = given else { return none };
+        let mut ca = listeners.iter().filter_map(|listener| listener.tls.as_ref()?.value.client_ca.as_ref());
+        if ca.next().is_none() {
+            let text = "`client_identity` tells of certificates that clients show, and no listener has a `client_ca`";
+            self.problems.add(*at, text);
+        }
+        let forwarded = given.forwarded.unwrap_or_default();
+        if forwarded && trusts_forwarded {
+            let text = "x-forwarded-client-cert is among `upgrade_headers`, as a proxy before this one says it; it cannot \
+                        be `forwarded` as well";
+            self.problems.add(*at, text);
+        }
+        let mut taken = upgrade_headers.to_vec();
+        let mut name = |given: &Option<At<String>>| self.identity_name(given.as_ref()?, &mut taken);
+        let (subject, san, fingerprint) = (name(&given.subject), name(&given.san), name(&given.fingerprint));
+        ClientIdentity { subject, san, fingerprint, forwarded, trusts_forwarded }
+    }
+
+    fn identity_name(&mut self, given: &At<String>, taken: &mut Vec<HeaderName>) -> Option<HeaderName> {
+        const OWN: [&str; 2] = ["x-forwarded-for", "x-forwarded-proto"];
+        let At { at, value } = given;
+        let name = HeaderName::try_from(value.to_ascii_lowercase()).ok();
+        let name = name.filter(|name| metadata::may_be_passed(name) && !name.as_str().ends_with("-bin"));
+        let text = match name {
+            None => format!("{value:?} is no name for metadata that is text"),
+            Some(name) if OWN.contains(&name.as_str()) || name == FORWARDED_CLIENT_CERT => {
+                format!("{name} says something else; choose another name")
+            }
+            Some(name) if taken.contains(&name) => format!("{name} is used already; choose another name"),
+            Some(name) => {
+                taken.push(name.clone());
+                return Some(name);
+            }
+        };
+        self.problems.add(*at, text);
+        None
     }
 
     pub(super) fn upgrade_headers(

@@ -45,6 +45,20 @@ section! { "a certificate"
     }
 }
 
+section! { "client_identity"
+    /// Metadata that says whose certificate a client has shown.
+    struct ClientIdentity {
+        /// For the certificate's subject: `CN=ada,O=Example` (RFC 4514, in ASCII).
+        subject: Option<At<String>>,
+        /// For its alternative names, an entry each: `DNS:…`, `URI:…`, `EMAIL:…`, `IP:…`. At most 32.
+        san: Option<At<String>>,
+        /// For its SHA-256, in lower-case hexadecimal.
+        fingerprint: Option<At<String>>,
+        /// Whether to tell it as Envoy does, in `x-forwarded-client-cert`. Default: false.
+        forwarded: Option<bool>,
+    }
+}
+
 section! { "admin"
     /// The operators' port.
     struct Admin {

@@ -37,7 +37,7 @@ use crate::{
 };
 use body::{DownBody, Unread};
 pub(super) use carrier::HttpCarrier;
-use line::{Asked, Line, Put, SHORTEST_WAIT};
+use line::{Asked, Line, Owner, Put, SHORTEST_WAIT};
 pub(super) use table::HttpCarriers;
 
 /// Answers a request of an HTTP carrier, after the guard has passed it.
@@ -58,11 +58,11 @@ pub(crate) async fn answer(
         let message = "the requests of an HTTP carrier are made with POST".to_owned();
         return Err(Rejection { message, ..Rejection::method() });
     }
-    let body = whole(edge, &head, body).await?;
+    let body = whole(edge, &head, body, conn).await?;
     let mut response = match request {
         HttpCarrierRequest::Open => open(edge, &head, body, conn).await?,
-        HttpCarrierRequest::Up => up(edge, &head, body).await?,
-        HttpCarrierRequest::Down | HttpCarrierRequest::Unknown => down(edge, &head, body).await?,
+        HttpCarrierRequest::Up => up(edge, &head, body, conn).await?,
+        HttpCarrierRequest::Down | HttpCarrierRequest::Unknown => down(edge, &head, body, conn).await?,
     };
     let has_body = response.status() == StatusCode::OK;
     let headers = response.headers_mut();
@@ -77,13 +77,13 @@ pub(crate) async fn answer(
 }
 
 /// A request's body. One that is too large ends the session, if it can be found.
-async fn whole(edge: &Edge, head: &Parts, mut body: Incoming) -> Result<Bytes, Rejection> {
+async fn whole(edge: &Edge, head: &Parts, mut body: Incoming, conn: &ConnInfo) -> Result<Bytes, Rejection> {
     match body::read(&mut body).await {
         Ok(bytes) => Ok(bytes),
         Err(Unread::TooLarge(beginning)) => {
             linger(&edge.drain, head.version, body);
             if let Some(line) = leading_carrier(&beginning).and_then(|name| edge.sessions.http.find(name))
-                && line.origin == origin_of(&head.headers)
+                && line.owner == owner(head, conn)
             {
                 line.violate(packet_too_large(MAX_PACKET));
             }
@@ -124,7 +124,7 @@ async fn open(
     }
     let begun = super::begin(edge, true)?;
     let name = edge.sessions.new_token().map_err(super::no_random_numbers)?;
-    let (line, opening) = Line::new(name, origin_of(&head.headers), poll, packet, hello == Hello::Crowd);
+    let (line, opening) = Line::new(name, owner(head, conn), poll, packet, hello == Hello::Crowd);
     let line = Arc::new(line);
     let Some(listing) = edge.sessions.http.enter(&line) else {
         return Err(Rejection::internal("a carrier's name leads nowhere"));
@@ -132,7 +132,7 @@ async fn open(
     let carrier = Carrier::Http(HttpCarrier::new(Arc::clone(&line), listing));
     let link = Link::new(carrier, Some(place), &edge.metrics);
     let settings = edge.settings();
-    let principal = Principal::of(&settings, &head.headers);
+    let principal = Principal::of(&settings, &head.headers, conn);
     let heartbeat = settings.session.heartbeat;
     edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn.clone(), principal, link, begun));
     if !poll {
@@ -168,10 +168,10 @@ impl Hello {
 }
 
 /// A packet of the client's, or its last word.
-async fn up(edge: &Edge, head: &Parts, body: Bytes) -> Result<Response<Body>, Rejection> {
+async fn up(edge: &Edge, head: &Parts, body: Bytes, conn: &ConnInfo) -> Result<Response<Body>, Rejection> {
     let HttpUp { carrier, number, packet, close } =
         HttpUp::decode(body).map_err(|error| malformed(format!("the body is no HttpUp: {error}")))?;
-    let line = find(edge, head, &carrier)?;
+    let line = find(edge, head, conn, &carrier)?;
     if let Some(close) = close {
         line.hang_up(u16::try_from(close.code).ok().filter(|&code| code != 0));
         return Ok(nothing());
@@ -200,10 +200,10 @@ async fn up(edge: &Edge, head: &Parts, body: Bytes) -> Result<Response<Body>, Re
 }
 
 /// A poll.
-async fn down(edge: &Edge, head: &Parts, body: Bytes) -> Result<Response<Body>, Rejection> {
+async fn down(edge: &Edge, head: &Parts, body: Bytes, conn: &ConnInfo) -> Result<Response<Body>, Rejection> {
     let HttpPoll { carrier, number, wait_ms } =
         HttpPoll::decode(body).map_err(|error| malformed(format!("the body is no HttpPoll: {error}")))?;
-    let line = find(edge, head, &carrier)?;
+    let line = find(edge, head, conn, &carrier)?;
     if number == 0 {
         let text = "it has no number; polls are numbered from 1";
         line.violate(CloseReason::new(Code::INVALID_ARGUMENT, "malformed", text));
@@ -243,13 +243,22 @@ async fn wait(
     }
 }
 
+fn owner(head: &Parts, conn: &ConnInfo) -> Owner {
+    Owner { origin: origin_of(&head.headers), certificate: conn.certificate.clone() }
+}
+
 /// The carrier that a request names, if it may use it.
-fn find(edge: &Edge, head: &Parts, name: &[u8]) -> Result<Arc<Line>, Rejection> {
+fn find(edge: &Edge, head: &Parts, conn: &ConnInfo, name: &[u8]) -> Result<Arc<Line>, Rejection> {
     let line = edge.sessions.http.find(name).ok_or_else(gone)?;
-    if line.origin == origin_of(&head.headers) {
+    let (owner, asking) = (&line.owner, owner(head, conn));
+    if *owner == asking {
         return Ok(line);
     }
-    let text = "this carrier belongs to another origin";
+    let text = if owner.origin == asking.origin {
+        "this carrier belongs to another client's certificate"
+    } else {
+        "this carrier belongs to another origin"
+    };
     Err(refusal(StatusCode::FORBIDDEN, Code::PERMISSION_DENIED, "carrier_origin", text))
 }
 

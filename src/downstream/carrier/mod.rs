@@ -56,7 +56,7 @@ pub(crate) fn upgrade(
 ) -> Result<Response<Body>, Rejection> {
     let handshake = upgrade::check(&request)?;
     let upgraded = hyper::upgrade::on(&mut request);
-    let principal = Principal::of(&edge.settings(), request.headers());
+    let principal = Principal::of(&edge.settings(), request.headers(), conn);
     let (edge_, conn) = (Arc::clone(edge), conn.clone());
     match handshake.subprotocol {
         Subprotocol::Session | Subprotocol::TextSession => {

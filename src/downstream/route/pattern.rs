@@ -260,12 +260,12 @@ pub struct Specificity {
 }
 
 impl Specificity {
-    /// What makes it greater than another that is less: `host`, `service` or `metadata`.
+    /// What makes it greater than another that is less: `host`, `method` or `metadata`.
     pub fn decided_over(&self, less: &Self) -> &'static str {
         if self.host != less.host {
             "host"
         } else if self.service != less.service {
-            "service"
+            "method"
         } else {
             "metadata"
         }

@@ -1,18 +1,15 @@
 //! All routes of a worker, found by hash look-ups.
 
 use std::{
-    borrow::Cow,
     cmp::Reverse,
     collections::HashMap,
     iter::{once, once_with},
     sync::Arc,
 };
 
-use http::request::Parts;
-
 use super::{
     DialectMetrics, Route, RouteSettings,
-    pattern::{self, Asked, HostPattern, ServicePattern, split},
+    pattern::{Asked, HostPattern, ServicePattern, split},
 };
 use crate::{
     schema::Schema,
@@ -113,13 +110,9 @@ impl Routes {
         exact.into_iter().chain(below).chain(once(&self.any))
     }
 
-    fn ask_for_hosts(&self) -> bool {
+    /// Whether any route asks for a host.
+    pub(crate) fn ask_for_hosts(&self) -> bool {
         !(self.hosts.is_empty() && self.subdomains.is_empty())
-    }
-
-    /// The host of a request, if any route asks for one.
-    pub(crate) fn host_of<'a>(&self, head: &'a Parts) -> Option<Cow<'a, str>> {
-        if self.ask_for_hosts() { pattern::host_of(head) } else { None }
     }
 
     /// The routes that serve methods of `package.Service`, on whatever host.

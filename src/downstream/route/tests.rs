@@ -191,7 +191,7 @@ fn the_host_of_a_request_is_its_authority_or_else_its_only_host_header() {
         let request =
             hosts.iter().fold(http::Request::get(uri), |request, host| request.header("host", *host));
         let head = request.body(()).unwrap().into_parts().0;
-        pattern::host_of(&head).map(std::borrow::Cow::into_owned)
+        host_of(&head).map(std::borrow::Cow::into_owned)
     };
     assert_eq!(host("/a/b", &["App.Example.com:8443"]).as_deref(), Some("app.example.com"));
     assert_eq!(host("https://h2.example:443/a/b", &[]).as_deref(), Some("h2.example"));

@@ -11,7 +11,7 @@ use super::{Generation, News, ReloadStatus, fixed};
 use crate::{
     downstream::carrier::SessionDirectory,
     schema::Schema,
-    server::{Settings, schema_of},
+    server::{Settings, schema_of, tls::keep_tickets},
     telemetry::Metrics,
 };
 
@@ -79,6 +79,13 @@ impl Running {
 
     async fn apply(&mut self, mut settings: Settings) -> Applied {
         let restart_needed = fixed::keep(&self.generation.settings, &mut settings);
+        for (old, new) in self.generation.settings.listeners.iter().zip(&mut settings.listeners) {
+            if let (Some(old_tls), Some(new_tls)) = (&old.tls, &mut new.tls)
+                && old.client_trust == new.client_trust
+            {
+                *new_tls = keep_tickets(old_tls, new_tls);
+            }
+        }
         let schemas = Arc::new(self.schemas(&settings));
         self.sessions.follow(&settings.downstream);
         for places in &mut self.places {

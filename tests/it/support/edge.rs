@@ -1,6 +1,6 @@
 //! A whole Bidiway in front of a test's server, and HTTP clients for it.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use bidiway::{
     downstream::{self, RouteSettings, ServicePattern},
@@ -64,18 +64,23 @@ pub(crate) async fn edge_knowing(
     upstream: upstream::Settings,
     downstream: downstream::Settings,
 ) -> Edge {
-    start(1, schema, upstream, downstream).await
+    start(1, schema, vec![upstream], downstream).await
+}
+
+/// A Bidiway with these settings and several upstreams.
+pub(crate) async fn edge_among(upstreams: Vec<upstream::Settings>, downstream: downstream::Settings) -> Edge {
+    start(1, reflection(), upstreams, downstream).await
 }
 
 /// A Bidiway of several workers.
 pub(crate) async fn edge_of_workers(workers: usize, url: &str, downstream: downstream::Settings) -> Edge {
-    start(workers, reflection(), super::calls::settings(&[url]), downstream).await
+    start(workers, reflection(), vec![super::calls::settings(&[url])], downstream).await
 }
 
 async fn start(
     workers: usize,
     schema: schema::Settings,
-    upstream: upstream::Settings,
+    upstreams: Vec<upstream::Settings>,
     downstream: downstream::Settings,
 ) -> Edge {
     edge_adjusted(schema, upstream, downstream, |settings| settings.workers = workers).await
@@ -92,8 +97,8 @@ pub(crate) async fn edge_adjusted(
     let mut settings = Settings {
         drain: std::time::Duration::from_secs(30).into(),
         downstream: Arc::new(downstream),
-        schemas: HashMap::from([(upstream.name.clone(), schema)]),
-        upstreams: vec![Arc::new(upstream)],
+        schemas: upstreams.iter().map(|upstream| (upstream.name.clone(), schema.clone())).collect(),
+        upstreams: upstreams.into_iter().map(Arc::new).collect(),
         ..Settings::new(vec![listener(None), listener(Some(super::carrier::certificate()))])
     };
     adjust(&mut settings);

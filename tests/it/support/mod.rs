@@ -11,6 +11,7 @@ pub(crate) mod middlebox;
 pub(crate) mod peers;
 pub(crate) mod raw;
 pub(crate) mod reflection;
+pub(crate) mod reload;
 pub(crate) mod socket;
 pub(crate) mod upstream;
 

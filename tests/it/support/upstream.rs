@@ -139,8 +139,16 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) {
 
 /// Ends a response with a status.
 pub(crate) fn end(stream: &mut SendStream<Bytes>, code: u32) {
+    end_with(stream, code, &[]);
+}
+
+/// Sends trailers with this code and these fields.
+pub(crate) fn end_with(stream: &mut SendStream<Bytes>, code: u32, fields: &[(&'static str, &str)]) {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", code.into());
+    for (name, value) in fields {
+        trailers.append(*name, value.parse().unwrap());
+    }
     let _ = stream.send_trailers(trailers);
 }
 

@@ -148,7 +148,10 @@ impl Driver {
     }
 
     fn adopted(&mut self, arrival: Arrival) {
-        let from = std::mem::replace(&mut self.conn, arrival.conn.clone()).peer;
+        let before = std::mem::replace(&mut self.conn, arrival.conn.clone());
+        // The same principal, and so the same certificate; which another instance tells by its fingerprint only.
+        self.conn.certificate = before.certificate;
+        let from = before.peer;
         let (session, peer, parked) = (&self.session_id, self.conn.peer, self.place.is_some());
         tracing::debug!(%session, %peer, %from, parked, "session resumed");
         self.place = None;

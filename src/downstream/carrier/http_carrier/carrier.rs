@@ -96,13 +96,13 @@ mod tests {
 
     use super::*;
     use crate::downstream::carrier::{
-        http_carrier::HttpCarriers,
+        http_carrier::{HttpCarriers, line::Owner},
         token::{self, InstanceId},
     };
 
     fn carrier() -> HttpCarrier {
         let name = token::mint(InstanceId::named("edge-0"), 7).unwrap();
-        let (line, _) = Line::new(name, None, false, Bytes::new(), false);
+        let (line, _) = Line::new(name, Owner::default(), false, Bytes::new(), false);
         let line = Arc::new(line);
         let listing = Arc::<HttpCarriers>::default().enter(&line).unwrap();
         HttpCarrier::new(line, listing)

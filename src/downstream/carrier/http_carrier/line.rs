@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
     time::Duration,
 };
@@ -14,10 +14,21 @@ use tokio::{
 };
 
 use crate::{
-    downstream::carrier::link::{Incoming, Lost, PACKET_TARGET},
+    downstream::{
+        ClientCertificate,
+        carrier::link::{Incoming, Lost, PACKET_TARGET},
+    },
     session::CloseReason,
     wire::{Code, http_carrier},
 };
+
+/// What all requests of a carrier have in common.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Owner {
+    /// The page's origin, in its normal form.
+    pub(super) origin: Option<Box<str>>,
+    pub(super) certificate: Option<Arc<ClientCertificate>>,
+}
 
 /// One HTTP carrier: requests, on any worker, put in at one end what the session's task takes out at the other, and
 /// the other way round. Each direction holds one packet at most.
@@ -27,8 +38,8 @@ use crate::{
 pub(super) struct Line {
     /// A secret: who knows it may use the carrier.
     pub(super) name: Bytes,
-    /// The origin of the page that opened it, in its normal form.
-    pub(super) origin: Option<Box<str>>,
+    /// Who has opened it, and alone may use it.
+    pub(super) owner: Owner,
     /// Each response down is complete.
     pub(super) polls: bool,
     ends: Mutex<Ends>,
@@ -124,7 +135,7 @@ impl Line {
     /// gets the answer to its opening.
     pub(super) fn new(
         name: Bytes,
-        origin: Option<Box<str>>,
+        owner: Owner,
         polls: bool,
         first: Bytes,
         crowded: bool,
@@ -152,7 +163,7 @@ impl Line {
             closing: false,
             over: false,
         };
-        (Self { name, origin, polls, ends: Mutex::new(ends), taken: Notify::new() }, answer)
+        (Self { name, owner, polls, ends: Mutex::new(ends), taken: Notify::new() }, answer)
     }
 
     // What requests do.

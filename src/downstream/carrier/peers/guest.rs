@@ -35,7 +35,7 @@ pub(crate) fn answer(edge: &Arc<Edge>, mut request: Request<RequestBody>) -> Res
         Ok(Asked::Who) => StatusCode::OK,
         Ok(Asked::Link(conn)) => {
             // The relaying instance has checked the origin, and is believed what the client is and has.
-            let principal = Principal::of(&edge.settings(), request.headers());
+            let principal = Principal::relayed(&edge.settings(), request.headers());
             let upgraded = hyper::upgrade::on(&mut request);
             let edge_ = Arc::clone(edge);
             edge.drain.tasks.spawn(async move {
