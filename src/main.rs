@@ -347,7 +347,8 @@ fn describe(args: DescribeArgs, log: &LogArgs) -> Result<(), Failure> {
     };
     let settings = settings.map_err(|error| Failure::Usage(error.to_string()))?.settings;
     runtime()?.block_on(async {
-        let all = server::schemas(&settings, &Metrics::new());
+        let metrics = Metrics::new();
+        let all = server::schemas(&settings, &server::rosters(&settings, None, &metrics), &metrics);
         let mut schemas: Vec<_> = all.into_iter().collect();
         if schemas.is_empty() {
             return Err(Failure::Usage("error: no upstream of this configuration has a schema".into()));

@@ -1,6 +1,7 @@
 //! From what the file says to settings for every floor: defaults, and the checks that need more than one value.
 
 mod calls;
+mod endpoints;
 mod limits;
 mod listeners;
 mod metadata_rules;
@@ -44,7 +45,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     let limits = b.limits(file.limits.as_ref());
     let session = b.session(file.session.as_ref());
     let peers = b.peers(&file);
-    let upstreams = b.upstreams(&file.upstreams);
+    let upstreams = b.upstreams(&file.upstreams, upgrade_headers.contains(&http::header::COOKIE));
     let schemas = b.schemas(&file.upstreams);
     let around = Around {
         upstreams: &file.upstreams,

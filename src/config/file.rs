@@ -1,6 +1,7 @@
 //! What the file may say: its keys, with the sentences that editors show. Defaults are applied in `build`.
 
 mod calls;
+mod endpoints;
 mod limits;
 mod listeners;
 mod peers;
@@ -10,6 +11,9 @@ mod upstreams;
 mod values;
 
 pub(super) use calls::{Percent, Retrying};
+pub(super) use endpoints::{
+    Balancing, Ejecting, UpstreamDns, UpstreamEjection, UpstreamHash, UpstreamHealth,
+};
 pub(super) use limits::{DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerTls};
 pub(super) use peers::{PeerTls, Peers};

@@ -39,7 +39,7 @@ use crate::{
     downstream::{AddressTable, Drain, carrier::SessionDirectory},
     schema::{Channel, Reflection, Schema},
     telemetry::Metrics,
-    upstream::Upstream,
+    upstream::{self, Roster, Upstream},
 };
 use admin::Readiness;
 use reload::{Generation, Order, Places, ReloadStatus, Reloader, Running};
@@ -175,7 +175,8 @@ impl Server {
         let stop = CancellationToken::new();
         let spans = settings.tracing.as_ref().map(|tracing| export_spans(tracing, &settings, &metrics));
         let readiness = Arc::<Readiness>::default();
-        let schemas = Arc::new(schemas(&settings, &metrics));
+        let rosters = rosters(&settings, None, &metrics);
+        let schemas = Arc::new(schemas(&settings, &rosters, &metrics));
         let (schemas_now, seen) = watch::channel(schemas.clone());
         if let Some(listener) = admin {
             match tokio::net::TcpListener::from_std(listener) {
@@ -193,7 +194,7 @@ impl Server {
             (Places::new(settings.max_connections), Places::new(settings.max_connections));
         let addresses = Arc::<AddressTable>::default();
         let mut peers = peers.into_iter();
-        let generation = Arc::new(Generation { settings, schemas });
+        let generation = Arc::new(Generation { settings, rosters, schemas });
         let (senders, news): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::channel(1)).unzip();
         let workers = listeners.into_iter().zip(news).map(|(listeners, news)| Worker {
             generation: generation.clone(),
@@ -281,18 +282,35 @@ fn export_spans(
     (closing.clone(), tokio::spawn(export.run(queue, closing)))
 }
 
+/// Upstreams' members as all workers share them, by the upstream's name.
+pub type Rosters = HashMap<String, Arc<Roster>>;
+
+/// The upstreams' members. Resolving names and asking for health begins at once, within this runtime. Those `before`
+/// whose settings are the same go on.
+pub fn rosters(settings: &Settings, before: Option<&Rosters>, metrics: &Metrics) -> Rosters {
+    let roster = |settings: &Arc<upstream::Settings>| {
+        let kept = before.and_then(|before| before.get(&settings.name));
+        let roster = match kept.filter(|kept| kept.settings() == settings) {
+            Some(kept) => kept.clone(),
+            None => Roster::new(settings.clone(), metrics),
+        };
+        roster.begin(&Handle::current());
+        (settings.name.clone(), roster)
+    };
+    settings.upstreams.iter().map(roster).collect()
+}
+
 /// The upstreams' schemas. Reflection has connections of its own and runs within this runtime: whatever it does,
 /// calls do not notice.
-pub fn schemas(settings: &Settings, metrics: &Metrics) -> HashMap<String, Schema> {
-    let schema = |name: &String| Some((name.clone(), schema_of(name, settings, metrics)?));
+pub fn schemas(settings: &Settings, rosters: &Rosters, metrics: &Metrics) -> HashMap<String, Schema> {
+    let schema = |name: &String| Some((name.clone(), schema_of(name, settings, rosters, metrics)?));
     settings.schemas.keys().filter_map(schema).collect()
 }
 
 /// One upstream's schema.
-fn schema_of(name: &str, settings: &Settings, metrics: &Metrics) -> Option<Schema> {
+fn schema_of(name: &str, settings: &Settings, rosters: &Rosters, metrics: &Metrics) -> Option<Schema> {
     let given = settings.schemas.get(name)?;
-    let upstream = settings.upstreams.iter().find(|upstream| upstream.name == name)?;
-    let upstream = Upstream::counted(upstream.clone(), metrics.upstream(name));
+    let upstream = Upstream::of(rosters.get(name)?);
     let reflection = Reflection { channel: Channel::new(upstream.channel()), runtime: Handle::current() };
     Some(Schema::new(name, given.clone(), reflection, metrics.schema(name)))
 }

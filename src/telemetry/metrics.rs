@@ -20,6 +20,7 @@ use super::{
     method_metrics::MethodFamilies,
     process_metrics,
     reload_metrics::ReloadFamilies,
+    roster_metrics::{RosterFamilies, RosterMetrics},
     schema_metrics::SchemaFamilies,
     tracer::{SpanFamilies, SpanQueue, TraceSettings, Tracer},
     upstream_metrics::UpstreamFamilies,
@@ -127,6 +128,7 @@ pub struct Metrics {
     accept_errors: Family<Kind, Counter>,
     tls_handshake_failures: Counter,
     upstreams: UpstreamFamilies,
+    rosters: RosterFamilies,
     schemas: SchemaFamilies,
     pub(super) config: ReloadFamilies,
     times: TimeFamilies,
@@ -166,6 +168,7 @@ impl Metrics {
             accept_errors: Family::default(),
             tls_handshake_failures: Counter::default(),
             upstreams: UpstreamFamilies::default(),
+            rosters: RosterFamilies::default(),
             schemas: SchemaFamilies::default(),
             config: ReloadFamilies::default(),
             times: TimeFamilies::default(),
@@ -220,6 +223,7 @@ impl Metrics {
             m.tls_handshake_failures.clone(),
         );
         m.upstreams.register(r);
+        m.rosters.register(r);
         m.schemas.register(r);
         m.config.register(r);
         m.times.register(r);
@@ -263,6 +267,11 @@ impl Metrics {
     /// The clock that each worker's thread needs for the time that bytes wait.
     pub fn worker_clock(&self) -> WorkerClock {
         self.backpressure.clock()
+    }
+
+    /// The handles for one upstream's endpoints.
+    pub fn roster(&self, name: &str) -> RosterMetrics {
+        self.rosters.of(name)
     }
 
     /// The handles for one upstream's schema.

@@ -327,7 +327,12 @@ impl CallReceiver {
                             let pause = retries::pause(attempt);
                             self.stage = Stage::Pause(Box::pin(sleep_until(Instant::now() + pause)));
                         }
-                        Err(why_not) => return self.broken(&error, &slot, why_not),
+                        Err(why_not) => {
+                            if response::is_failure(&error) {
+                                slot.failed();
+                            }
+                            return self.broken(&error, &slot, why_not);
+                        }
                     },
                     Poll::Pending => return self.wait(cx, Stage::Head(response, slot)),
                 },
@@ -457,7 +462,13 @@ impl CallReceiver {
         self.lane.answered();
         let (parts, stream) = response.into_parts();
         let ended = stream.is_end_stream();
-        match response::read_head(parts, ended, self.limit()) {
+        let head = response::read_head(parts, ended, self.limit());
+        if head.is_unavailable() {
+            slot.failed();
+        } else {
+            slot.answered();
+        }
+        match head {
             Head::Headers(headers) => {
                 self.stage = Stage::Body(stream, slot);
                 Some(Poll::Ready(Received::Headers(headers)))

@@ -122,6 +122,11 @@ impl Lane {
         matches!(lock(&self.state).phase, Phase::Waiting { .. })
     }
 
+    /// Reads the request's metadata: there are none any more once the request is gone.
+    pub(super) fn with_metadata<T>(&self, read: impl FnOnce(Option<&HeaderMap>) -> T) -> T {
+        read(lock(&self.state).replay.as_ref().map(|replay| &replay.request.metadata))
+    }
+
     /// Counts an endpoint that could not be reached; returns how many were.
     pub(super) fn count_attempt(&self) -> usize {
         lock(&self.state).replay.as_mut().map_or(usize::MAX, |replay| {

@@ -11,7 +11,7 @@ use bidiway::{
     config::{self, Config},
     schema::{FieldNames, JsonOptions},
     server::DrainSettings,
-    upstream::Retries,
+    upstream::{Balance, HashKey, Retries},
 };
 use serde_json::Value;
 
@@ -107,6 +107,10 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!((chat.retries, files.retries), (Some(Retries::default()), None));
     assert_eq!((chat.max_calls, chat.max_pending), (Some(10_000), Some(1000)));
     assert_eq!(chat.max_stream_age.unwrap().as_secs(), 12 * 3600);
+    assert_eq!(chat.dns.servers, ["10.0.0.2:53".parse().unwrap()]);
+    assert_eq!(chat.health.as_ref().unwrap().service, "chat.v1.Chat");
+    assert_eq!((chat.ejection.as_ref().unwrap().failures, files.ejection.is_some()), (5, false));
+    assert_eq!(files.balance, Balance::Hash(HashKey::Cookie("sid".to_owned())));
     assert_eq!(log.format, bidiway::telemetry::log::Format::Json);
 }
 

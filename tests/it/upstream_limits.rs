@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bidiway::{
     telemetry::Metrics,
-    upstream::{Call, Chunk, Received, Settings, Upstream},
+    upstream::{Call, Chunk, Received, Roster, Settings, Upstream},
     wire::{Code, Origin},
 };
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use crate::support::{
 /// Workers of one process, and its metrics.
 fn workers<const N: usize>(settings: Settings) -> ([Upstream; N], Arc<Metrics>) {
     let (settings, metrics) = (Arc::new(settings), Metrics::new());
-    ([(); N].map(|()| Upstream::counted(settings.clone(), metrics.upstream("chat"))), metrics)
+    ([(); N].map(|()| Upstream::of(&Roster::new(settings.clone(), &metrics))), metrics)
 }
 
 #[track_caller]

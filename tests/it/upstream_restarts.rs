@@ -18,7 +18,7 @@ use bidiway::{
         greeter_server::{Greeter, GreeterServer},
     },
     telemetry::Metrics,
-    upstream::Upstream,
+    upstream::{Roster, Upstream},
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -169,7 +169,7 @@ async fn replicas(
         replicas.iter().flatten().map(|replica| format!("http://{}", replica.address)).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let metrics = Metrics::new();
-    let upstream = Upstream::counted(Arc::new(settings(&urls)), metrics.upstream("chat"));
+    let upstream = Upstream::of(&Roster::new(Arc::new(settings(&urls)), &metrics));
     (replicas, upstream, metrics)
 }
 

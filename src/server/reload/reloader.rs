@@ -11,7 +11,7 @@ use super::{Generation, News, ReloadStatus, fixed};
 use crate::{
     downstream::carrier::SessionDirectory,
     schema::Schema,
-    server::{Settings, schema_of, tls::keep_tickets},
+    server::{Rosters, Settings, rosters, schema_of, tls::keep_tickets},
     telemetry::Metrics,
 };
 
@@ -86,14 +86,15 @@ impl Running {
                 *new_tls = keep_tickets(old_tls, new_tls);
             }
         }
-        let schemas = Arc::new(self.schemas(&settings));
+        let rosters = rosters(&settings, Some(&self.generation.rosters), &self.metrics);
+        let schemas = Arc::new(self.schemas(&settings, &rosters));
         self.sessions.follow(&settings.downstream);
         for places in &mut self.places {
             places.resize(settings.max_connections).await;
         }
         settings.tell_certificates(&self.metrics);
         self.schemas.send_replace(schemas.clone());
-        self.generation = Arc::new(Generation { settings, schemas });
+        self.generation = Arc::new(Generation { settings, rosters, schemas });
         for worker in &self.workers {
             let (done, told) = oneshot::channel();
             let news = News { generation: self.generation.clone(), done };
@@ -105,8 +106,8 @@ impl Running {
     }
 
     /// Schemas of upstreams that have not changed keep what they have loaded.
-    fn schemas(&self, settings: &Settings) -> HashMap<String, Schema> {
-        let Generation { settings: before, schemas } = &*self.generation;
+    fn schemas(&self, settings: &Settings, rosters: &Rosters) -> HashMap<String, Schema> {
+        let Generation { settings: before, schemas, .. } = &*self.generation;
         let upstream = |settings: &Settings, name: &str| {
             settings.upstreams.iter().find(|upstream| upstream.name == *name).cloned()
         };
@@ -118,7 +119,7 @@ impl Running {
         let names = settings.schemas.keys();
         names
             .filter_map(|name| {
-                let schema = kept(name).or_else(|| schema_of(name, settings, &self.metrics))?;
+                let schema = kept(name).or_else(|| schema_of(name, settings, rosters, &self.metrics))?;
                 Some((name.clone(), schema))
             })
             .collect()

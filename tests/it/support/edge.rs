@@ -83,13 +83,22 @@ async fn start(
     upstreams: Vec<upstream::Settings>,
     downstream: downstream::Settings,
 ) -> Edge {
-    edge_adjusted(schema, upstream, downstream, |settings| settings.workers = workers).await
+    begin(schema, upstreams, downstream, |settings| settings.workers = workers).await
 }
 
 /// A Bidiway with this upstream and schema, and whatever else the test wants.
 pub(crate) async fn edge_adjusted(
     schema: schema::Settings,
     upstream: upstream::Settings,
+    downstream: downstream::Settings,
+    adjust: impl FnOnce(&mut Settings),
+) -> Edge {
+    begin(schema, vec![upstream], downstream, adjust).await
+}
+
+async fn begin(
+    schema: schema::Settings,
+    upstreams: Vec<upstream::Settings>,
     downstream: downstream::Settings,
     adjust: impl FnOnce(&mut Settings),
 ) -> Edge {
