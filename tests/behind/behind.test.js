@@ -98,16 +98,24 @@ describe("behind", { concurrency: true }, () => {
       });
 
       test("pages of listed origins may call, others may not", { timeout }, async () => {
-        for (const origin of ["https://edge.example.com", "https://app.example.com"]) {
+        // The proxy's own origin: the browser came by TLS, the proxy was reached without.
+        for (const origin of [front.url, "https://app.example.com"]) {
           assert.equal(await callers.upgradeFrom(origin, front.url), 101);
         }
-        for (const origin of ["http://app.example.com", "https://evil.example.com"]) {
+        for (const origin of [front.url.replace("https", "http"), "https://evil.example.com"]) {
           assert.equal(await callers.upgradeFrom(origin, front.url), 403);
         }
       });
 
       test("WebSockets over HTTP/2, which browsers use where they are offered, work where they are offered", { timeout }, async () => {
         assert.equal(await callers.upgradeOverHttp2(front.url), overHttp2);
+      });
+
+      test("the client is who the balancer says, not who the client says", { timeout }, async () => {
+        const { status, forwarded } = await callers.told(front.url);
+        assert.equal(status, 200, "a page of the proxy's own origin");
+        assert.match(forwarded, /(^|, ?)127\.0\.0\.2, 127\.0\.0\.1$/);
+        await lively.says(/Lab\/Metadata.*peer=127\.0\.0\.2:/);
       });
     });
   }
@@ -133,6 +141,13 @@ describe("behind", { concurrency: true }, () => {
 
       test("WebSockets over HTTP/2, which browsers use where they are offered, work where they are offered", { timeout }, async () => {
         assert.equal(await callers.upgradeOverHttp2(front.url), 200);
+      });
+
+      test("the client is who the PROXY header says", { timeout }, async () => {
+        const { status, forwarded } = await callers.told(front.url);
+        assert.equal(status, 200);
+        assert.equal(forwarded, callers.CLIENT);
+        await proxy.says(/Lab\/Metadata.*peer=127\.0\.0\.2:/);
       });
     });
   }

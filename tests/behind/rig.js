@@ -57,6 +57,7 @@ export async function edge(folder, name, { upstream, patient = false }) {
   ];
   writeFileSync(config, fitted("bidiway.yaml", [
     [/0\.0\.0\.0:8080/, `127.0.0.1:${port}`],
+    [/"10\.0\.0\.10", "10\.0\.0\.11"/, `"127.0.0.1"`],
     [/0\.0\.0\.0:9901/, `127.0.0.1:${admin}`],
     [/http:\/\/10\.0\.1\.1:50051/, upstream],
     [/header_timeout: 75s/, `header_timeout: ${shorter(75)}`],
@@ -73,6 +74,7 @@ export async function tcpEdge(folder, name, { upstream }) {
     [/0\.0\.0\.0:8443/, `127.0.0.1:${port}`],
     [/0\.0\.0\.0:9901/, `127.0.0.1:${admin}`],
     [/http:\/\/10\.0\.1\.1:50051/, upstream],
+    [/"10\.0\.0\.10", "10\.0\.0\.11"/, `"127.0.0.1"`],
     [/\/etc\/bidiway\/tls/g, folder],
   ]) + `session: { ping: ${shorter(20)}, heartbeat: ${shorter(15)} }\n`);
   return serve(config, { port, admin });
