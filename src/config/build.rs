@@ -2,9 +2,11 @@
 
 mod calls;
 mod endpoints;
+mod identity;
 mod limits;
 mod listeners;
 mod metadata_rules;
+mod own_services;
 mod peers;
 mod routes;
 mod schemas;
@@ -18,7 +20,7 @@ use std::{
     time::Duration as Time,
 };
 
-use super::{Config, Duration, LogSettings, Size, file::File, problem::Problems, read::At};
+use super::{Config, Duration, LogSettings, Size, choice::Share, file::File, problem::Problems, read::At};
 use crate::{
     downstream,
     server::{self, reload::Files},
@@ -35,7 +37,8 @@ const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 /// Settings from a file that was read without problems. `base` is where relative paths start.
 /// `files` gets every path that is read.
 pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mut Files) -> Option<Config> {
-    let mut b = Builder { base, problems, files: RefCell::new(files) };
+    let has_identity = file.identity.is_some();
+    let mut b = Builder { base, problems, files: RefCell::new(files), has_identity, known: None };
     let listeners = b.listeners(&file.listeners.0);
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
@@ -47,6 +50,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     let peers = b.peers(&file);
     let upstreams = b.upstreams(&file.upstreams, upgrade_headers.contains(&http::header::COOKIE));
     let schemas = b.schemas(&file.upstreams);
+    b.known = b.identity(file.identity.as_ref(), file.origins.as_deref(), &file.upstreams.value);
     let around = Around {
         upstreams: &file.upstreams,
         origins: file.origins.as_deref(),
@@ -62,6 +66,8 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     }
     let reload = b.reload(file.reload.as_ref());
     let tracing = file.tracing.as_ref().map(|tracing| b.tracing(tracing));
+    let served = file.routes.as_ref().map(|routes| &routes.0[..]).unwrap_or_default();
+    let own_services = b.own_services(file.serve.as_ref(), served);
     let workers = b.workers(file.workers.as_ref());
     let drain = b.drain(file.drain.as_ref(), file.admin.is_some());
     let admin = file.admin.map(|admin| admin.address);
@@ -69,6 +75,10 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         && file.listeners.0.iter().any(|l| l.address.value == admin.value && admin.value.port() != 0)
     {
         b.problems.add(admin.at, format!("{} is a listener's address already; choose another", admin.value));
+    }
+    let identity = b.known.take().map(|known| known.authority);
+    if identity.is_none() && has_identity {
+        return None;
     }
     let (route_lines, routes): (Vec<_>, Vec<_>) = routes?.into_iter().unzip();
     let mut cookies: Vec<_> =
@@ -83,9 +93,11 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         client_identity,
         limits,
         session,
+        identity,
         cookies,
         prefix,
         routes,
+        own_services,
         schema_endpoint: file.schema_endpoint.unwrap_or_default(),
         ..Default::default()
     };
@@ -106,6 +118,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         route_lines,
         log: LogSettings {
             format: log.as_ref().and_then(|log| log.format).unwrap_or_default(),
+            sample_ok: log.as_ref().and_then(|log| log.sample_ok).map_or(1.0, |Share(share)| share),
             filter: log.and_then(|log| log.level).map_or_else(|| "info".into(), |level| level.value),
         },
         reload,
@@ -116,6 +129,9 @@ struct Builder<'a> {
     base: &'a Path,
     problems: &'a mut Problems,
     files: RefCell<&'a mut Files>,
+    /// The file has `identity`; what is `known` from it, unless it has problems.
+    has_identity: bool,
+    known: Option<identity::Known>,
 }
 
 impl Builder<'_> {

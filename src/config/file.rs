@@ -2,8 +2,10 @@
 
 mod calls;
 mod endpoints;
+mod identity;
 mod limits;
 mod listeners;
+mod own_services;
 mod peers;
 mod routes;
 mod tracing;
@@ -14,8 +16,10 @@ pub(super) use calls::{Percent, Retrying};
 pub(super) use endpoints::{
     Balancing, Ejecting, UpstreamDns, UpstreamEjection, UpstreamHash, UpstreamHealth,
 };
+pub(super) use identity::{ApiKeys, ExtAuthz, Identity, Jwks, Jwt, RouteAuth};
 pub(super) use limits::{DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerTls};
+pub(super) use own_services::Serve;
 pub(super) use peers::{PeerTls, Peers};
 pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
 pub(super) use tracing::{Otlp, Tracing};
@@ -27,7 +31,7 @@ use schemars::{
 };
 
 use super::{
-    choice::{Drain, Keepalive},
+    choice::{Drain, Keepalive, Share},
     node::Node,
     problem::Problems,
     read::{At, AtLeastOne, Named, Read, Section, section},
@@ -55,6 +59,8 @@ section! { "the file"
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
         routes: Option<AtLeastOne<At<Route>>>,
+        /// Who calls. Default: nobody is asked.
+        identity: Option<At<Identity>>,
         /// What the paths of requests may begin with, where a proxy in front leaves it there: `/api`. Default: nothing.
         prefix: Option<At<String>>,
         /// What clients may use.
@@ -74,6 +80,8 @@ section! { "the file"
         log: Option<Log>,
         /// Traces of calls, for OpenTelemetry. Left out: none.
         tracing: Option<Tracing>,
+        /// gRPC services of the proxy's own on the public ports: health and reflection. Left out: none.
+        serve: Option<Serve>,
         /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for
         /// pages without generated code. Default: false.
         schema_endpoint: Option<bool>,
@@ -88,6 +96,8 @@ section! { "log"
         /// error, warn, info, debug, trace or off; or directives such as `info,call=off`. Default: info, which has
         /// one line for each call.
         level: Option<At<String>>,
+        /// The part of the calls that ended with OK that have a line, from 0 to 1; all others have one. Default: 1.
+        sample_ok: Option<Share>,
     }
 }
 

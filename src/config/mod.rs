@@ -50,12 +50,14 @@ pub struct Config {
 }
 
 /// The log's settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LogSettings {
     /// How lines look.
     pub format: log::Format,
     /// A level, or directives.
     pub filter: String,
+    /// The part of the calls that ended with OK that have a line; all others have one.
+    pub sample_ok: f64,
 }
 
 impl Config {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{Asked, ConnInfo, Edge, Plan, Route, cookies, message_log, upgrade_headers};
+use super::{Asked, ConnInfo, Edge, Plan, Route, cookies, identity, message_log, upgrade_headers};
 use crate::{
     telemetry::{CallRecord, Dialect},
     upstream::{Request, Upstream},
@@ -55,12 +55,16 @@ pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, B
     metadata::filter_request(&mut opening.metadata);
     let plan = edge.plan();
     upgrade_headers::add(opening.upgrade_headers, &plan.settings, &mut opening.metadata);
+    identity::remove_claimed(&plan.settings, &mut opening.metadata);
     let certificate = opening.conn.certificate.as_deref();
     plan.settings.client_identity.write_to(&mut opening.metadata, certificate);
     let route = plan.routes.find(&opening.asked());
     let mut record = record(edge, &plan, route, &opening);
     match prepare(&plan, route, opening, timeout) {
-        Ok((route, mut request)) => {
+        Ok((route, mut request, principal)) => {
+            if let Some(principal) = principal {
+                tracing::debug!(route = route.name, %principal, "caller verified");
+            }
             let upstream = route.upstream().clone();
             record.propagate(upstream.name(), &mut request.metadata);
             request.tap = message_log::sampled(edge, &route, &request);
@@ -105,12 +109,16 @@ impl Opening<'_> {
     }
 }
 
+/// Route and request, and on whose behalf the call is made, as far as the proxy has verified that: the same for all
+/// tokens of one user.
+type Prepared = (Arc<Route>, Request, Option<Arc<str>>);
+
 fn prepare(
     plan: &Plan,
     route: Option<&Arc<Route>>,
     opening: Opening<'_>,
     timeout: Result<Option<Duration>, Box<Outcome>>,
-) -> Result<(Arc<Route>, Request), Box<Outcome>> {
+) -> Result<Prepared, Box<Outcome>> {
     let Opening { dialect, conn, session, path, mut metadata, upgrade_headers: picked, .. } = opening;
     // A session has held its metadata against the limit itself, before base64 made it longer.
     let limit = if session.is_some() { usize::MAX } else { plan.settings.limits.max_metadata as usize };
@@ -131,7 +139,6 @@ fn prepare(
     }
     forwarded(&mut metadata, conn);
     cookies::add(&route.settings.cookies, picked, &mut metadata);
-    route.settings.request_metadata.apply(&mut metadata);
 
     let timeout = match (timeout, route.settings.timeout) {
         (Some(asked), Some(allowed)) => Some(asked.min(allowed)),
@@ -140,8 +147,11 @@ fn prepare(
     // A deadline past the end of time is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let content_type = HeaderValue::from_static("application/grpc");
+    let identity::Passed { principal, terms } =
+        identity::check(route, conn, path.path(), &mut metadata, deadline)?;
     let response_rules = route.settings.response_metadata.clone();
-    Ok((Arc::clone(route), Request { path, content_type, metadata, deadline, tap: None, response_rules }))
+    let request = Request { path, content_type, metadata, deadline, tap: None, response_rules, terms };
+    Ok((Arc::clone(route), request, principal))
 }
 
 fn refusal(code: Code, message: impl Into<String>) -> Box<Outcome> {

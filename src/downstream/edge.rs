@@ -17,9 +17,10 @@ use super::{
     carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
     guard,
+    identity::Shown,
     json::{self, JsonForm},
     linger::{HeardOut, hear_out},
-    pages, prefix,
+    own_services, pages, prefix,
     route::host_of,
     schema_pages::public_schema_router,
 };
@@ -36,6 +37,8 @@ pub struct ConnInfo {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// The client's IP address as services read it in `x-forwarded-for`; made once for all calls.
     pub(crate) address: HeaderValue,
+    /// What the request says about its client besides metadata.
+    pub(crate) shown: Shown,
     /// The host that the request names; `None` also where neither a route asks for it nor may ask later.
     pub(crate) host: Option<Arc<str>>,
 }
@@ -45,7 +48,7 @@ impl ConnInfo {
     pub fn new(peer: SocketAddr, tls: bool) -> Self {
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
         let address = address.expect("an address is printable ASCII");
-        Self { peer, tls, certificate: None, address, host: None }
+        Self { peer, tls, certificate: None, address, shown: Shown::default(), host: None }
     }
 }
 
@@ -84,8 +87,9 @@ impl Plan {
         upstreams: &HashMap<String, Upstream>,
         schemas: &HashMap<String, Schema>,
         metrics: &Metrics,
+        drain: &Drain,
     ) -> Arc<Self> {
-        let routes = Arc::new(Routes::new(&settings.routes, upstreams, schemas, metrics));
+        let routes = own_services::routes(&settings, upstreams, schemas, metrics, drain);
         let mut extra = settings.pages.clone();
         if settings.schema_endpoint {
             extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));
@@ -153,6 +157,9 @@ impl Edge {
             let mut response = self.reject(rejection, &kind, version);
             cors.write_to(response.headers_mut());
             return response;
+        }
+        if let Some(authority) = &self.settings().identity {
+            conn.shown = authority.shown(&head.headers);
         }
         self.dispatch(kind, head, body, conn, cors).await
     }

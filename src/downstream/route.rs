@@ -17,7 +17,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use http::HeaderName;
 
-use super::{Limits, MessageLog};
+use super::{
+    Limits, MessageLog,
+    identity::{Auth, Gate},
+};
 use crate::{
     schema::{JsonOptions, Schema},
     telemetry::{CallMetrics, Dialect, Metrics},
@@ -57,6 +60,8 @@ pub struct RouteSettings {
     pub json: JsonOptions,
     /// Which of its calls' messages are logged; `None`: none.
     pub log_messages: Option<MessageLog>,
+    /// Who may call; `None`: everybody, and nothing is known of identities.
+    pub auth: Option<Auth>,
 }
 
 impl RouteSettings {
@@ -76,6 +81,7 @@ impl RouteSettings {
             response_metadata: None,
             json: JsonOptions::default(),
             log_messages: None,
+            auth: None,
         }
     }
 
@@ -102,6 +108,8 @@ pub struct Route {
     pub schema: Option<Schema>,
     /// The name for metrics and logs.
     pub name: String,
+    /// What its calls pass.
+    pub(crate) gate: Option<Gate>,
     metrics: DialectMetrics,
 }
 
@@ -122,6 +130,7 @@ impl Route {
             targets: Targets::new(settings.upstreams.iter().map(target).collect(), targets::seed()),
             schema: schemas.get(settings.main_upstream()).cloned(),
             metrics: DialectMetrics::new(metrics, &name),
+            gate: settings.auth.as_ref().map(|auth| Gate::new(auth, upstreams, metrics)),
             settings: settings.clone(),
             name,
         }

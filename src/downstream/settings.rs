@@ -1,8 +1,10 @@
 //! What the downstream side needs to know.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::{ClientIdentity, Origins, RouteSettings, carrier::PeerSettings};
+use super::{
+    ClientIdentity, Origins, OwnServices, RouteSettings, carrier::PeerSettings, identity::Authority,
+};
 use crate::wire::metadata::ENTRY_OVERHEAD;
 
 /// Settings of the downstream side, shared by all workers.
@@ -23,6 +25,8 @@ pub struct Settings {
     /// request that opened a WebSocket, for every call on it, and `cookie` of any request. None. With `cookie`,
     /// `origins` must not allow any origin: whatever page calls, its visitor's cookies go along.
     pub upgrade_headers: Vec<http::HeaderName>,
+    /// What knows who callers are; the routes say what they ask of it. `None`: nobody is known.
+    pub identity: Option<Arc<Authority>>,
     /// How services learn of the certificates that clients show.
     pub client_identity: ClientIdentity,
     /// The names of the cookies that routes turn into metadata. As with `cookie` in `upgrade_headers`, `origins` must
@@ -33,6 +37,8 @@ pub struct Settings {
     pub prefix: Option<String>,
     /// Where calls go.
     pub routes: Vec<RouteSettings>,
+    /// Which of its own gRPC services the proxy offers.
+    pub own_services: OwnServices,
     /// Whether `/bidiway/schema` serves the schemas of what routes serve.
     pub schema_endpoint: bool,
     /// Pages besides the proxy's own (`/bidiway/…`, which it must not contain): the demo's. Requests that are no
@@ -83,6 +89,22 @@ pub struct SessionSettings {
     pub fallback: bool,
     /// The longest silence of an HTTP carrier's response, and the longest wait of a poll. 15 s.
     pub heartbeat: Duration,
+}
+
+impl Settings {
+    /// Goes on with what `old` settings know of issuers: all of it if nothing has changed, and otherwise the keys that
+    /// were fetched. So an issuer that cannot be reached after a reload is still believed.
+    pub fn keep_identity(self: &mut Arc<Self>, old: &Self) {
+        let (Some(new), Some(old)) = (&self.identity, &old.identity) else { return };
+        if new.settings() != old.settings() {
+            return new.inherit(old);
+        }
+        let this = Arc::make_mut(self);
+        this.identity = Some(Arc::clone(old));
+        for auth in this.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
+            auth.authority = Arc::clone(old);
+        }
+    }
 }
 
 impl Limits {

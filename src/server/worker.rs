@@ -57,7 +57,8 @@ impl Worker {
         };
         let (clock, cut) = (self.metrics.worker_clock(), drain.cut.clone());
         tokio::spawn(async move { cut.run_until_cancelled(clock.run()).await });
-        let mut follower = Follower { metrics: self.metrics.clone(), upstreams: HashMap::new() };
+        let mut follower =
+            Follower { metrics: self.metrics.clone(), drain: drain.clone(), upstreams: HashMap::new() };
         let settings = &self.generation.settings;
         let plan = follower.plan(&self.generation);
         let edge =
@@ -87,6 +88,7 @@ impl Worker {
 #[derive(Debug)]
 struct Follower {
     metrics: Arc<Metrics>,
+    drain: Drain,
     /// Those of the current generation.
     upstreams: HashMap<String, (Arc<Roster>, Upstream)>,
 }
@@ -116,7 +118,7 @@ impl Follower {
             self.upstreams.insert(name.clone(), (roster.clone(), upstream));
         }
         let upstreams = self.upstreams.iter().map(|(name, (_, upstream))| (name.clone(), upstream.clone()));
-        Plan::new(settings.downstream.clone(), &upstreams.collect(), schemas, &self.metrics)
+        Plan::new(settings.downstream.clone(), &upstreams.collect(), schemas, &self.metrics, &self.drain)
     }
 }
 

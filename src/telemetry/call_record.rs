@@ -1,13 +1,13 @@
 //! One call's account: counted and logged in one place, whatever the dialect.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::info;
 
 use http::HeaderMap;
 
-use super::{CallMetrics, Tracer, call_metrics::Traffic, tracer::CallTrace};
+use super::{CallMetrics, Tracer, call_metrics::Traffic, log::wants, tracer::CallTrace};
 use crate::wire::{Code, Origin, Outcome};
 
 /// A long stream's messages reach the metrics every so many messages, not only at its end.
@@ -137,25 +137,9 @@ impl CallRecord {
         self.metrics.times.duration.observe(duration.as_secs_f64());
         self.metrics.ended(code, origin).inc();
         self.metrics.methods.ended(&self.method, code, origin);
-        // `grpc_message`, not `message`: tracing prints a field of that name bare, and its text is not ours.
-        info!(
-            target: "call",
-            method = &*self.method,
-            dialect = self.metrics.dialect(),
-            route = self.metrics.route(),
-            code = code.name(),
-            origin = origin.as_str(),
-            grpc_message = (code != Code::OK && !message.is_empty()).then(|| cut(message, MESSAGE_MAX)),
-            duration_ms = millis(duration),
-            headers_ms = self.headers.map(|at| millis(at - self.began)),
-            messages_up = self.up.messages,
-            messages_down = self.down.messages,
-            bytes_up = self.up.bytes,
-            bytes_down = self.down.bytes,
-            peer = %self.peer,
-            session = self.session.as_deref(),
-            trace_id = self.trace.as_ref().map(|trace| trace.id()),
-        );
+        if wants(code) {
+            self.log(code, origin, message, duration);
+        }
         if let Some(trace) = self.trace.take() {
             trace.end(|span| {
                 span.duration = duration;
@@ -176,6 +160,31 @@ impl CallRecord {
     }
 }
 
+impl CallRecord {
+    /// Writes the line.
+    fn log(&self, code: Code, origin: Origin, message: &str, duration: Duration) {
+        // `grpc_message`, not `message`: tracing prints a field of that name bare, and its text is not ours.
+        info!(
+            target: "call",
+            method = &*self.method,
+            dialect = self.metrics.dialect(),
+            route = self.metrics.route(),
+            code = code.name(),
+            origin = origin.as_str(),
+            grpc_message = (code != Code::OK && !message.is_empty()).then(|| cut(message, MESSAGE_MAX)),
+            duration_ms = millis(duration),
+            headers_ms = self.headers.map(|at| millis(at - self.began)),
+            messages_up = self.up.messages,
+            messages_down = self.down.messages,
+            bytes_up = self.up.bytes,
+            bytes_down = self.down.bytes,
+            peer = %self.peer,
+            session = self.session.as_deref(),
+            trace_id = self.trace.as_ref().map(|trace| trace.id()),
+        );
+    }
+}
+
 impl Drop for CallRecord {
     fn drop(&mut self) {
         if !self.ended {
@@ -185,7 +194,7 @@ impl Drop for CallRecord {
 }
 
 /// Milliseconds to the microsecond.
-fn millis(duration: std::time::Duration) -> f64 {
+fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
@@ -195,7 +204,7 @@ fn cut(text: &str, max: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::Mutex, time::Duration};
+    use std::{io, sync::Mutex};
 
     use http::HeaderMap;
 

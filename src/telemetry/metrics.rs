@@ -17,6 +17,7 @@ use super::{
     call_metrics::Traffic,
     call_times::TimeFamilies,
     carrier_count::Carrier,
+    identity_metrics::{IdentityFamilies, IdentityMetrics},
     method_metrics::MethodFamilies,
     process_metrics,
     reload_metrics::ReloadFamilies,
@@ -130,6 +131,7 @@ pub struct Metrics {
     upstreams: UpstreamFamilies,
     rosters: RosterFamilies,
     schemas: SchemaFamilies,
+    identity: IdentityFamilies,
     pub(super) config: ReloadFamilies,
     times: TimeFamilies,
     methods: MethodFamilies,
@@ -170,6 +172,7 @@ impl Metrics {
             upstreams: UpstreamFamilies::default(),
             rosters: RosterFamilies::default(),
             schemas: SchemaFamilies::default(),
+            identity: IdentityFamilies::default(),
             config: ReloadFamilies::default(),
             times: TimeFamilies::default(),
             methods: MethodFamilies::default(),
@@ -225,6 +228,7 @@ impl Metrics {
         m.upstreams.register(r);
         m.rosters.register(r);
         m.schemas.register(r);
+        m.identity.register(r);
         m.config.register(r);
         m.times.register(r);
         m.methods.register(r);
@@ -277,6 +281,11 @@ impl Metrics {
     /// The handles for one upstream's schema.
     pub fn schema(&self, name: &str) -> SchemaMetrics {
         self.schemas.of(name)
+    }
+
+    /// The handles for what verifies identities.
+    pub fn identity(&self) -> IdentityMetrics {
+        self.identity.handles()
     }
 
     /// Gives calls spans from now on, which come out of the queue. Only the first time counts.

@@ -9,8 +9,10 @@ use std::{
 
 use bidiway::{
     config::{self, Config},
+    downstream::OwnServices,
     schema::{FieldNames, JsonOptions},
     server::DrainSettings,
+    telemetry::TraceSettings,
     upstream::{Balance, HashKey, Retries},
 };
 use serde_json::Value;
@@ -112,6 +114,11 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!((chat.ejection.as_ref().unwrap().failures, files.ejection.is_some()), (5, false));
     assert_eq!(files.balance, Balance::Hash(HashKey::Cookie("sid".to_owned())));
     assert_eq!(log.format, bidiway::telemetry::log::Format::Json);
+    assert_eq!(settings.downstream.own_services, OwnServices { health: true, reflection: false });
+    let tracing = settings.tracing.unwrap();
+    assert_eq!(tracing.traces, TraceSettings { sample: 0.1, trust_parent: true });
+    assert_eq!((&*tracing.service_name, tracing.headers["x-api-key"].is_sensitive()), ("bidiway", true));
+    assert_eq!(tracing.collector.endpoints[0].to_string(), "http://127.0.0.1:4317");
 }
 
 #[test]

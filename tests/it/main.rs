@@ -2,14 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access_log;
 mod client_certificates;
 mod config;
+mod ext_authz;
 mod grpc_web;
 mod grpc_web_refusals;
 mod grpc_websockets;
 mod grpc_websockets_multiplex;
 mod grpc_websockets_refusals;
 mod guard;
+mod identity;
+mod identity_sessions;
 mod interop;
 mod json_http;
 mod json_mistakes;
@@ -18,6 +22,7 @@ mod message_log;
 mod metrics_docs;
 mod native;
 mod oracle;
+mod own_services;
 mod process;
 mod reload;
 mod routes;
@@ -41,6 +46,7 @@ mod session_refusals;
 mod session_resume;
 mod session_resume_refusals;
 mod session_upstream_faults;
+mod status_matrix;
 mod support;
 mod traces;
 mod upstream_calls;

@@ -56,7 +56,10 @@ impl Builder<'_> {
                 return None;
             };
             let any = RouteSettings::new(ServicePattern::Any, (*only).to_owned());
-            return Some(vec![(0, RouteSettings { max_message: around.max_message, ..any })]);
+            return Some(vec![(
+                0,
+                RouteSettings { max_message: around.max_message, auth: self.route_auth(None), ..any },
+            )]);
         };
         let mut places = Vec::new();
         let mut built = Vec::new();
@@ -106,6 +109,7 @@ impl Builder<'_> {
             response_metadata: response_metadata.filter(|rules| !rules.is_empty()).map(Into::into),
             json: route.json.as_ref().map(json).unwrap_or_default(),
             log_messages,
+            auth: self.route_auth(route.auth.as_ref()),
             ..RouteSettings::new(pattern, "")
         })
     }

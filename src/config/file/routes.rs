@@ -3,7 +3,7 @@
 use crate::{
     config::{
         Duration, Size,
-        choice::{Defaults, DialectWord, Share, UnknownFields, Weight},
+        choice::{Defaults, DialectWord, RouteAuthChoice, Share, UnknownFields, Weight},
         node::Node,
         problem::Problems,
         read::{At, AtLeastOne, Named, Read, Section, section},
@@ -44,6 +44,8 @@ section! { "a route"
         json: Option<Json>,
         /// Logs messages, decoded, whatever the dialect of the call. Left out: none.
         log_messages: Option<LogMessages>,
+        /// Who may call: `required`, `optional`, `off`, or a mapping. Default: required, where there is `identity`.
+        auth: Option<At<RouteAuthChoice>>,
     }
 }
 

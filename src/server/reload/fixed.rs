@@ -21,6 +21,8 @@ pub(super) fn keep(running: &Settings, new: &mut Settings) -> Vec<&'static str> 
     new.admin = running.admin;
     fix("workers", running.workers == new.workers);
     new.workers = running.workers;
+    fix("tracing", running.tracing == new.tracing);
+    new.tracing.clone_from(&running.tracing);
     fix("drain", running.drain == new.drain);
     new.drain = running.drain;
 

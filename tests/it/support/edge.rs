@@ -77,26 +77,18 @@ pub(crate) async fn edge_of_workers(workers: usize, url: &str, downstream: downs
     start(workers, reflection(), vec![super::calls::settings(&[url])], downstream).await
 }
 
-async fn start(
+/// A Bidiway of several workers and several upstreams, all with this schema.
+pub(crate) async fn start(
     workers: usize,
     schema: schema::Settings,
     upstreams: Vec<upstream::Settings>,
     downstream: downstream::Settings,
 ) -> Edge {
-    begin(schema, upstreams, downstream, |settings| settings.workers = workers).await
+    edge_adjusted(schema, upstreams, downstream, |settings| settings.workers = workers).await
 }
 
-/// A Bidiway with this upstream and schema, and whatever else the test wants.
+/// A Bidiway with these upstreams and their schema, and whatever else the test wants.
 pub(crate) async fn edge_adjusted(
-    schema: schema::Settings,
-    upstream: upstream::Settings,
-    downstream: downstream::Settings,
-    adjust: impl FnOnce(&mut Settings),
-) -> Edge {
-    begin(schema, vec![upstream], downstream, adjust).await
-}
-
-async fn begin(
     schema: schema::Settings,
     upstreams: Vec<upstream::Settings>,
     downstream: downstream::Settings,
