@@ -11,6 +11,7 @@ mod peers;
 mod routes;
 mod schemas;
 mod tracing;
+mod trust;
 mod upstreams;
 
 use std::{
@@ -45,7 +46,10 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         b.upgrade_headers(file.upgrade_headers.as_deref().unwrap_or_default(), file.origins.as_deref());
     let client_identity =
         b.client_identity(file.client_identity.as_ref(), &upgrade_headers, &file.listeners.0);
-    let limits = b.limits(file.limits.as_ref());
+    let hosts = b.own_hosts(file.hosts.as_deref());
+    let trusted_proxies = b.trusted_proxies(file.trusted_proxies.as_deref(), &file.listeners.0);
+    let overload = b.overload(file.overload.as_ref());
+    let limits = downstream::Limits { overload, ..b.limits(file.limits.as_ref()) };
     let session = b.session(file.session.as_ref());
     let peers = b.peers(&file);
     let upstreams = b.upstreams(&file.upstreams, upgrade_headers.contains(&http::header::COOKIE));
@@ -87,6 +91,8 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     cookies.dedup();
     let downstream = downstream::Settings {
         origins: origins?,
+        hosts,
+        trusted_proxies,
         instance: file.instance,
         peers: peers?,
         upgrade_headers,

@@ -6,6 +6,7 @@ mod identity;
 mod limits;
 mod listeners;
 mod own_services;
+mod overload;
 mod peers;
 mod routes;
 mod tracing;
@@ -17,9 +18,10 @@ pub(super) use endpoints::{
     Balancing, Ejecting, UpstreamDns, UpstreamEjection, UpstreamHash, UpstreamHealth,
 };
 pub(super) use identity::{ApiKeys, ExtAuthz, Identity, Jwks, Jwt, RouteAuth};
-pub(super) use limits::{DrainTimes, Limits, Session};
-pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerTls};
+pub(super) use limits::{CallLimits, DrainTimes, Limits, Session};
+pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerAcme, ListenerTls};
 pub(super) use own_services::Serve;
+pub(super) use overload::Overload;
 pub(super) use peers::{PeerTls, Peers};
 pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
 pub(super) use tracing::{Otlp, Tracing};
@@ -49,6 +51,12 @@ section! { "the file"
         /// The origins whose pages may call, besides pages of the proxy's own origin: `https://app.example.com`,
         /// `https://*.example.com` for subdomains, or `*` for any. One list for CORS and WebSockets. Default: none.
         origins: Option<Vec<At<String>>>,
+        /// The names that requests may be for, with or without a port: `edge.example.com`, `*.example.com`. Others get
+        /// HTTP 421. Default: any.
+        hosts: Option<Vec<At<String>>>,
+        /// Proxies before this one, as networks (`10.0.0.0/8`) or addresses: from them `x-forwarded-for` and
+        /// `x-forwarded-proto` are believed, and PROXY headers. Default: none.
+        trusted_proxies: Option<Vec<At<String>>>,
         /// Headers of the request that opens a WebSocket which reach services as metadata of its calls, and `cookie`
         /// of any request. `cookie` and `authorization` demand that `origins` has no `*`. Default: none.
         upgrade_headers: Option<Vec<At<String>>>,
@@ -65,6 +73,8 @@ section! { "the file"
         prefix: Option<At<String>>,
         /// What clients may use.
         limits: Option<Limits>,
+        /// When new work is refused, so that what runs can go on.
+        overload: Option<Overload>,
         /// The session protocol.
         session: Option<Session>,
         /// A name for this instance that no other behind the same address has. Default: made anew at each start.

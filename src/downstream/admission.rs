@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{Asked, ConnInfo, Edge, Plan, Route, cookies, identity, message_log, upgrade_headers};
+use super::{
+    Asked, ConnInfo, Edge, Plan, Route, call_gate, cookies, identity, message_log, trusted_proxies, upgrade_headers,
+};
 use crate::{
     telemetry::{CallRecord, Dialect},
     upstream::{Request, Upstream},
@@ -47,24 +49,34 @@ pub(crate) struct Admitted {
 /// Decides whether a call may go upstream, and how. A refusal is the call's outcome and is already counted and
 /// logged; the dialect only has to tell the client.
 ///
-/// `metadata` that the proxy adds for the service: `x-forwarded-for` (the client's address, appended to what was
-/// there) and `x-forwarded-proto` (replaced: only we know how the client reached us).
+/// `metadata` that the proxy adds for the service: `x-forwarded-for` and `x-forwarded-proto`. What a client says under
+/// these and like names is dropped, unless the client is a trusted proxy.
 pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
+    // Before anything of the call is looked at, and told when its route is known.
+    let places = call_gate::enter(edge, opening.conn);
     let timeout = opening.timeout();
     // Routes look at what is metadata, and at nothing else.
     metadata::filter_request(&mut opening.metadata);
     let plan = edge.plan();
+    if !(opening.conn.by_proxy && opening.dialect.has_headers()) {
+        trusted_proxies::drop_claims(&mut opening.metadata);
+    }
     upgrade_headers::add(opening.upgrade_headers, &plan.settings, &mut opening.metadata);
     identity::remove_claimed(&plan.settings, &mut opening.metadata);
     let certificate = opening.conn.certificate.as_deref();
     plan.settings.client_identity.write_to(&mut opening.metadata, certificate);
     let route = plan.routes.find(&opening.asked());
     let mut record = record(edge, &plan, route, &opening);
-    match prepare(&plan, route, opening, timeout) {
-        Ok((route, mut request, principal)) => {
-            if let Some(principal) = principal {
-                tracing::debug!(route = route.name, %principal, "caller verified");
-            }
+    let admitted = places.and_then(|places| {
+        let (route, request, principal) = prepare(&plan, route, opening, timeout)?;
+        if let Some(principal) = &principal {
+            tracing::debug!(route = route.name, %principal, "caller verified");
+        }
+        record.hold(places.go_on(edge, &route, principal.as_deref().map(call_gate::name))?);
+        Ok((route, request))
+    });
+    match admitted {
+        Ok((route, mut request)) => {
             let upstream = route.upstream().clone();
             record.propagate(upstream.name(), &mut request.metadata);
             request.tap = message_log::sampled(edge, &route, &request);
@@ -137,7 +149,7 @@ fn prepare(
         let message = format!("the call's metadata has {size} bytes, more than the limit of {limit} bytes");
         return Err(refusal(Code::RESOURCE_EXHAUSTED, message));
     }
-    forwarded(&mut metadata, conn);
+    trusted_proxies::tell(&mut metadata, conn);
     cookies::add(&route.settings.cookies, picked, &mut metadata);
 
     let timeout = match (timeout, route.settings.timeout) {
@@ -179,26 +191,4 @@ fn no_route(path: &str) -> String {
 fn other_dialect(route: &Route, dialect: Dialect) -> String {
     let allowed: Vec<_> = route.settings.dialects.iter().map(|dialect| dialect.as_str()).collect();
     format!("this method is not offered over {}, only over {}", dialect.as_str(), allowed.join(", "))
-}
-
-/// Tells the service who the client is.
-fn forwarded(metadata: &mut HeaderMap, conn: &ConnInfo) {
-    const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-    const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-    let mut chain: Vec<u8> = Vec::new();
-    for hop in metadata.get_all(&FORWARDED_FOR) {
-        chain.extend_from_slice(hop.as_bytes());
-        chain.extend_from_slice(b", ");
-    }
-    if chain.is_empty() {
-        metadata.insert(FORWARDED_FOR, conn.address.clone());
-    } else {
-        chain.extend_from_slice(conn.address.as_bytes());
-        if let Ok(chain) = HeaderValue::from_bytes(&chain) {
-            metadata.insert(FORWARDED_FOR, chain);
-        }
-    }
-    let scheme = if conn.tls { "https" } else { "http" };
-    metadata.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
 }

@@ -18,7 +18,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use http::HeaderName;
 
 use super::{
-    Limits, MessageLog,
+    Limits, MessageLog, RouteLimits,
     identity::{Auth, Gate},
 };
 use crate::{
@@ -62,6 +62,8 @@ pub struct RouteSettings {
     pub log_messages: Option<MessageLog>,
     /// Who may call; `None`: everybody, and nothing is known of identities.
     pub auth: Option<Auth>,
+    /// What all clients together may use of it; `None`: no limits.
+    pub limits: Option<Arc<RouteLimits>>,
 }
 
 impl RouteSettings {
@@ -82,6 +84,7 @@ impl RouteSettings {
             json: JsonOptions::default(),
             log_messages: None,
             auth: None,
+            limits: None,
         }
     }
 

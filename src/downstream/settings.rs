@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    ClientIdentity, Origins, OwnServices, RouteSettings, carrier::PeerSettings, identity::Authority,
+    CallLimits, ClientIdentity, Hosts, Origins, OverloadSettings, OwnServices, RouteSettings, TrustedProxies,
+    carrier::PeerSettings, identity::Authority,
 };
 use crate::wire::metadata::ENTRY_OVERHEAD;
 
@@ -12,6 +13,10 @@ use crate::wire::metadata::ENTRY_OVERHEAD;
 pub struct Settings {
     /// Whose pages may call: one list for CORS and sockets.
     pub origins: Origins,
+    /// The names that requests may be for. Any.
+    pub hosts: Hosts,
+    /// Proxies before this one that are believed when they say for whom they come. Nobody.
+    pub trusted_proxies: TrustedProxies,
     /// What a client may use.
     pub limits: Limits,
     /// The session protocol.
@@ -68,6 +73,21 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Open HTTP/2 streams per connection. 250.
     pub http2_streams: u32,
+    /// Open TCP connections per client address; a trusted proxy has no such limit. 1,000.
+    pub connections_per_address: u32,
+    /// WebSockets and HTTP carriers that one client address opens in a minute, and as many at once. 600.
+    pub upgrades_per_minute: Option<u32>,
+    /// What one client address may call. No limits.
+    pub per_address: CallLimits,
+    /// What one verified principal may call. No limits.
+    pub per_principal: CallLimits,
+    /// Calls of one connection or session that its client gives up in a second, for long; ten times as many at once.
+    /// Beyond, the connection or session is closed. 100.
+    pub cancels_per_second: Option<u32>,
+    /// How long a client may take nothing of what is written to it, before its connection is closed. 2 min.
+    pub write_timeout: Duration,
+    /// When new work is refused.
+    pub overload: OverloadSettings,
 }
 
 /// The session protocol's settings; see `session::Settings` for their meaning.
@@ -126,6 +146,13 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             http2_streams: 250,
+            connections_per_address: 1000,
+            upgrades_per_minute: Some(600),
+            per_address: CallLimits::default(),
+            per_principal: CallLimits::default(),
+            cancels_per_second: Some(100),
+            write_timeout: Duration::from_secs(120),
+            overload: OverloadSettings::default(),
         }
     }
 }

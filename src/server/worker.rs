@@ -13,6 +13,7 @@ use super::{
     DrainSettings,
     connection::{Connections, Door, Terms},
     listener::Acceptor,
+    overload,
     reload::{Generation, News},
 };
 use crate::{
@@ -63,6 +64,7 @@ impl Worker {
         let plan = follower.plan(&self.generation);
         let edge =
             Edge::new(plan, self.metrics.clone(), drain.clone(), self.addresses, self.sessions.clone());
+        tokio::spawn(overload::watch_lag(Arc::downgrade(&edge)));
         let public = self.listeners.into_iter().map(|listener| (listener, Door::Public, &self.places));
         let peers = self.peers.into_iter().map(|listener| (listener, Door::Peers, &self.peer_places));
         let mut doors = Vec::new();

@@ -12,7 +12,7 @@ use prometheus_client::{
 };
 
 use super::{
-    CallMetrics, SchemaMetrics, UpstreamMetrics, WorkerClock,
+    CallMetrics, LimitMetrics, SchemaMetrics, UpstreamMetrics, WorkerClock,
     backpressure::BackpressureFamilies,
     call_metrics::Traffic,
     call_times::TimeFamilies,
@@ -61,6 +61,12 @@ impl Dialect {
             Self::JsonHttp => "json-http",
             Self::JsonSocket => "json-socket",
         }
+    }
+
+    /// Whether a call's metadata are the headers of a request of its own. Otherwise it stands in a message, which the
+    /// client wrote, whatever proxies are between.
+    pub fn has_headers(self) -> bool {
+        matches!(self, Self::GrpcWeb | Self::GrpcWebText | Self::Grpc | Self::JsonHttp)
     }
 }
 
@@ -132,6 +138,7 @@ pub struct Metrics {
     rosters: RosterFamilies,
     schemas: SchemaFamilies,
     identity: IdentityFamilies,
+    limits: LimitMetrics,
     pub(super) config: ReloadFamilies,
     times: TimeFamilies,
     methods: MethodFamilies,
@@ -173,6 +180,7 @@ impl Metrics {
             rosters: RosterFamilies::default(),
             schemas: SchemaFamilies::default(),
             identity: IdentityFamilies::default(),
+            limits: LimitMetrics::default(),
             config: ReloadFamilies::default(),
             times: TimeFamilies::default(),
             methods: MethodFamilies::default(),
@@ -229,6 +237,7 @@ impl Metrics {
         m.rosters.register(r);
         m.schemas.register(r);
         m.identity.register(r);
+        m.limits.register(r);
         m.config.register(r);
         m.times.register(r);
         m.methods.register(r);
@@ -286,6 +295,11 @@ impl Metrics {
     /// The handles for what verifies identities.
     pub fn identity(&self) -> IdentityMetrics {
         self.identity.handles()
+    }
+
+    /// What is counted of limits and overload.
+    pub fn limits(&self) -> &LimitMetrics {
+        &self.limits
     }
 
     /// Gives calls spans from now on, which come out of the queue. Only the first time counts.

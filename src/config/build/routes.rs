@@ -1,6 +1,6 @@
 //! Which upstream serves what.
 
-use std::time::Duration as Time;
+use std::{sync::Arc, time::Duration as Time};
 
 use http::HeaderName;
 
@@ -14,7 +14,7 @@ use crate::{
         problem::did_you_mean,
         read::{At, Named},
     },
-    downstream::{HostPattern, MessageLog, RouteSettings, ServicePattern, conflicts},
+    downstream::{HostPattern, MessageLog, RouteLimits, RouteSettings, ServicePattern, conflicts},
     schema::JsonOptions,
 };
 
@@ -110,6 +110,10 @@ impl Builder<'_> {
             json: route.json.as_ref().map(json).unwrap_or_default(),
             log_messages,
             auth: self.route_auth(route.auth.as_ref()),
+            limits: route
+                .limits
+                .as_ref()
+                .map(|given| Arc::new(RouteLimits::new(given.calls_per_second, given.concurrent_calls))),
             ..RouteSettings::new(pattern, "")
         })
     }

@@ -28,7 +28,7 @@ use super::{
     ready::{KeyWaker, ReadyList},
 };
 use crate::{
-    downstream::{ConnInfo, Edge, Principal, Settings, identity::SessionIdentity},
+    downstream::{ConnInfo, Edge, Principal, Settings, call_gate, identity::SessionIdentity},
     session::{CloseReason, Event, Session, StreamId},
     wire::{Code, Outcome},
 };
@@ -329,7 +329,12 @@ impl Driver {
                     let caller = Caller { conn: &self.conn, upgrade_headers };
                     self.calls.open(&mut self.session, caller, stream, &open);
                 }
-                Event::Cancelled { stream, code, reason } => self.calls.cancelled(stream, code, reason),
+                Event::Cancelled { stream, code, reason } => {
+                    self.calls.cancelled(stream, code, reason);
+                    if let Some(reason) = call_gate::cancel_storm(&self.edge, &self.conn) {
+                        self.session.close(reason);
+                    }
+                }
                 Event::Writable { stream } => self.calls.writable(stream),
                 Event::Greeted { agent } => self.greeted(&agent),
                 Event::Refreshed => self.learn(),

@@ -11,7 +11,7 @@ use tokio::{sync::oneshot::error::RecvError, time::Instant};
 use super::{Driver, State};
 use crate::{
     downstream::{
-        ConnInfo,
+        ConnInfo, call_gate,
         carrier::{
             mailbox::{Answer, Arrival, Mailbox},
             token, too_many_sockets,
@@ -83,7 +83,7 @@ impl Driver {
             return Some(CloseReason::new(Code::UNAVAILABLE, "draining", text));
         }
         let crowded = self.link.as_ref().is_some_and(|link| link.crowded);
-        crowded.then(|| too_many_sockets(&self.edge))
+        crowded.then(|| too_many_sockets(&self.edge)).or_else(|| call_gate::overload(&self.edge))
     }
 
     /// This carrier's client wants to go on with another session: its task gets the carrier.
