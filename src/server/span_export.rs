@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Traces, and where they go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TracingSettings {
     /// Which calls have spans.
     pub traces: TraceSettings,

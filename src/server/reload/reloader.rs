@@ -11,7 +11,7 @@ use super::{Generation, News, ReloadStatus, fixed};
 use crate::{
     downstream::carrier::SessionDirectory,
     schema::Schema,
-    server::{Rosters, Settings, rosters, schema_of, tls::keep_tickets},
+    server::{Rosters, Settings, acme::Renewals, rosters, schema_of, tls::keep_tickets},
     telemetry::Metrics,
 };
 
@@ -64,6 +64,7 @@ pub(in crate::server) struct Running {
     pub(in crate::server) sessions: Arc<SessionDirectory>,
     pub(in crate::server) places: Vec<Places>,
     /// For the admin port.
+    pub(in crate::server) renewals: Renewals,
     pub(in crate::server) schemas: tokio::sync::watch::Sender<Arc<HashMap<String, Schema>>>,
 }
 
@@ -79,6 +80,7 @@ impl Running {
 
     async fn apply(&mut self, mut settings: Settings) -> Applied {
         let restart_needed = fixed::keep(&self.generation.settings, &mut settings);
+        settings.downstream.keep_identity(&self.generation.settings.downstream);
         for (old, new) in self.generation.settings.listeners.iter().zip(&mut settings.listeners) {
             if let (Some(old_tls), Some(new_tls)) = (&old.tls, &mut new.tls)
                 && old.client_trust == new.client_trust
@@ -93,6 +95,7 @@ impl Running {
             places.resize(settings.max_connections).await;
         }
         settings.tell_certificates(&self.metrics);
+        self.renewals.follow(&settings);
         self.schemas.send_replace(schemas.clone());
         self.generation = Arc::new(Generation { settings, rosters, schemas });
         for worker in &self.workers {
