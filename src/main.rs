@@ -259,6 +259,7 @@ fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
         (None, None) => return Err(Failure::Usage("error: give --config FILE or --upstream URL".into())),
     };
     start_log(log, config.log.format, &config.log.filter)?;
+    log::sample_ok(config.log.sample_ok);
     let (every, format) = (config.reload, config.log.format);
     let tls: Vec<bool> = config.settings.listeners.iter().map(|listener| listener.tls.is_some()).collect();
     let server = Server::bind(config.settings).map_err(anyhow::Error::from)?;

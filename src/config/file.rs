@@ -2,8 +2,11 @@
 
 mod calls;
 mod endpoints;
+mod identity;
 mod limits;
 mod listeners;
+mod own_services;
+mod overload;
 mod peers;
 mod routes;
 mod tracing;
@@ -14,8 +17,11 @@ pub(super) use calls::{Percent, Retrying};
 pub(super) use endpoints::{
     Balancing, Ejecting, UpstreamDns, UpstreamEjection, UpstreamHash, UpstreamHealth,
 };
-pub(super) use limits::{DrainTimes, Limits, Session};
+pub(super) use identity::{ApiKeys, ExtAuthz, Identity, Jwks, Jwt, RouteAuth};
+pub(super) use limits::{CallLimits, DrainTimes, Limits, Session};
 pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerAcme, ListenerTls};
+pub(super) use own_services::Serve;
+pub(super) use overload::Overload;
 pub(super) use peers::{PeerTls, Peers};
 pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
 pub(super) use tracing::{Otlp, Tracing};
@@ -27,7 +33,7 @@ use schemars::{
 };
 
 use super::{
-    choice::{Drain, Keepalive},
+    choice::{Drain, Keepalive, Share},
     node::Node,
     problem::Problems,
     read::{At, AtLeastOne, Named, Read, Section, section},
@@ -45,6 +51,12 @@ section! { "the file"
         /// The origins whose pages may call, besides pages of the proxy's own origin: `https://app.example.com`,
         /// `https://*.example.com` for subdomains, or `*` for any. One list for CORS and WebSockets. Default: none.
         origins: Option<Vec<At<String>>>,
+        /// The names that requests may be for, with or without a port: `edge.example.com`, `*.example.com`. Others get
+        /// HTTP 421. Default: any.
+        hosts: Option<Vec<At<String>>>,
+        /// Proxies before this one, as networks (`10.0.0.0/8`) or addresses: from them `x-forwarded-for` and
+        /// `x-forwarded-proto` are believed, and PROXY headers. Default: none.
+        trusted_proxies: Option<Vec<At<String>>>,
         /// Headers of the request that opens a WebSocket which reach services as metadata of its calls, and `cookie`
         /// of any request. `cookie` and `authorization` demand that `origins` has no `*`. Default: none.
         upgrade_headers: Option<Vec<At<String>>>,
@@ -55,10 +67,14 @@ section! { "the file"
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
         routes: Option<AtLeastOne<At<Route>>>,
+        /// Who calls. Default: nobody is asked.
+        identity: Option<At<Identity>>,
         /// What the paths of requests may begin with, where a proxy in front leaves it there: `/api`. Default: nothing.
         prefix: Option<At<String>>,
         /// What clients may use.
         limits: Option<Limits>,
+        /// When new work is refused, so that what runs can go on.
+        overload: Option<Overload>,
         /// The session protocol.
         session: Option<Session>,
         /// A name for this instance that no other behind the same address has. Default: made anew at each start.
@@ -74,6 +90,8 @@ section! { "the file"
         log: Option<Log>,
         /// Traces of calls, for OpenTelemetry. Left out: none.
         tracing: Option<Tracing>,
+        /// gRPC services of the proxy's own on the public ports: health and reflection. Left out: none.
+        serve: Option<Serve>,
         /// Whether the public ports serve the schemas of what routes serve, under /bidiway/schema: for tools and for
         /// pages without generated code. Default: false.
         schema_endpoint: Option<bool>,
@@ -88,6 +106,8 @@ section! { "log"
         /// error, warn, info, debug, trace or off; or directives such as `info,call=off`. Default: info, which has
         /// one line for each call.
         level: Option<At<String>>,
+        /// The part of the calls that ended with OK that have a line, from 0 to 1; all others have one. Default: 1.
+        sample_ok: Option<Share>,
     }
 }
 

@@ -50,12 +50,14 @@ pub struct Config {
 }
 
 /// The log's settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LogSettings {
     /// How lines look.
     pub format: log::Format,
     /// A level, or directives.
     pub filter: String,
+    /// The part of the calls that ended with OK that have a line; all others have one.
+    pub sample_ok: f64,
 }
 
 impl Config {
@@ -98,7 +100,7 @@ impl Config {
         let endpoints = given(AtLeastOne(vec![given(url.to_owned())]));
         let upstream = Upstream { endpoints, ..Upstream::default() };
         let file = File {
-            listeners: AtLeastOne(vec![Listener { address: given(listen), tls: None }]),
+            listeners: AtLeastOne(vec![Listener { address: given(listen), tls: None, proxy_protocol: None }]),
             admin: admin.map(|admin| Admin { address: given(admin) }),
             origins: Some(origins.iter().cloned().map(given).collect()),
             upstreams: given(Named(vec![(given("upstream".to_owned()), Some(upstream))])),

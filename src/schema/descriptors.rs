@@ -181,6 +181,10 @@ impl Descriptors {
         Ok(Self { pool, files })
     }
 
+    pub(super) fn file(&self, name: &str) -> Option<&File> {
+        self.files.get(name)
+    }
+
     /// The types.
     pub fn pool(&self) -> &DescriptorPool {
         &self.pool

@@ -16,6 +16,7 @@ mod editions;
 mod error;
 pub mod json;
 mod listing;
+mod lookup;
 mod method;
 mod reflection;
 mod service;

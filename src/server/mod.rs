@@ -7,6 +7,7 @@ pub mod acme;
 mod admin;
 mod connection;
 mod listener;
+mod overload;
 pub mod reload;
 mod settings;
 mod span_export;
@@ -61,6 +62,7 @@ pub struct Server {
     peers: Vec<TcpListener>,
     metrics: Arc<Metrics>,
     sessions: Arc<SessionDirectory>,
+    clients: Arc<AddressTable>,
     drain: Drain,
     reloads: Arc<ReloadStatus>,
     reloader: Reloader,
@@ -138,6 +140,7 @@ impl Server {
             peers,
             metrics,
             sessions,
+            clients: Arc::default(),
             drain,
             reloads,
             reloader,
@@ -160,6 +163,11 @@ impl Server {
         self.metrics.clone()
     }
 
+    /// What clients hold, and whether there is room for more.
+    pub fn clients(&self) -> Arc<AddressTable> {
+        self.clients.clone()
+    }
+
     /// The way to other settings while it serves.
     pub fn reloader(&self) -> Reloader {
         self.reloader.clone()
@@ -173,7 +181,19 @@ impl Server {
     /// Serves until `shutdown` completes, then drains: readiness off, the grace, GoAway, calls finish until the
     /// deadline, then UNAVAILABLE. Returns when everything has ended. With one worker, it runs within the caller's runtime.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { settings, admin, listeners, peers, metrics, sessions, drain, reloads, orders, .. } = self;
+        let Self {
+            settings,
+            admin,
+            listeners,
+            peers,
+            metrics,
+            sessions,
+            clients: addresses,
+            drain,
+            reloads,
+            orders,
+            ..
+        } = self;
         let stop = CancellationToken::new();
         let spans = settings.tracing.as_ref().map(|tracing| export_spans(tracing, &settings, &metrics));
         let readiness = Arc::<Readiness>::default();
@@ -194,7 +214,13 @@ impl Server {
 
         let (places, peer_places) =
             (Places::new(settings.max_connections), Places::new(settings.max_connections));
-        let addresses = Arc::<AddressTable>::default();
+        let watch = overload::watch(
+            settings.downstream.limits.overload,
+            addresses.clone(),
+            metrics.clone(),
+            readiness.clone(),
+        );
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watch));
         let mut peers = peers.into_iter();
         let generation = Arc::new(Generation { settings, rosters, schemas });
         let (senders, news): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::channel(1)).unzip();

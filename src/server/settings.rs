@@ -54,6 +54,9 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// TLS with ALPN h2 and http/1.1, certificates by SNI; `None`: cleartext HTTP/1.1 and HTTP/2.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether connections begin with a PROXY header (HAProxy's PROXY protocol 1 or 2), which is believed from trusted
+    /// proxies. Those without are closed.
+    pub proxy_protocol: bool,
     /// What is to be known of the certificates of `tls`, for the metrics.
     pub certificates: Vec<CertificateFacts>,
     /// A hash of what `tls` demands of clients' certificates; `None`: nothing. A reload that changes it takes back the
@@ -66,7 +69,7 @@ pub struct ListenerSettings {
 impl ListenerSettings {
     /// A port with every default.
     pub fn new(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        Self { address, tls, certificates: Vec::new(), client_trust: None, acme: None }
+        Self { address, tls, proxy_protocol: false, certificates: Vec::new(), client_trust: None, acme: None }
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     DrainSettings,
     connection::{Connections, Door, Terms},
     listener::Acceptor,
+    overload,
     reload::{Generation, News},
 };
 use crate::{
@@ -57,11 +58,13 @@ impl Worker {
         };
         let (clock, cut) = (self.metrics.worker_clock(), drain.cut.clone());
         tokio::spawn(async move { cut.run_until_cancelled(clock.run()).await });
-        let mut follower = Follower { metrics: self.metrics.clone(), upstreams: HashMap::new() };
+        let mut follower =
+            Follower { metrics: self.metrics.clone(), drain: drain.clone(), upstreams: HashMap::new() };
         let settings = &self.generation.settings;
         let plan = follower.plan(&self.generation);
         let edge =
             Edge::new(plan, self.metrics.clone(), drain.clone(), self.addresses, self.sessions.clone());
+        tokio::spawn(overload::watch_lag(Arc::downgrade(&edge)));
         let public = self.listeners.into_iter().map(|listener| (listener, Door::Public, &self.places));
         let peers = self.peers.into_iter().map(|listener| (listener, Door::Peers, &self.peer_places));
         let mut doors = Vec::new();
@@ -87,6 +90,7 @@ impl Worker {
 #[derive(Debug)]
 struct Follower {
     metrics: Arc<Metrics>,
+    drain: Drain,
     /// Those of the current generation.
     upstreams: HashMap<String, (Arc<Roster>, Upstream)>,
 }
@@ -116,7 +120,7 @@ impl Follower {
             self.upstreams.insert(name.clone(), (roster.clone(), upstream));
         }
         let upstreams = self.upstreams.iter().map(|(name, (_, upstream))| (name.clone(), upstream.clone()));
-        Plan::new(settings.downstream.clone(), &upstreams.collect(), schemas, &self.metrics)
+        Plan::new(settings.downstream.clone(), &upstreams.collect(), schemas, &self.metrics, &self.drain)
     }
 }
 

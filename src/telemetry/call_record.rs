@@ -1,13 +1,13 @@
 //! One call's account: counted and logged in one place, whatever the dialect.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::info;
 
 use http::HeaderMap;
 
-use super::{CallMetrics, Tracer, call_metrics::Traffic, tracer::CallTrace};
+use super::{CallMetrics, Tracer, call_metrics::Traffic, log::wants, tracer::CallTrace};
 use crate::wire::{Code, Origin, Outcome};
 
 /// A long stream's messages reach the metrics every so many messages, not only at its end.
@@ -18,6 +18,12 @@ const MESSAGE_MAX: usize = 512;
 
 /// The longest method that is logged, in characters. A client may ask for anything.
 const METHOD_MAX: usize = 200;
+
+/// What a call holds until its end.
+pub trait CallGuard: fmt::Debug + Send + Sync {
+    /// It has ended so.
+    fn ended(&self, code: Code, origin: Origin);
+}
 
 /// What is known of a call while it runs. It ends exactly once: with `end`, or, when it is dropped before, as
 /// CANCELLED by the client. Then one log line is written and the metrics are counted.
@@ -35,6 +41,7 @@ pub struct CallRecord {
     down: Tally,
     trace: Option<Box<CallTrace>>,
     ended: bool,
+    guard: Option<Box<dyn CallGuard>>,
 }
 
 /// Messages and bytes in one direction: all of them, and how many the metrics know of.
@@ -85,7 +92,13 @@ impl CallRecord {
             down: Tally::default(),
             trace: None,
             ended: false,
+            guard: None,
         }
+    }
+
+    /// What the call holds until its end.
+    pub fn hold(&mut self, guard: Option<Box<dyn CallGuard>>) {
+        self.guard = guard;
     }
 
     /// The call has a place in the trace that its client's metadata names, or in a new one.
@@ -130,6 +143,9 @@ impl CallRecord {
 
     fn close(&mut self, code: Code, origin: Origin, message: &str) {
         self.ended = true;
+        if let Some(guard) = self.guard.take() {
+            guard.ended(code, origin);
+        }
         let duration = self.began.elapsed();
         self.up.flush(&self.metrics.up);
         self.down.flush(&self.metrics.down);
@@ -137,25 +153,9 @@ impl CallRecord {
         self.metrics.times.duration.observe(duration.as_secs_f64());
         self.metrics.ended(code, origin).inc();
         self.metrics.methods.ended(&self.method, code, origin);
-        // `grpc_message`, not `message`: tracing prints a field of that name bare, and its text is not ours.
-        info!(
-            target: "call",
-            method = &*self.method,
-            dialect = self.metrics.dialect(),
-            route = self.metrics.route(),
-            code = code.name(),
-            origin = origin.as_str(),
-            grpc_message = (code != Code::OK && !message.is_empty()).then(|| cut(message, MESSAGE_MAX)),
-            duration_ms = millis(duration),
-            headers_ms = self.headers.map(|at| millis(at - self.began)),
-            messages_up = self.up.messages,
-            messages_down = self.down.messages,
-            bytes_up = self.up.bytes,
-            bytes_down = self.down.bytes,
-            peer = %self.peer,
-            session = self.session.as_deref(),
-            trace_id = self.trace.as_ref().map(|trace| trace.id()),
-        );
+        if wants(code) {
+            self.log(code, origin, message, duration);
+        }
         if let Some(trace) = self.trace.take() {
             trace.end(|span| {
                 span.duration = duration;
@@ -176,6 +176,31 @@ impl CallRecord {
     }
 }
 
+impl CallRecord {
+    /// Writes the line.
+    fn log(&self, code: Code, origin: Origin, message: &str, duration: Duration) {
+        // `grpc_message`, not `message`: tracing prints a field of that name bare, and its text is not ours.
+        info!(
+            target: "call",
+            method = &*self.method,
+            dialect = self.metrics.dialect(),
+            route = self.metrics.route(),
+            code = code.name(),
+            origin = origin.as_str(),
+            grpc_message = (code != Code::OK && !message.is_empty()).then(|| cut(message, MESSAGE_MAX)),
+            duration_ms = millis(duration),
+            headers_ms = self.headers.map(|at| millis(at - self.began)),
+            messages_up = self.up.messages,
+            messages_down = self.down.messages,
+            bytes_up = self.up.bytes,
+            bytes_down = self.down.bytes,
+            peer = %self.peer,
+            session = self.session.as_deref(),
+            trace_id = self.trace.as_ref().map(|trace| trace.id()),
+        );
+    }
+}
+
 impl Drop for CallRecord {
     fn drop(&mut self) {
         if !self.ended {
@@ -185,7 +210,7 @@ impl Drop for CallRecord {
 }
 
 /// Milliseconds to the microsecond.
-fn millis(duration: std::time::Duration) -> f64 {
+fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
@@ -195,7 +220,7 @@ fn cut(text: &str, max: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::Mutex, time::Duration};
+    use std::{io, sync::Mutex};
 
     use http::HeaderMap;
 

@@ -1,10 +1,12 @@
 //! The log's format and destination.
 
-use std::sync::OnceLock;
+use std::{cell::Cell, sync::OnceLock};
 
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
+
+use crate::wire::Code;
 
 /// The way to the filter of the log that was set up.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -17,6 +19,35 @@ pub enum Format {
     Text,
     /// One JSON object a line, for machines.
     Json,
+}
+
+thread_local! {
+    /// How many lines of calls that ended well this thread owes, as a fraction.
+    static OWED: Cell<f64> = const { Cell::new(0.0) };
+}
+
+/// The part of the calls that ended with OK that have a line; all others always have one.
+static OK_SHARE: OnceLock<f64> = OnceLock::new();
+
+/// Of the calls that end with OK, this part has a line in the log, evenly: 0 for none, 1 for all, which is the
+/// default. Only the first time counts.
+pub fn sample_ok(share: f64) {
+    let _ = OK_SHARE.set(share);
+}
+
+/// Whether a call that ended so has a line.
+pub(super) fn wants(code: Code) -> bool {
+    match OK_SHARE.get() {
+        Some(share) if code == Code::OK => due(*share),
+        _ => true,
+    }
+}
+
+fn due(share: f64) -> bool {
+    let owed = OWED.get() + share;
+    let due = owed >= 1.0;
+    OWED.set(if due { owed - 1.0 } else { owed });
+    due
 }
 
 /// Sets up logging to standard error. `filter` is a level or an `EnvFilter` directive such as `info,bidiway=debug`;
@@ -59,6 +90,13 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_the_calls_is_chosen_evenly() {
+        let chosen: Vec<_> = (0..12).map(|_| due(0.25)).collect();
+        assert_eq!(chosen, [false, false, false, true].repeat(3));
+        assert!((0..10).all(|_| due(1.0)) && !(0..10).any(|_| due(0.0)));
+    }
 
     #[test]
     fn a_level_or_directives_are_a_filter() {

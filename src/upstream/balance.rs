@@ -187,3 +187,79 @@ fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::member::Member;
+
+    fn candidates(count: u64, back: Option<Instant>) -> Vec<Candidate> {
+        let endpoint = |n| format!("http://10.0.0.{n}:1").parse().unwrap();
+        (0..count)
+            .map(|n| Candidate {
+                place: Place::new(Arc::new(Member::new(n, endpoint(n), None))),
+                usable: true,
+                back: back.filter(|_| n == 0),
+            })
+            .collect()
+    }
+
+    /// How many of 1,000 calls the first candidate gets.
+    fn share(balancer: &Balancer, candidates: &[Candidate], now: Instant) -> usize {
+        let keyed = |n: u32| HeaderMap::from_iter([(HeaderName::from_static("x-user"), n.into())]);
+        (0..1000)
+            .filter(|n| {
+                let draw = balancer.draw(Some(&keyed(*n)), now);
+                balancer.pick(candidates, &draw, |_, _| true, false) == Some(0)
+            })
+            .count()
+    }
+
+    #[test]
+    fn a_member_that_comes_back_grows_to_its_share() {
+        let ramp = Duration::from_secs(10);
+        let header = HashKey::Header(HeaderName::from_static("x-user"));
+        for balance in [Balance::LeastLoaded, Balance::RoundRobin, Balance::Hash(header)] {
+            let (balancer, now) = (Balancer::new(balance.clone(), ramp), Instant::now());
+            let candidates = candidates(2, Some(now));
+            let shares =
+                [0, 5, 10].map(|after| share(&balancer, &candidates, now + Duration::from_secs(after)));
+            assert!((10..130).contains(&shares[0]), "{balance:?}: {shares:?}");
+            assert!((150..400).contains(&shares[1]), "{balance:?}: {shares:?}");
+            assert!((400..=600).contains(&shares[2]), "{balance:?}: {shares:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_alone_takes_everything_however_it_stands() {
+        let now = Instant::now();
+        let balancer = Balancer::new(Balance::LeastLoaded, Duration::from_secs(10));
+        let mut alone = candidates(1, Some(now));
+        assert_eq!(share(&balancer, &alone, now), 1000);
+        alone[0].usable = false;
+        let draw = balancer.draw(None, now);
+        assert_eq!(balancer.pick(&alone, &draw, |_, _| true, false), None);
+        assert_eq!(balancer.pick(&alone, &draw, |_, _| true, true), Some(0), "rather than nobody");
+    }
+
+    #[test]
+    fn a_key_is_a_header_or_one_of_the_cookies() {
+        let metadata = |pairs: &[(&'static str, &str)]| {
+            pairs
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+                .collect::<HeaderMap>()
+        };
+        let header = HashKey::Header(HeaderName::from_static("x-user"));
+        let one = header.hash(&metadata(&[("x-user", "a")]));
+        assert!(one.is_some() && one == header.hash(&metadata(&[("x-other", "b"), ("x-user", "a")])));
+        assert_ne!(one, header.hash(&metadata(&[("x-user", "b")])));
+        assert_ne!(one, header.hash(&metadata(&[("x-user", "a"), ("x-user", "b")])));
+        assert_eq!(header.hash(&metadata(&[])), None);
+        let cookie = HashKey::Cookie("sid".to_owned());
+        let one = cookie.hash(&metadata(&[("cookie", "sid=7")]));
+        assert!(one.is_some() && one == cookie.hash(&metadata(&[("cookie", "sid2=1; xsid=2;sid=7 ; a=b")])));
+        assert!(one == cookie.hash(&metadata(&[("cookie", "a=b"), ("cookie", "sid=7")])));
+        assert_eq!(cookie.hash(&metadata(&[("cookie", "sid=; sid2=7")])), None);
+    }
+}

@@ -48,6 +48,7 @@ pub(super) async fn dial(
         Endpoint::Unix(path) => {
             return UnixStream::connect(path).await.map(Io::Unix).map_err(DialError::Connect);
         }
+        Endpoint::Local(service) => return service.connect().map(Io::Unix).map_err(DialError::Connect),
         Endpoint::Tcp { tls, host, port } | Endpoint::Dns { tls, host, port } => (*tls, host, *port),
     };
     let tcp = match address {

@@ -4,6 +4,8 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use http::uri::{Authority, Scheme};
 
+use super::LocalEndpoint;
+
 /// One place where a service listens, as written in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -28,6 +30,8 @@ pub enum Endpoint {
     },
     /// `unix:/path` or `unix:///path`: cleartext HTTP/2 on a Unix socket.
     Unix(PathBuf),
+    /// A service within this process. Not to be written in a configuration.
+    Local(LocalEndpoint),
 }
 
 /// A text that is no endpoint.
@@ -133,6 +137,7 @@ impl fmt::Display for Endpoint {
                 write!(f, "{dns}{}://{}", if *tls { "https" } else { "http" }, self.host_port())
             }
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Local(_) => f.write_str("local"),
         }
     }
 }
@@ -156,7 +161,7 @@ impl Endpoint {
         match self {
             Self::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
             Self::Tcp { host, port, .. } | Self::Dns { host, port, .. } => format!("{host}:{port}"),
-            Self::Unix(_) => "localhost".to_owned(),
+            Self::Unix(_) | Self::Local(_) => "localhost".to_owned(),
         }
     }
 

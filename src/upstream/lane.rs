@@ -127,6 +127,13 @@ impl Lane {
         read(lock(&self.state).replay.as_ref().map(|replay| &replay.request.metadata))
     }
 
+    /// What goes upstream, when it was not known at the beginning.
+    pub(super) fn set_metadata(&self, metadata: HeaderMap) {
+        if let Some(replay) = &mut lock(&self.state).replay {
+            replay.request.metadata = metadata;
+        }
+    }
+
     /// Counts an endpoint that could not be reached; returns how many were.
     pub(super) fn count_attempt(&self) -> usize {
         lock(&self.state).replay.as_mut().map_or(usize::MAX, |replay| {

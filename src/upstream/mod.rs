@@ -16,6 +16,7 @@ mod health;
 mod keepalive;
 mod lane;
 mod lifetime;
+mod local;
 mod member;
 mod place;
 mod pool;
@@ -27,6 +28,7 @@ mod settings;
 mod socket;
 mod standing;
 mod tap;
+mod terms;
 mod tls;
 mod trickle;
 
@@ -35,10 +37,12 @@ pub use call::{Call, CallReceiver, CallSender, Received, Request};
 pub use channel::Channel;
 pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
+pub use local::LocalEndpoint;
 pub use retries::Retries;
 pub use roster::Roster;
 pub use settings::{DnsSettings, EjectionSettings, HealthSettings, Settings};
 pub use tap::{Passed, Tap};
+pub use terms::{Decision, Lease, Permission, Terms};
 pub use tls::{ClientPem, ClientTls, TlsError, provider, sha256};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -47,11 +47,11 @@ const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00
 /// A collector that takes spans as the protocol says.
 struct Collector {
     address: SocketAddr,
-    requests: mpsc::UnboundedReceiver<(HeaderMap, ExportTraceServiceRequest)>,
+    requests: mpsc::Receiver<(HeaderMap, ExportTraceServiceRequest)>,
     waiting: Vec<Span>,
 }
 
-struct Taking(mpsc::UnboundedSender<(HeaderMap, ExportTraceServiceRequest)>);
+struct Taking(mpsc::Sender<(HeaderMap, ExportTraceServiceRequest)>);
 
 #[tonic::async_trait]
 impl TraceService for Taking {
@@ -60,7 +60,7 @@ impl TraceService for Taking {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let _ = self.0.send((metadata.into_headers(), request));
+        let _ = self.0.try_send((metadata.into_headers(), request));
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -69,7 +69,7 @@ impl Collector {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (sender, requests) = mpsc::unbounded_channel();
+        let (sender, requests) = mpsc::channel(100);
         let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Taking(sender)));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self { address, requests, waiting: Vec::new() }
@@ -124,10 +124,10 @@ fn of(span: &Span, key: &str) -> String {
 }
 
 /// Echoes, and tells which context came.
-async fn telling() -> (Scripted, mpsc::UnboundedReceiver<HeaderMap>) {
-    let (sender, told) = mpsc::unbounded_channel();
+async fn telling() -> (Scripted, mpsc::Receiver<HeaderMap>) {
+    let (sender, told) = mpsc::channel(100);
     let upstream = Scripted::start(move |exchange: Exchange| {
-        let _ = sender.send(exchange.request.headers().clone());
+        let _ = sender.try_send(exchange.request.headers().clone());
         echo(exchange)
     })
     .await;
@@ -137,7 +137,7 @@ async fn telling() -> (Scripted, mpsc::UnboundedReceiver<HeaderMap>) {
 async fn edge(upstream: &str, collector: &Collector, sample: f64) -> Edge {
     let tracing = Some(collector.settings(sample));
     let upstream = calls::settings(&[upstream]);
-    edge_adjusted(reflection(), upstream, settings(), |settings| settings.tracing = tracing).await
+    edge_adjusted(reflection(), vec![upstream], settings(), |settings| settings.tracing = tracing).await
 }
 
 /// What a service was told, which is the span of the proxy.
@@ -199,7 +199,7 @@ async fn every_dialect_has_one_span_for_each_call_also_inside_of_a_session() {
     let mut collector = Collector::start().await;
     let edge = edge(&format!("http://{}", services.address()), &collector, 1.0).await;
     const HELLO: &str = "/demo.v1.Greeter/Hello";
-    let hello = demo::HelloRequest { name: "x".into(), ..Default::default() }.encode_to_vec();
+    let hello = demo::HelloRequest { name: "x".into() }.encode_to_vec();
 
     let mut socket = Socket::connect(edge.address).await;
     for _ in 0..3 {
@@ -347,7 +347,8 @@ async fn what_the_collector_does_not_take_is_counted_and_calls_do_not_notice() {
     tracing.collector = Arc::new(calls::settings(&["http://127.0.0.1:1"]));
     let upstream = calls::settings(&[&upstream.url]);
     let mut edge =
-        edge_adjusted(reflection(), upstream, settings(), |settings| settings.tracing = Some(tracing)).await;
+        edge_adjusted(reflection(), vec![upstream], settings(), |settings| settings.tracing = Some(tracing))
+            .await;
     for _ in 0..3 {
         let answer = edge.send(Http::One, edge.web(TALK).body(whole(message(b"x"))).unwrap()).await;
         assert_eq!(WebAnswer::read(answer).await.unwrap().status().0, 0);

@@ -20,7 +20,7 @@ async fn pings(connection: &mut RawConnection, count: usize) -> Vec<Duration> {
     while times.len() < count {
         let frame = within(10, connection.any_frame()).await.unwrap();
         if (frame.kind, frame.flags) == (PING, 0) {
-            let now = std::time::Instant::now();
+            let now = tokio::time::Instant::now();
             times.push(last.map_or(Duration::ZERO, |last| now - last));
             last = Some(now);
             connection.write(&encode(PING, ACK, 0, &frame.payload)).await;

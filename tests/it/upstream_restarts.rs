@@ -37,7 +37,7 @@ impl Greeter for Counting {
         *self.0.lock().unwrap().entry(name.clone()).or_default() += 1;
         // Some work, so that calls are running whenever the server is told to stop.
         tokio::time::sleep(Duration::from_millis(2)).await;
-        Ok(Response::new(HelloReply { text: name, ..HelloReply::default() }))
+        Ok(Response::new(HelloReply { text: name }))
     }
 }
 
@@ -123,7 +123,7 @@ async fn under_load<F: Future<Output = ()>>(
                     break;
                 }
                 let name = format!("{caller}/{call}");
-                match client.hello(HelloRequest { name: name.clone(), ..HelloRequest::default() }).await {
+                match client.hello(HelloRequest { name: name.clone() }).await {
                     Ok(_) => tally.succeeded.push(name),
                     Err(status) => tally.failed.push((name, status)),
                 }

@@ -36,7 +36,7 @@ impl Builder<'_> {
         let mut seen: HashMap<SocketAddr, Position> = HashMap::new();
         let built: Vec<_> = listeners
             .iter()
-            .map(|Listener { address, tls }| {
+            .map(|Listener { address, tls, proxy_protocol }| {
                 if address.value.port() != 0
                     && let Some(first) = seen.insert(address.value, address.at)
                 {
@@ -44,6 +44,7 @@ impl Builder<'_> {
                     self.problems.add(address.at, text);
                 }
                 let mut settings = ListenerSettings::new(address.value, None);
+                settings.proxy_protocol = proxy_protocol.as_ref().is_some_and(|given| given.value);
                 if let Some(tls) = tls {
                     self.listener_tls(tls, &mut settings)?;
                 }

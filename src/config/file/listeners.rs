@@ -18,6 +18,9 @@ section! { "a listener"
         address: At<SocketAddr>,
         /// TLS. Left out: cleartext HTTP/1.1 and HTTP/2.
         tls: Option<At<ListenerTls>>,
+        /// Whether connections begin with a PROXY header (HAProxy's PROXY protocol, version 1 or 2) from
+        /// `trusted_proxies`. Connections without one are closed. Default: false.
+        proxy_protocol: Option<At<bool>>,
     }
 }
 

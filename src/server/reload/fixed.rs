@@ -21,6 +21,8 @@ pub(super) fn keep(running: &Settings, new: &mut Settings) -> Vec<&'static str> 
     new.admin = running.admin;
     fix("workers", running.workers == new.workers);
     new.workers = running.workers;
+    fix("tracing", running.tracing == new.tracing);
+    new.tracing.clone_from(&running.tracing);
     fix("drain", running.drain == new.drain);
     new.drain = running.drain;
 
@@ -30,6 +32,8 @@ pub(super) fn keep(running: &Settings, new: &mut Settings) -> Vec<&'static str> 
     let (before, now) = (&running.downstream, Arc::make_mut(&mut new.downstream));
     fix("instance", before.instance == now.instance);
     now.instance.clone_from(&before.instance);
+    fix("overload", before.limits.overload == now.limits.overload);
+    now.limits.overload = before.limits.overload;
     match (&before.peers, &mut now.peers) {
         (None, None) => {}
         (Some(before), Some(now)) => {
