@@ -19,6 +19,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("demo.binpb"), prost::Message::encode_to_vec(&demo))?;
     tonic_prost_build::configure().bytes(".").compile_fds(demo)?;
 
+    let authorization = protox::compile(["envoy/service/auth/v3/authorization.proto"], ["proto"])?;
+    tonic_prost_build::configure().compile_fds(authorization)?;
     let traces = protox::compile(["opentelemetry/proto/collector/trace/v1/trace_service.proto"], ["proto"])?;
     tonic_prost_build::configure().include_file("opentelemetry.rs").compile_fds(traces)?;
 

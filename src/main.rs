@@ -325,6 +325,7 @@ fn reread(file: &Path, own_filter: bool, format: log::Format) -> Loaded {
         if !own_filter {
             log::set_filter(&config.log.filter)?;
         }
+        log::sample_ok(config.log.sample_ok);
         Ok(config.settings)
     });
     Loaded { settings, files, every, restart_needed }
@@ -348,7 +349,8 @@ fn describe(args: DescribeArgs, log: &LogArgs) -> Result<(), Failure> {
     };
     let settings = settings.map_err(|error| Failure::Usage(error.to_string()))?.settings;
     runtime()?.block_on(async {
-        let all = server::schemas(&settings, &Metrics::new());
+        let metrics = Metrics::new();
+        let all = server::schemas(&settings, &server::rosters(&settings, None, &metrics), &metrics);
         let mut schemas: Vec<_> = all.into_iter().collect();
         if schemas.is_empty() {
             return Err(Failure::Usage("error: no upstream of this configuration has a schema".into()));

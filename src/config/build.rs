@@ -1,6 +1,8 @@
 //! From what the file says to settings for every floor: defaults, and the checks that need more than one value.
 
 mod calls;
+mod endpoints;
+mod identity;
 mod limits;
 mod listeners;
 mod metadata_rules;
@@ -9,6 +11,7 @@ mod peers;
 mod routes;
 mod schemas;
 mod tracing;
+mod trust;
 mod upstreams;
 
 use std::{
@@ -35,18 +38,23 @@ const LARGEST_MESSAGE: u64 = u32::MAX as u64;
 /// Settings from a file that was read without problems. `base` is where relative paths start.
 /// `files` gets every path that is read.
 pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mut Files) -> Option<Config> {
-    let mut b = Builder { base, problems, files: RefCell::new(files) };
+    let has_identity = file.identity.is_some();
+    let mut b = Builder { base, problems, files: RefCell::new(files), has_identity, known: None };
     let listeners = b.listeners(&file.listeners.0);
     let origins = b.origins(file.origins.as_deref().unwrap_or_default(), &file.listeners.0);
     let upgrade_headers =
         b.upgrade_headers(file.upgrade_headers.as_deref().unwrap_or_default(), file.origins.as_deref());
     let client_identity =
         b.client_identity(file.client_identity.as_ref(), &upgrade_headers, &file.listeners.0);
-    let limits = b.limits(file.limits.as_ref());
+    let hosts = b.own_hosts(file.hosts.as_deref());
+    let trusted_proxies = b.trusted_proxies(file.trusted_proxies.as_deref(), &file.listeners.0);
+    let overload = b.overload(file.overload.as_ref());
+    let limits = downstream::Limits { overload, ..b.limits(file.limits.as_ref()) };
     let session = b.session(file.session.as_ref());
     let peers = b.peers(&file);
-    let upstreams = b.upstreams(&file.upstreams);
+    let upstreams = b.upstreams(&file.upstreams, upgrade_headers.contains(&http::header::COOKIE));
     let schemas = b.schemas(&file.upstreams);
+    b.known = b.identity(file.identity.as_ref(), file.origins.as_deref(), &file.upstreams.value);
     let around = Around {
         upstreams: &file.upstreams,
         origins: file.origins.as_deref(),
@@ -72,6 +80,10 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     {
         b.problems.add(admin.at, format!("{} is a listener's address already; choose another", admin.value));
     }
+    let identity = b.known.take().map(|known| known.authority);
+    if identity.is_none() && has_identity {
+        return None;
+    }
     let (route_lines, routes): (Vec<_>, Vec<_>) = routes?.into_iter().unzip();
     let mut cookies: Vec<_> =
         routes.iter().flat_map(|route| &route.cookies).map(|(cookie, _)| cookie.clone()).collect();
@@ -79,12 +91,15 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     cookies.dedup();
     let downstream = downstream::Settings {
         origins: origins?,
+        hosts,
+        trusted_proxies,
         instance: file.instance,
         peers: peers?,
         upgrade_headers,
         client_identity,
         limits,
         session,
+        identity,
         cookies,
         prefix,
         routes,
@@ -120,6 +135,9 @@ struct Builder<'a> {
     base: &'a Path,
     problems: &'a mut Problems,
     files: RefCell<&'a mut Files>,
+    /// The file has `identity`; what is `known` from it, unless it has problems.
+    has_identity: bool,
+    known: Option<identity::Known>,
 }
 
 impl Builder<'_> {

@@ -6,12 +6,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::{
     Duration,
-    file::{DrainTimes, SchemaFiles},
+    file::{DrainTimes, RouteAuth, SchemaFiles},
     node::{Node, Value},
     problem::Problems,
     read::{Read, word},
 };
 use crate::{
+    downstream::identity::{Algorithm, Mode},
     schema::FieldNames,
     server::tls::{ClientAuth, MinVersion},
     telemetry::{Dialect, log::Format},
@@ -158,6 +159,133 @@ impl JsonSchema for Drain {
         let (timeout, times) =
             (generator.subschema_for::<Duration>(), generator.subschema_for::<DrainTimes>());
         json_schema!({ "anyOf": [timeout, times] })
+    }
+}
+
+/// A place where tokens come from.
+#[derive(Clone, Debug)]
+pub(super) enum TokenPlace {
+    Authorization,
+    Header(String),
+    Cookie(String),
+    Subprotocol(String),
+}
+
+impl Read for TokenPlace {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) if text == "authorization" => return Some(Self::Authorization),
+            Value::Map(entries) => {
+                if let [(key, Node { value: Value::Text(text), .. })] = &entries[..]
+                    && !text.is_empty()
+                {
+                    match key.name.as_str() {
+                        "header" => return Some(Self::Header(text.clone())),
+                        "cookie" => return Some(Self::Cookie(text.clone())),
+                        "subprotocol" => return Some(Self::Subprotocol(text.clone())),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+        let text = format!(
+            "expected `authorization`, `header: NAME`, `cookie: NAME` or `subprotocol: PREFIX`, found {}",
+            node.value.describe()
+        );
+        problems.add(node.at, text);
+        None
+    }
+}
+
+impl JsonSchema for TokenPlace {
+    fn schema_name() -> Cow<'static, str> {
+        "TokenPlace".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let one = |key: &str, text: &str| {
+            json_schema!({
+                "type": "object", "required": [key], "additionalProperties": false,
+                "properties": { key: { "type": "string", "minLength": 1, "description": text } }
+            })
+        };
+        json_schema!({ "anyOf": [
+            { "const": "authorization" },
+            one("header", "Other metadata, with or without `Bearer` before the token."),
+            one("cookie", "A cookie of the request that is the call, or that opened the carrier."),
+            one("subprotocol", "What an entry among a WebSocket's subprotocols begins with; the rest is the token.")
+        ] })
+    }
+}
+
+/// A signature algorithm.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AlgorithmName(pub(super) Algorithm);
+
+impl Read for AlgorithmName {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &Algorithm::NAMES).map(Self)
+    }
+}
+
+/// Whether calls pass that the authorization service did not answer for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OnFailure(pub(super) bool);
+
+pub(super) const ON_FAILURE: [(&str, bool); 2] = [("deny", false), ("allow", true)];
+
+impl Read for OnFailure {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &ON_FAILURE).map(Self)
+    }
+}
+
+/// Whether a route asks who calls.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RouteMode(pub(super) Mode);
+
+pub(super) const ROUTE_MODE: [(&str, Mode); 3] =
+    [("required", Mode::Required), ("optional", Mode::Optional), ("off", Mode::Off)];
+
+impl Read for RouteMode {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &ROUTE_MODE).map(Self)
+    }
+}
+
+/// Who may call a route: a word, or more.
+#[derive(Clone, Debug)]
+pub(super) enum RouteAuthChoice {
+    Mode(RouteMode),
+    Rule(Box<RouteAuth>),
+}
+
+impl Read for RouteAuthChoice {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        match &node.value {
+            Value::Map(_) => RouteAuth::read(node, problems).map(|rule| Self::Rule(Box::new(rule))),
+            _ => RouteMode::read(node, problems).map(Self::Mode),
+        }
+    }
+}
+
+impl JsonSchema for RouteAuthChoice {
+    fn schema_name() -> Cow<'static, str> {
+        "RouteAuthChoice".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (mode, rule) = (generator.subschema_for::<RouteMode>(), generator.subschema_for::<RouteAuth>());
+        json_schema!({ "anyOf": [mode, rule] })
     }
 }
 

@@ -1,8 +1,11 @@
 //! What the file may say: its keys, with the sentences that editors show. Defaults are applied in `build`.
 
 mod calls;
+mod endpoints;
+mod identity;
 mod limits;
 mod listeners;
+mod overload;
 mod own_services;
 mod peers;
 mod routes;
@@ -11,8 +14,13 @@ mod upstreams;
 mod values;
 
 pub(super) use calls::{Percent, Retrying};
-pub(super) use limits::{DrainTimes, Limits, Session};
-pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerTls};
+pub(super) use endpoints::{
+    Balancing, Ejecting, UpstreamDns, UpstreamEjection, UpstreamHash, UpstreamHealth,
+};
+pub(super) use identity::{ApiKeys, ExtAuthz, Identity, Jwks, Jwt, RouteAuth};
+pub(super) use limits::{CallLimits, DrainTimes, Limits, Session};
+pub(super) use listeners::{Admin, ClientIdentity, Listener, ListenerAcme, ListenerTls};
+pub(super) use overload::Overload;
 pub(super) use own_services::Serve;
 pub(super) use peers::{PeerTls, Peers};
 pub(super) use routes::{Json, LogMessages, MetadataRules, Route};
@@ -43,6 +51,12 @@ section! { "the file"
         /// The origins whose pages may call, besides pages of the proxy's own origin: `https://app.example.com`,
         /// `https://*.example.com` for subdomains, or `*` for any. One list for CORS and WebSockets. Default: none.
         origins: Option<Vec<At<String>>>,
+        /// The names that requests may be for, with or without a port: `edge.example.com`, `*.example.com`. Others get
+        /// HTTP 421. Default: any.
+        hosts: Option<Vec<At<String>>>,
+        /// Proxies before this one, as networks (`10.0.0.0/8`) or addresses: from them `x-forwarded-for` and
+        /// `x-forwarded-proto` are believed, and PROXY headers. Default: none.
+        trusted_proxies: Option<Vec<At<String>>>,
         /// Headers of the request that opens a WebSocket which reach services as metadata of its calls, and `cookie`
         /// of any request. `cookie` and `authorization` demand that `origins` has no `*`. Default: none.
         upgrade_headers: Option<Vec<At<String>>>,
@@ -53,10 +67,14 @@ section! { "the file"
         upstreams: At<Named<Upstream>>,
         /// Which upstream serves what; the most specific route wins. Default: everything to the only upstream.
         routes: Option<AtLeastOne<At<Route>>>,
+        /// Who calls. Default: nobody is asked.
+        identity: Option<At<Identity>>,
         /// What the paths of requests may begin with, where a proxy in front leaves it there: `/api`. Default: nothing.
         prefix: Option<At<String>>,
         /// What clients may use.
         limits: Option<Limits>,
+        /// When new work is refused, so that what runs can go on.
+        overload: Option<Overload>,
         /// The session protocol.
         session: Option<Session>,
         /// A name for this instance that no other behind the same address has. Default: made anew at each start.

@@ -1,63 +1,110 @@
-//! How many sockets each client address holds.
+//! How much each client holds.
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Open session sockets per client address, shared by all workers: a client's sockets land on any of them.
+use super::{Overload, RateTable};
+
+/// Locks among which the counts are spread: workers that count different clients seldom meet.
+const SHARDS: usize = 16;
+
+/// What clients hold and how fast they come, shared by all workers: a client's connections land on any of them.
 ///
-/// An IPv6 client is counted by its /64, because one household or phone commands all of it.
+/// What is counted here is bounded by what there is: a client without a connection, socket or call has no entry.
 #[derive(Debug, Default)]
 pub struct AddressTable {
-    counts: Mutex<HashMap<IpAddr, u32>>,
+    counts: [Mutex<HashMap<(Held, Subject), u32>>; SHARDS],
+    hasher: RandomState,
+    /// How fast they come.
+    pub(crate) rates: RateTable,
+    /// Whether the process has room for more.
+    pub overload: Overload,
+}
+
+/// What a client holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Held {
+    /// WebSockets and what stands in for them.
+    Sockets,
+    /// TCP connections.
+    Connections,
+    /// Calls that run.
+    Calls,
+}
+
+/// Who is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A client's address. An IPv6 client is counted by its /64, because one household or phone commands all of it.
+    Address(IpAddr),
+    /// Somebody whose name the proxy has verified: a hash of it.
+    Principal(u64),
+}
+
+impl Subject {
+    /// Whoever has this address.
+    pub fn of(address: IpAddr) -> Self {
+        Self::Address(subject(address))
+    }
 }
 
 impl AddressTable {
     /// Counts one more socket for `address`, or `None` when it already holds `limit` of them. The socket is counted
     /// for as long as the permit lives.
     pub fn enter(self: &Arc<Self>, address: IpAddr, limit: u32) -> Option<AddressPermit> {
-        let address = subject(address);
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_insert(0);
+        self.hold(Held::Sockets, Subject::of(address), limit)
+    }
+
+    /// The same, of anything, for anybody.
+    pub fn hold(self: &Arc<Self>, held: Held, subject: Subject, limit: u32) -> Option<AddressPermit> {
+        let key = (held, subject);
+        let mut counts = self.shard(&key).lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(key).or_insert(0);
         if *count >= limit {
             // A limit of 0 must not leave an entry for every address that tries.
             if *count == 0 {
-                counts.remove(&address);
+                counts.remove(&key);
             }
             return None;
         }
         *count += 1;
-        Some(AddressPermit { table: Arc::clone(self), address })
+        Some(AddressPermit { table: Arc::clone(self), key })
     }
 
-    /// How many addresses hold sockets.
+    /// How many addresses and principals hold something, each thing apart.
     pub fn addresses(&self) -> usize {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.counts.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 
-    fn leave(&self, address: IpAddr) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&address) {
+    fn shard(&self, key: &(Held, Subject)) -> &Mutex<HashMap<(Held, Subject), u32>> {
+        &self.counts[self.hasher.hash_one(key) as usize % SHARDS]
+    }
+
+    fn leave(&self, key: &(Held, Subject)) {
+        let mut counts = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(key) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&address);
+                counts.remove(key);
             }
         }
     }
 }
 
-/// One counted socket; given back when dropped.
+/// One thing that is counted; given back when dropped.
 #[derive(Debug)]
 pub struct AddressPermit {
     table: Arc<AddressTable>,
-    address: IpAddr,
+    key: (Held, Subject),
 }
 
 impl Drop for AddressPermit {
     fn drop(&mut self) {
-        self.table.leave(self.address);
+        self.table.leave(&self.key);
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
-use super::{Asked, ConnInfo, Edge, Plan, Route, cookies, message_log, upgrade_headers};
+use super::{
+    Asked, ConnInfo, Edge, Plan, Route, call_gate, cookies, identity, message_log, trusted_proxies,
+    upgrade_headers,
+};
 use crate::{
     telemetry::{CallRecord, Dialect},
     upstream::{Request, Upstream},
@@ -47,19 +50,33 @@ pub(crate) struct Admitted {
 /// Decides whether a call may go upstream, and how. A refusal is the call's outcome and is already counted and
 /// logged; the dialect only has to tell the client.
 ///
-/// `metadata` that the proxy adds for the service: `x-forwarded-for` (the client's address, appended to what was
-/// there) and `x-forwarded-proto` (replaced: only we know how the client reached us).
+/// `metadata` that the proxy adds for the service: `x-forwarded-for` and `x-forwarded-proto`. What a client says under
+/// these and like names is dropped, unless the client is a trusted proxy.
 pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, Box<Outcome>> {
+    // Before anything of the call is looked at, and told when its route is known.
+    let places = call_gate::enter(edge, opening.conn);
     let timeout = opening.timeout();
     // Routes look at what is metadata, and at nothing else.
     metadata::filter_request(&mut opening.metadata);
     let plan = edge.plan();
+    if !(opening.conn.by_proxy && opening.dialect.has_headers()) {
+        trusted_proxies::drop_claims(&mut opening.metadata);
+    }
     upgrade_headers::add(opening.upgrade_headers, &plan.settings, &mut opening.metadata);
+    identity::remove_claimed(&plan.settings, &mut opening.metadata);
     let certificate = opening.conn.certificate.as_deref();
     plan.settings.client_identity.write_to(&mut opening.metadata, certificate);
     let route = plan.routes.find(&opening.asked());
     let mut record = record(edge, &plan, route, &opening);
-    match prepare(&plan, route, opening, timeout) {
+    let admitted = places.and_then(|places| {
+        let (route, request, principal) = prepare(&plan, route, opening, timeout)?;
+        if let Some(principal) = &principal {
+            tracing::debug!(route = route.name, %principal, "caller verified");
+        }
+        record.hold(places.go_on(edge, &route, principal.as_deref().map(call_gate::name))?);
+        Ok((route, request))
+    });
+    match admitted {
         Ok((route, mut request)) => {
             let upstream = route.upstream().clone();
             record.propagate(upstream.name(), &mut request.metadata);
@@ -105,12 +122,16 @@ impl Opening<'_> {
     }
 }
 
+/// Route and request, and on whose behalf the call is made, as far as the proxy has verified that: the same for all
+/// tokens of one user.
+type Prepared = (Arc<Route>, Request, Option<Arc<str>>);
+
 fn prepare(
     plan: &Plan,
     route: Option<&Arc<Route>>,
     opening: Opening<'_>,
     timeout: Result<Option<Duration>, Box<Outcome>>,
-) -> Result<(Arc<Route>, Request), Box<Outcome>> {
+) -> Result<Prepared, Box<Outcome>> {
     let Opening { dialect, conn, session, path, mut metadata, upgrade_headers: picked, .. } = opening;
     // A session has held its metadata against the limit itself, before base64 made it longer.
     let limit = if session.is_some() { usize::MAX } else { plan.settings.limits.max_metadata as usize };
@@ -129,9 +150,8 @@ fn prepare(
         let message = format!("the call's metadata has {size} bytes, more than the limit of {limit} bytes");
         return Err(refusal(Code::RESOURCE_EXHAUSTED, message));
     }
-    forwarded(&mut metadata, conn);
+    trusted_proxies::tell(&mut metadata, conn);
     cookies::add(&route.settings.cookies, picked, &mut metadata);
-    route.settings.request_metadata.apply(&mut metadata);
 
     let timeout = match (timeout, route.settings.timeout) {
         (Some(asked), Some(allowed)) => Some(asked.min(allowed)),
@@ -140,8 +160,11 @@ fn prepare(
     // A deadline past the end of time is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let content_type = HeaderValue::from_static("application/grpc");
+    let identity::Passed { principal, terms } =
+        identity::check(route, conn, path.path(), &mut metadata, deadline)?;
     let response_rules = route.settings.response_metadata.clone();
-    Ok((Arc::clone(route), Request { path, content_type, metadata, deadline, tap: None, response_rules }))
+    let request = Request { path, content_type, metadata, deadline, tap: None, response_rules, terms };
+    Ok((Arc::clone(route), request, principal))
 }
 
 fn refusal(code: Code, message: impl Into<String>) -> Box<Outcome> {
@@ -169,26 +192,4 @@ fn no_route(path: &str) -> String {
 fn other_dialect(route: &Route, dialect: Dialect) -> String {
     let allowed: Vec<_> = route.settings.dialects.iter().map(|dialect| dialect.as_str()).collect();
     format!("this method is not offered over {}, only over {}", dialect.as_str(), allowed.join(", "))
-}
-
-/// Tells the service who the client is.
-fn forwarded(metadata: &mut HeaderMap, conn: &ConnInfo) {
-    const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-    const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-    let mut chain: Vec<u8> = Vec::new();
-    for hop in metadata.get_all(&FORWARDED_FOR) {
-        chain.extend_from_slice(hop.as_bytes());
-        chain.extend_from_slice(b", ");
-    }
-    if chain.is_empty() {
-        metadata.insert(FORWARDED_FOR, conn.address.clone());
-    } else {
-        chain.extend_from_slice(conn.address.as_bytes());
-        if let Ok(chain) = HeaderValue::from_bytes(&chain) {
-            metadata.insert(FORWARDED_FOR, chain);
-        }
-    }
-    let scheme = if conn.tls { "https" } else { "http" };
-    metadata.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
 }

@@ -13,12 +13,15 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use super::{
-    AddressTable, ClientCertificate, Cors, Drain, Rejection, RequestKind, Routes, Settings,
+    AddressTable, ClientCertificate, Cors, Drain, Rejection, RequestKind, Resource, Routes, Settings,
+    cancel_brake::CancelBrake,
     carrier::{self, SessionDirectory},
     exchange::{self, HttpDialect},
     guard,
+    identity::Shown,
     json::{self, JsonForm},
     linger::{HeardOut, hear_out},
+    overload::Lag,
     own_services, pages, prefix,
     route::host_of,
     schema_pages::public_schema_router,
@@ -30,12 +33,19 @@ use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
 pub struct ConnInfo {
     /// The client's address (a Unix listener would say 0.0.0.0:0).
     pub peer: SocketAddr,
-    /// Whether the connection is TLS.
+    /// Whether the client came by TLS: to us, or to a trusted proxy before us.
     pub tls: bool,
     /// The certificate that the client has shown in the handshake.
     pub certificate: Option<Arc<ClientCertificate>>,
-    /// The client's IP address as services read it in `x-forwarded-for`; made once for all calls.
-    pub(crate) address: HeaderValue,
+    /// What services read in `x-forwarded-for`: the client's IP address, behind it those of proxies; made once for all
+    /// calls.
+    pub(crate) forwarded_for: HeaderValue,
+    /// A trusted proxy made the request, for the client.
+    pub(crate) by_proxy: bool,
+    /// What the request says about its client besides metadata.
+    pub(crate) shown: Shown,
+    /// Counts the calls that the client gives up.
+    pub(crate) brake: Option<Arc<CancelBrake>>,
     /// The host that the request names; `None` also where neither a route asks for it nor may ask later.
     pub(crate) host: Option<Arc<str>>,
 }
@@ -44,8 +54,33 @@ impl ConnInfo {
     /// A connection from `peer`.
     pub fn new(peer: SocketAddr, tls: bool) -> Self {
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
-        let address = address.expect("an address is printable ASCII");
-        Self { peer, tls, certificate: None, address, host: None }
+        let forwarded_for = address.expect("an address is printable ASCII");
+        Self {
+            peer,
+            tls,
+            certificate: None,
+            forwarded_for,
+            by_proxy: false,
+            shown: Shown::default(),
+            brake: None,
+            host: None,
+        }
+    }
+
+    /// Completes when the client has given too many calls up. For one task.
+    pub(crate) fn cancel_storm(&self) -> impl Future<Output = ()> + Send + use<> {
+        let brake = self.brake.clone();
+        async move {
+            match brake {
+                Some(brake) => brake.tripped().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// The same, with a brake of its own for calls that are given up: a connection has one, and each session.
+    pub(crate) fn with_brake(self, cancels_per_second: Option<u32>) -> Self {
+        Self { brake: cancels_per_second.map(CancelBrake::new).map(Arc::new), ..self }
     }
 }
 
@@ -62,6 +97,8 @@ pub struct Edge {
     pub addresses: Arc<AddressTable>,
     /// Shared by all workers.
     pub sessions: Arc<SessionDirectory>,
+    /// Whether this worker's event loop lags.
+    pub(crate) lag: Lag,
 }
 
 /// What the configuration says, as a worker uses it. A reload puts another in its place; running calls go on with
@@ -104,7 +141,13 @@ impl Edge {
         addresses: Arc<AddressTable>,
         sessions: Arc<SessionDirectory>,
     ) -> Arc<Self> {
-        Arc::new(Self { plan: RwLock::new(plan), metrics, drain, addresses, sessions })
+        Arc::new(Self { plan: RwLock::new(plan), metrics, drain, addresses, sessions, lag: Lag::default() })
+    }
+
+    /// What there is too little of for new work, if anything.
+    pub(crate) fn overloaded(&self) -> Option<Resource> {
+        let process = self.addresses.overload.strain().map(|(resource, _)| resource);
+        process.or_else(|| self.lag.is_long().then_some(Resource::EventLoop))
     }
 
     /// What the configuration says now.
@@ -142,6 +185,7 @@ impl Edge {
         }
         drop(plan);
         let version = head.version;
+        let mut conn = self.settings().trusted_proxies.client(&conn, &head.headers).unwrap_or(conn);
         let cors = match guard::check(&self, &head, &conn) {
             Ok(cors) => cors,
             Err(rejection) => {
@@ -154,6 +198,9 @@ impl Edge {
             let mut response = self.reject(rejection, &kind, version);
             cors.write_to(response.headers_mut());
             return response;
+        }
+        if let Some(authority) = &self.settings().identity {
+            conn.shown = authority.shown(&head.headers);
         }
         self.dispatch(kind, head, body, conn, cors).await
     }

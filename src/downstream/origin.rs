@@ -140,18 +140,7 @@ impl Origin {
     /// Where a request was sent, as the client names it. `None` when the request does not say, or says it twice.
     fn of_target(headers: &HeaderMap, uri: &Uri, tls: bool) -> Option<Self> {
         let scheme = if tls { "https" } else { "http" };
-        let authority = match uri.authority() {
-            Some(authority) => authority.as_str(),
-            None => {
-                let mut hosts = headers.get_all(HOST).iter();
-                let host = hosts.next()?.to_str().ok()?;
-                if hosts.next().is_some() {
-                    return None;
-                }
-                host
-            }
-        };
-        Self::from_authority(scheme, authority).ok()
+        Self::from_authority(scheme, authority(headers, uri)?).ok()
     }
 
     fn from_authority(scheme: &str, authority: &str) -> Result<Self, &'static str> {
@@ -185,8 +174,18 @@ impl Origin {
     }
 }
 
+/// The host and port that a request is for: `:authority`, or `host`. `None` when it does not say, or says it twice.
+pub(super) fn authority<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
+    if let Some(authority) = uri.authority() {
+        return Some(authority.as_str());
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next()?.to_str().ok()?;
+    hosts.next().is_none().then_some(host)
+}
+
 /// A host in the one form that is compared: lower case, IPv6 addresses in their shortest form.
-fn host_form(host: &str) -> Result<Cow<'_, str>, &'static str> {
+pub(super) fn host_form(host: &str) -> Result<Cow<'_, str>, &'static str> {
     if let Some(rest) = host.strip_prefix('[') {
         let address = rest.strip_suffix(']').ok_or("its IPv6 address has no closing bracket")?;
         let address: Ipv6Addr = address.parse().map_err(|_| "its IPv6 address is not valid")?;

@@ -11,7 +11,8 @@ use super::{ConnInfo, Settings, origin, upgrade_headers};
 
 /// What a session is bound to: a carrier may take a session over only if its principal equals the session's. It is
 /// known before the first packet, and all of it is checked by somebody else: the guard (origin), the services
-/// (credentials). An identity that the proxy itself has verified belongs in here as one more field.
+/// (credentials). Whom the proxy itself has verified by a token is known only with Hello, and may be said again with a
+/// newer token: that is `identity::SessionIdentity`, which is compared besides.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Principal {
     /// The page's origin in its normal form; `None` for clients that are no browsers.

@@ -34,6 +34,14 @@ impl Rejection {
         Self { http: StatusCode::FORBIDDEN, code: Code::PERMISSION_DENIED, reason: "origin", message }
     }
 
+    /// A request for a name that is not ours.
+    pub(crate) fn host() -> Self {
+        let message =
+            "this host is not served here; `hosts` in the configuration lists those that are".to_owned();
+        let http = StatusCode::MISDIRECTED_REQUEST;
+        Self { http, code: Code::PERMISSION_DENIED, reason: "host", message }
+    }
+
     /// A gRPC call that is no POST.
     pub(crate) fn method() -> Self {
         let message = "gRPC calls are made with POST".to_owned();

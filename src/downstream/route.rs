@@ -17,7 +17,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use http::HeaderName;
 
-use super::{Limits, MessageLog};
+use super::{
+    Limits, MessageLog, RouteLimits,
+    identity::{Auth, Gate},
+};
 use crate::{
     schema::{JsonOptions, Schema},
     telemetry::{CallMetrics, Dialect, Metrics},
@@ -57,6 +60,10 @@ pub struct RouteSettings {
     pub json: JsonOptions,
     /// Which of its calls' messages are logged; `None`: none.
     pub log_messages: Option<MessageLog>,
+    /// Who may call; `None`: everybody, and nothing is known of identities.
+    pub auth: Option<Auth>,
+    /// What all clients together may use of it; `None`: no limits.
+    pub limits: Option<Arc<RouteLimits>>,
 }
 
 impl RouteSettings {
@@ -76,6 +83,8 @@ impl RouteSettings {
             response_metadata: None,
             json: JsonOptions::default(),
             log_messages: None,
+            auth: None,
+            limits: None,
         }
     }
 
@@ -102,6 +111,8 @@ pub struct Route {
     pub schema: Option<Schema>,
     /// The name for metrics and logs.
     pub name: String,
+    /// What its calls pass.
+    pub(crate) gate: Option<Gate>,
     metrics: DialectMetrics,
 }
 
@@ -122,6 +133,7 @@ impl Route {
             targets: Targets::new(settings.upstreams.iter().map(target).collect(), targets::seed()),
             schema: schemas.get(settings.main_upstream()).cloned(),
             metrics: DialectMetrics::new(metrics, &name),
+            gate: settings.auth.as_ref().map(|auth| Gate::new(auth, upstreams, metrics)),
             settings: settings.clone(),
             name,
         }

@@ -1,8 +1,11 @@
 //! What the downstream side needs to know.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::{ClientIdentity, Origins, OwnServices, RouteSettings, carrier::PeerSettings};
+use super::{
+    CallLimits, ClientIdentity, Hosts, Origins, OverloadSettings, OwnServices, RouteSettings, TrustedProxies,
+    carrier::PeerSettings, identity::Authority,
+};
 use crate::wire::metadata::ENTRY_OVERHEAD;
 
 /// Settings of the downstream side, shared by all workers.
@@ -10,6 +13,10 @@ use crate::wire::metadata::ENTRY_OVERHEAD;
 pub struct Settings {
     /// Whose pages may call: one list for CORS and sockets.
     pub origins: Origins,
+    /// The names that requests may be for. Any.
+    pub hosts: Hosts,
+    /// Proxies before this one that are believed when they say for whom they come. Nobody.
+    pub trusted_proxies: TrustedProxies,
     /// What a client may use.
     pub limits: Limits,
     /// The session protocol.
@@ -23,6 +30,8 @@ pub struct Settings {
     /// request that opened a WebSocket, for every call on it, and `cookie` of any request. None. With `cookie`,
     /// `origins` must not allow any origin: whatever page calls, its visitor's cookies go along.
     pub upgrade_headers: Vec<http::HeaderName>,
+    /// What knows who callers are; the routes say what they ask of it. `None`: nobody is known.
+    pub identity: Option<Arc<Authority>>,
     /// How services learn of the certificates that clients show.
     pub client_identity: ClientIdentity,
     /// The names of the cookies that routes turn into metadata. As with `cookie` in `upgrade_headers`, `origins` must
@@ -64,6 +73,21 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Open HTTP/2 streams per connection. 250.
     pub http2_streams: u32,
+    /// Open TCP connections per client address; a trusted proxy has no such limit. 1,000.
+    pub connections_per_address: u32,
+    /// WebSockets and HTTP carriers that one client address opens in a minute, and as many at once. 600.
+    pub upgrades_per_minute: Option<u32>,
+    /// What one client address may call. No limits.
+    pub per_address: CallLimits,
+    /// What one verified principal may call. No limits.
+    pub per_principal: CallLimits,
+    /// Calls of one connection or session that its client gives up in a second, for long; ten times as many at once.
+    /// Beyond, the connection or session is closed. 100.
+    pub cancels_per_second: Option<u32>,
+    /// How long a client may take nothing of what is written to it, before its connection is closed. 2 min.
+    pub write_timeout: Duration,
+    /// When new work is refused.
+    pub overload: OverloadSettings,
 }
 
 /// The session protocol's settings; see `session::Settings` for their meaning.
@@ -87,6 +111,22 @@ pub struct SessionSettings {
     pub heartbeat: Duration,
 }
 
+impl Settings {
+    /// Goes on with what `old` settings know of issuers: all of it if nothing has changed, and otherwise the keys that
+    /// were fetched. So an issuer that cannot be reached after a reload is still believed.
+    pub fn keep_identity(self: &mut Arc<Self>, old: &Self) {
+        let (Some(new), Some(old)) = (&self.identity, &old.identity) else { return };
+        if new.settings() != old.settings() {
+            return new.inherit(old);
+        }
+        let this = Arc::make_mut(self);
+        this.identity = Some(Arc::clone(old));
+        for auth in this.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
+            auth.authority = Arc::clone(old);
+        }
+    }
+}
+
 impl Limits {
     /// How many entries metadata can have within its limit.
     pub fn max_entries(&self) -> usize {
@@ -106,6 +146,13 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             http2_streams: 250,
+            connections_per_address: 1000,
+            upgrades_per_minute: Some(600),
+            per_address: CallLimits::default(),
+            per_principal: CallLimits::default(),
+            cancels_per_second: Some(100),
+            write_timeout: Duration::from_secs(120),
+            overload: OverloadSettings::default(),
         }
     }
 }

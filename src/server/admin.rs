@@ -5,7 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -19,7 +19,11 @@ use crate::{downstream::schema_router, schema::Schema, telemetry::Metrics};
 
 /// Whether the process takes new work; shared with `/readyz`.
 #[derive(Debug, Default)]
-pub(super) struct Readiness(AtomicU8);
+pub(super) struct Readiness {
+    phase: AtomicU8,
+    /// The process sheds new work, and `/readyz` is to say so.
+    overloaded: AtomicBool,
+}
 
 const STARTING: u8 = 0;
 const READY: u8 = 1;
@@ -28,15 +32,22 @@ const DRAINING: u8 = 2;
 impl Readiness {
     pub(super) fn ready(&self) {
         // A drain that began while starting stays a drain.
-        let _ = self.0.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.phase.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     pub(super) fn draining(&self) {
-        self.0.store(DRAINING, Ordering::Relaxed);
+        self.phase.store(DRAINING, Ordering::Relaxed);
+    }
+
+    pub(super) fn overloaded(&self, is_overloaded: bool) {
+        self.overloaded.store(is_overloaded, Ordering::Relaxed);
     }
 
     fn answer(&self) -> (StatusCode, &'static str) {
-        match self.0.load(Ordering::Relaxed) {
+        match self.phase.load(Ordering::Relaxed) {
+            READY if self.overloaded.load(Ordering::Relaxed) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded\n")
+            }
             READY => (StatusCode::OK, "ready\n"),
             DRAINING => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),

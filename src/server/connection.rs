@@ -31,7 +31,10 @@ use tracing::debug;
 
 use super::Settings;
 use crate::{
-    downstream::{ClientCertificate, ConnInfo, ConnIo, Edge, Limits, OpenConnection, carrier},
+    downstream::{
+        ClientCertificate, ConnInfo, ConnIo, Edge, Held, Limits, OpenConnection, Strain, Subject, carrier,
+        proxy_protocol::{self, HeaderError, ProxyHeader},
+    },
     telemetry::Metrics,
 };
 
@@ -109,17 +112,21 @@ pub(super) enum Door {
 pub(super) struct Terms {
     http: Builder<TokioExecutor>,
     tls: Option<TlsAcceptor>,
+    /// Connections begin with a PROXY header.
+    proxy_protocol: bool,
 }
 
 impl Terms {
     /// Those of the public ports, in their order, and then of the port for other instances.
     pub(super) fn of(settings: &Settings) -> Vec<Self> {
         let http = http(&settings.downstream.limits);
-        let public = settings.listeners.iter().map(|listener| (http.clone(), listener.tls.clone()));
+        let public = settings.listeners.iter();
+        let public = public.map(|listener| (http.clone(), listener.tls.clone(), listener.proxy_protocol));
         let peers = settings.downstream.peers.as_ref();
-        let peers = peers.map(|peers| (http.clone().http1_only(), Some(peers.server.clone())));
+        let peers = peers.map(|peers| (http.clone().http1_only(), Some(peers.server.clone()), false));
         let all = public.chain(peers);
-        all.map(|(http, tls)| Self { http, tls: tls.map(TlsAcceptor::from) }).collect()
+        all.map(|(http, tls, proxy_protocol)| Self { http, tls: tls.map(TlsAcceptor::from), proxy_protocol })
+            .collect()
     }
 }
 
@@ -144,10 +151,16 @@ impl Connections {
 
     /// Serves one connection until it ends, or until it is upgraded: then its socket belongs to the carrier's task
     /// and this one is over.
-    pub(super) async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, open: OpenConnection) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        mut socket: TcpStream,
+        peer: SocketAddr,
+        mut open: OpenConnection,
+    ) {
+        let terms = Arc::clone(&self.terms.read().unwrap_or_else(PoisonError::into_inner));
+        let Some((peer, by_tls)) = self.admit(&terms, &mut socket, peer, &mut open).await else { return };
         // A small frame must not wait for the acknowledgement of the one before it.
         let _ = socket.set_nodelay(true);
-        let terms = Arc::clone(&self.terms.read().unwrap_or_else(PoisonError::into_inner));
         let (io, certificate) = match &terms.tls {
             None => (ConnIo::plain(socket, open), None),
             // Boxed, so that the handshake's state does not stay part of this task.
@@ -156,8 +169,63 @@ impl Connections {
                 None => return,
             },
         };
-        let conn = ConnInfo { certificate, ..ConnInfo::new(peer, terms.tls.is_some()) };
+        let io = io.with_write_timeout(self.edge.settings().limits.write_timeout);
+        let conn = ConnInfo { certificate, ..ConnInfo::new(peer, by_tls || terms.tls.is_some()) };
         self.serve_http(&terms, io, conn).await;
+    }
+
+    /// Finds out who the client is, and counts it: its address, and whether it came to the proxy before us by TLS.
+    async fn admit(
+        &self,
+        terms: &Terms,
+        socket: &mut TcpStream,
+        peer: SocketAddr,
+        open: &mut OpenConnection,
+    ) -> Option<(SocketAddr, bool)> {
+        if self.door == Door::Peers {
+            return Some((peer, false));
+        }
+        if let Some((resource, Strain::Critical)) = self.edge.addresses.overload.strain() {
+            self.metrics.limits().shed(resource.as_str(), "connection");
+            return None;
+        }
+        let (mut client, mut by_tls) = (peer, false);
+        if terms.proxy_protocol {
+            // Boxed, so that its buffer does not stay part of this task.
+            let header = Box::pin(self.proxy_header(socket, peer)).await?;
+            client = header.client.unwrap_or(peer);
+            by_tls = header.tls.unwrap_or(false);
+        }
+        let settings = self.edge.settings();
+        if !settings.trusted_proxies.contains(client.ip()) {
+            let limit = settings.limits.connections_per_address;
+            let place = self.edge.addresses.hold(Held::Connections, Subject::of(client.ip()), limit);
+            let Some(place) = place else {
+                self.metrics.limits().limited("connections_per_address");
+                return None;
+            };
+            open.hold(place);
+        }
+        Some((client, by_tls))
+    }
+
+    /// What a trusted proxy says at the connection's begin.
+    async fn proxy_header(&self, socket: &mut TcpStream, peer: SocketAddr) -> Option<ProxyHeader> {
+        let settings = self.edge.settings();
+        let limits = &settings.limits;
+        let (reason, error) = if !settings.trusted_proxies.contains(peer.ip()) {
+            ("untrusted", "it comes from none of `trusted_proxies`".to_owned())
+        } else {
+            match timeout(limits.handshake_timeout, proxy_protocol::read(socket)).await {
+                Ok(Ok(header)) => return Some(header),
+                Ok(Err(error @ HeaderError::Io(_))) => ("ended", error.to_string()),
+                Ok(Err(error)) => ("malformed", error.to_string()),
+                Err(_) => ("timeout", format!("it took longer than {:?}", limits.handshake_timeout)),
+            }
+        };
+        self.metrics.limits().proxy_header_failed(reason);
+        debug!(%peer, reason, error, "no PROXY header that is believed");
+        None
     }
 
     async fn handshake(
@@ -193,9 +261,16 @@ impl Connections {
         let peer = conn.peer;
         let asked = Arc::<Asked>::default();
         let drain = &self.edge.drain;
+        let conn = {
+            // A proxy's connection is that of many clients.
+            let settings = self.edge.settings();
+            let by_proxy = settings.trusted_proxies.contains(peer.ip());
+            let cancels = settings.limits.cancels_per_second.filter(|_| !by_proxy);
+            conn.with_brake(cancels)
+        };
+        let brake = conn.cancel_storm();
         let service = {
-            let (edge, asked) = (self.edge.clone(), asked.clone());
-            let door = self.door;
+            let (edge, asked, door) = (self.edge.clone(), asked.clone(), self.door);
             service_fn(move |request| {
                 asked.note(request.version());
                 answer(door, edge.clone(), request, conn.clone())
@@ -219,6 +294,11 @@ impl Connections {
             ended = http.as_mut() => Some(ended),
             () = shutdown => None,
             () = first_request_overdue(&asked, limit) => None,
+            () = brake => {
+                self.metrics.limits().limited("cancels");
+                debug!(%peer, "too many calls were opened and given up");
+                return;
+            }
         };
         let ended = match ended {
             Some(ended) => ended,

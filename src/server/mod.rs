@@ -3,9 +3,11 @@
 //! Workers share nothing on the way of a message: each is a thread with a runtime, listeners, upstream connections
 //! and sessions of its own. What they do share is settings, metrics and the signals of the drain.
 
+pub mod acme;
 mod admin;
 mod connection;
 mod listener;
+mod overload;
 pub mod reload;
 mod settings;
 mod span_export;
@@ -39,8 +41,9 @@ use crate::{
     downstream::{AddressTable, Drain, carrier::SessionDirectory},
     schema::{Channel, Reflection, Schema},
     telemetry::Metrics,
-    upstream::Upstream,
+    upstream::{self, Roster, Upstream},
 };
+use acme::Renewals;
 use admin::Readiness;
 use reload::{Generation, Order, Places, ReloadStatus, Reloader, Running};
 use span_export::SpanExport;
@@ -59,6 +62,7 @@ pub struct Server {
     peers: Vec<TcpListener>,
     metrics: Arc<Metrics>,
     sessions: Arc<SessionDirectory>,
+    clients: Arc<AddressTable>,
     drain: Drain,
     reloads: Arc<ReloadStatus>,
     reloader: Reloader,
@@ -136,6 +140,7 @@ impl Server {
             peers,
             metrics,
             sessions,
+            clients: Arc::default(),
             drain,
             reloads,
             reloader,
@@ -158,6 +163,11 @@ impl Server {
         self.metrics.clone()
     }
 
+    /// What clients hold, and whether there is room for more.
+    pub fn clients(&self) -> Arc<AddressTable> {
+        self.clients.clone()
+    }
+
     /// The way to other settings while it serves.
     pub fn reloader(&self) -> Reloader {
         self.reloader.clone()
@@ -171,11 +181,24 @@ impl Server {
     /// Serves until `shutdown` completes, then drains: readiness off, the grace, GoAway, calls finish until the
     /// deadline, then UNAVAILABLE. Returns when everything has ended. With one worker, it runs within the caller's runtime.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { settings, admin, listeners, peers, metrics, sessions, drain, reloads, orders, .. } = self;
+        let Self {
+            settings,
+            admin,
+            listeners,
+            peers,
+            metrics,
+            sessions,
+            clients: addresses,
+            drain,
+            reloads,
+            orders,
+            ..
+        } = self;
         let stop = CancellationToken::new();
         let spans = settings.tracing.as_ref().map(|tracing| export_spans(tracing, &settings, &metrics));
         let readiness = Arc::<Readiness>::default();
-        let schemas = Arc::new(schemas(&settings, &metrics));
+        let rosters = rosters(&settings, None, &metrics);
+        let schemas = Arc::new(schemas(&settings, &rosters, &metrics));
         let (schemas_now, seen) = watch::channel(schemas.clone());
         if let Some(listener) = admin {
             match tokio::net::TcpListener::from_std(listener) {
@@ -191,9 +214,15 @@ impl Server {
 
         let (places, peer_places) =
             (Places::new(settings.max_connections), Places::new(settings.max_connections));
-        let addresses = Arc::<AddressTable>::default();
+        let watch = overload::watch(
+            settings.downstream.limits.overload,
+            addresses.clone(),
+            metrics.clone(),
+            readiness.clone(),
+        );
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watch));
         let mut peers = peers.into_iter();
-        let generation = Arc::new(Generation { settings, schemas });
+        let generation = Arc::new(Generation { settings, rosters, schemas });
         let (senders, news): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::channel(1)).unzip();
         let workers = listeners.into_iter().zip(news).map(|(listeners, news)| Worker {
             generation: generation.clone(),
@@ -211,6 +240,8 @@ impl Server {
         readiness.ready();
 
         let DrainSettings { grace, spread, timeout: limit } = generation.settings.drain;
+        let mut renewals = Renewals::default();
+        renewals.follow(&generation.settings);
         let running = Running {
             generation,
             workers: senders,
@@ -218,6 +249,7 @@ impl Server {
             sessions,
             places: vec![places, peer_places],
             schemas: schemas_now,
+            renewals,
         };
         // Kept until the end, and with it what workers have of upstreams that no call uses.
         let mut running = pin!(running.run(orders));
@@ -281,18 +313,35 @@ fn export_spans(
     (closing.clone(), tokio::spawn(export.run(queue, closing)))
 }
 
+/// Upstreams' members as all workers share them, by the upstream's name.
+pub type Rosters = HashMap<String, Arc<Roster>>;
+
+/// The upstreams' members. Resolving names and asking for health begins at once, within this runtime. Those `before`
+/// whose settings are the same go on.
+pub fn rosters(settings: &Settings, before: Option<&Rosters>, metrics: &Metrics) -> Rosters {
+    let roster = |settings: &Arc<upstream::Settings>| {
+        let kept = before.and_then(|before| before.get(&settings.name));
+        let roster = match kept.filter(|kept| kept.settings() == settings) {
+            Some(kept) => kept.clone(),
+            None => Roster::new(settings.clone(), metrics),
+        };
+        roster.begin(&Handle::current());
+        (settings.name.clone(), roster)
+    };
+    settings.upstreams.iter().map(roster).collect()
+}
+
 /// The upstreams' schemas. Reflection has connections of its own and runs within this runtime: whatever it does,
 /// calls do not notice.
-pub fn schemas(settings: &Settings, metrics: &Metrics) -> HashMap<String, Schema> {
-    let schema = |name: &String| Some((name.clone(), schema_of(name, settings, metrics)?));
+pub fn schemas(settings: &Settings, rosters: &Rosters, metrics: &Metrics) -> HashMap<String, Schema> {
+    let schema = |name: &String| Some((name.clone(), schema_of(name, settings, rosters, metrics)?));
     settings.schemas.keys().filter_map(schema).collect()
 }
 
 /// One upstream's schema.
-fn schema_of(name: &str, settings: &Settings, metrics: &Metrics) -> Option<Schema> {
+fn schema_of(name: &str, settings: &Settings, rosters: &Rosters, metrics: &Metrics) -> Option<Schema> {
     let given = settings.schemas.get(name)?;
-    let upstream = settings.upstreams.iter().find(|upstream| upstream.name == name)?;
-    let upstream = Upstream::counted(upstream.clone(), metrics.upstream(name));
+    let upstream = Upstream::of(rosters.get(name)?);
     let reflection = Reflection { channel: Channel::new(upstream.channel()), runtime: Handle::current() };
     Some(Schema::new(name, given.clone(), reflection, metrics.schema(name)))
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::{TracingSettings, tls::CertificateFacts};
+use super::{TracingSettings, acme::Acme, tls::CertificateFacts};
 use crate::{downstream, schema, telemetry::Metrics, upstream};
 
 /// Everything, checked and ready: the roof's settings.
@@ -54,17 +54,22 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// TLS with ALPN h2 and http/1.1, certificates by SNI; `None`: cleartext HTTP/1.1 and HTTP/2.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether connections begin with a PROXY header (HAProxy's PROXY protocol 1 or 2), which is believed from trusted
+    /// proxies. Those without are closed.
+    pub proxy_protocol: bool,
     /// What is to be known of the certificates of `tls`, for the metrics.
     pub certificates: Vec<CertificateFacts>,
     /// A hash of what `tls` demands of clients' certificates; `None`: nothing. A reload that changes it takes back the
     /// right to resume a TLS session without showing a certificate again.
     pub client_trust: Option<[u8; 32]>,
+    /// Where the certificate of `tls` comes from, if not from files; or from there as well.
+    pub acme: Option<Acme>,
 }
 
 impl ListenerSettings {
     /// A port with every default.
     pub fn new(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        Self { address, tls, certificates: Vec::new(), client_trust: None }
+        Self { address, tls, proxy_protocol: false, certificates: Vec::new(), client_trust: None, acme: None }
     }
 }
 

@@ -1,7 +1,7 @@
 //! TLS on the public ports: certificates by server name, client certificates, ALPN.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,6 +20,7 @@ use rustls_pki_types::{
 
 use x509_cert::der::Decode as _;
 
+use super::acme::{Acme, AcmeSlot, CHALLENGE, is_challenge};
 use crate::upstream::{provider, sha256};
 
 /// What clients may speak, in the order of preference.
@@ -204,6 +205,29 @@ pub fn server_config(
     clients: Option<(RootCertStore, ClientAuth)>,
     min_version: MinVersion,
 ) -> Result<Arc<ServerConfig>, TlsError> {
+    resolving(Arc::new(ByName::new(certificates)?), clients, min_version)
+}
+
+/// The same with a certificate by ACME for its domains; without others, for all clients.
+pub fn acme_config(
+    acme: &Acme,
+    certificates: &[Certificate],
+    clients: Option<(RootCertStore, ClientAuth)>,
+    min_version: MinVersion,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let others = if certificates.is_empty() { None } else { Some(ByName::new(certificates)?) };
+    let domains = acme.settings.domains.iter().map(|name| name.to_ascii_lowercase()).collect();
+    let resolver = AcmeOrFile { domains, slot: acme.slot.clone(), others };
+    let mut config = Arc::unwrap_or_clone(resolving(Arc::new(resolver), clients, min_version)?);
+    config.alpn_protocols.push(CHALLENGE.to_vec());
+    Ok(Arc::new(config))
+}
+
+fn resolving(
+    certificates: Arc<dyn ResolvesServerCert>,
+    clients: Option<(RootCertStore, ClientAuth)>,
+    min_version: MinVersion,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let versions: &[_] = match min_version {
         MinVersion::Tls12 => &[&TLS12, &TLS13],
         MinVersion::Tls13 => &[&TLS13],
@@ -223,7 +247,7 @@ pub fn server_config(
             builder.with_client_cert_verifier(verifier.build().map_err(|error| setup(&error))?)
         }
     };
-    let mut config = builder.with_cert_resolver(Arc::new(ByName::new(certificates)?));
+    let mut config = builder.with_cert_resolver(certificates);
     config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
     config.ticketer = ticketer().map_err(|error| setup(&error))?;
     Ok(Arc::new(config))
@@ -279,6 +303,29 @@ impl ByName {
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.find(hello.server_name()).clone())
+    }
+}
+
+/// The certificate by ACME, and those of files.
+#[derive(Debug)]
+struct AcmeOrFile {
+    domains: HashSet<String>,
+    slot: Arc<AcmeSlot>,
+    others: Option<ByName>,
+}
+
+impl ResolvesServerCert for AcmeOrFile {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if is_challenge(&hello) {
+            return self.slot.resolve(hello);
+        }
+        let name = hello.server_name().map(|name| name.trim_end_matches('.').to_ascii_lowercase());
+        match &self.others {
+            Some(others) if name.as_ref().is_none_or(|name| !self.domains.contains(name)) => {
+                Some(others.find(name.as_deref()).clone())
+            }
+            _ => self.slot.resolve(hello),
+        }
     }
 }
 

@@ -10,16 +10,16 @@ use std::{
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
-    DrainSettings, Settings,
+    DrainSettings,
     connection::{Connections, Door, Terms},
     listener::Acceptor,
+    overload,
     reload::{Generation, News},
 };
 use crate::{
     downstream::{AddressTable, Drain, Edge, OpenConnection, Plan, carrier::SessionDirectory},
-    schema::Schema,
     telemetry::Metrics,
-    upstream::{self, Upstream},
+    upstream::{Roster, Upstream},
 };
 
 /// What a worker is made of; sent to its thread before it runs.
@@ -60,10 +60,11 @@ impl Worker {
         tokio::spawn(async move { cut.run_until_cancelled(clock.run()).await });
         let mut follower =
             Follower { metrics: self.metrics.clone(), drain: drain.clone(), upstreams: HashMap::new() };
-        let Generation { settings, schemas } = &*self.generation;
-        let plan = follower.plan(settings, schemas);
+        let settings = &self.generation.settings;
+        let plan = follower.plan(&self.generation);
         let edge =
             Edge::new(plan, self.metrics.clone(), drain.clone(), self.addresses, self.sessions.clone());
+        tokio::spawn(overload::watch_lag(Arc::downgrade(&edge)));
         let public = self.listeners.into_iter().map(|listener| (listener, Door::Public, &self.places));
         let peers = self.peers.into_iter().map(|listener| (listener, Door::Peers, &self.peer_places));
         let mut doors = Vec::new();
@@ -91,16 +92,15 @@ struct Follower {
     metrics: Arc<Metrics>,
     drain: Drain,
     /// Those of the current generation.
-    upstreams: HashMap<String, (Arc<upstream::Settings>, Upstream)>,
+    upstreams: HashMap<String, (Arc<Roster>, Upstream)>,
 }
 
 impl Follower {
     /// Follows until the server stops. What runs goes on as it is.
     async fn run(mut self, mut news: mpsc::Receiver<News>, edge: Arc<Edge>, doors: Vec<Weak<Connections>>) {
         while let Some(News { generation, done }) = news.recv().await {
-            let Generation { settings, schemas } = &*generation;
-            edge.follow(self.plan(settings, schemas));
-            for (door, terms) in doors.iter().zip(Terms::of(settings)) {
+            edge.follow(self.plan(&generation));
+            for (door, terms) in doors.iter().zip(Terms::of(&generation.settings)) {
                 if let Some(door) = door.upgrade() {
                     door.follow(terms);
                 }
@@ -111,15 +111,13 @@ impl Follower {
     }
 
     /// Upstreams whose settings are the same keep their connections. The others' close with their last call.
-    fn plan(&mut self, settings: &Settings, schemas: &HashMap<String, Schema>) -> Arc<Plan> {
+    fn plan(&mut self, generation: &Generation) -> Arc<Plan> {
+        let Generation { settings, rosters, schemas } = generation;
         let mut before = mem::take(&mut self.upstreams);
-        for settings in &settings.upstreams {
-            let kept = before.remove(&settings.name).filter(|(before, _)| before == settings);
-            let upstream = kept.map_or_else(
-                || Upstream::counted(settings.clone(), self.metrics.upstream(&settings.name)),
-                |(_, upstream)| upstream,
-            );
-            self.upstreams.insert(settings.name.clone(), (settings.clone(), upstream));
+        for (name, roster) in rosters {
+            let kept = before.remove(name).filter(|(before, _)| Arc::ptr_eq(before, roster));
+            let upstream = kept.map_or_else(|| Upstream::of(roster), |(_, upstream)| upstream);
+            self.upstreams.insert(name.clone(), (roster.clone(), upstream));
         }
         let upstreams = self.upstreams.iter().map(|(name, (_, upstream))| (name.clone(), upstream.clone()));
         Plan::new(settings.downstream.clone(), &upstreams.collect(), schemas, &self.metrics, &self.drain)

@@ -173,6 +173,11 @@ impl Session {
         self.outbox.refresh = Some(v1::Refresh { metadata });
     }
 
+    /// Proxy: what the client said last about all its calls, in Hello or Refresh.
+    pub fn default_metadata(&self) -> &[v1::Metadata] {
+        &self.defaults
+    }
+
     /// Proxy: initial metadata of a stream. Ignored when the stream is gone. Once, and before any data.
     pub fn send_headers(&mut self, stream: StreamId, headers: v1::Headers) {
         debug_assert_eq!(self.side, Side::Proxy, "only a proxy sends Headers");

@@ -70,6 +70,8 @@ pub enum Event {
         /// `Hello.agent`, cut to 128 characters.
         agent: String,
     },
+    /// Proxy: the client's default metadata is another from now on.
+    Refreshed,
     /// Proxy: this carrier asks to go on with another session. Nothing is handled or sent until the owner has called
     /// that session's `attach` with this Hello and given it the carrier, or has called `refuse_resume` here. It holds
     /// the token: not for logs.

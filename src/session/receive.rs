@@ -108,7 +108,11 @@ impl Session {
             (Side::Proxy, FrameKind::HalfClose) => self.on_half_close(stream),
             (Side::Proxy, FrameKind::Cancel) => self.on_cancel(stream),
             (Side::Proxy, FrameKind::Hello(hello)) => self.on_hello(*hello, now),
-            (Side::Proxy, FrameKind::Refresh(refresh)) => self.on_defaults(refresh.metadata),
+            (Side::Proxy, FrameKind::Refresh(refresh)) => {
+                self.on_defaults(refresh.metadata)?;
+                self.events.push_back(Event::Refreshed);
+                Ok(())
+            }
             (Side::Client, FrameKind::Headers(headers)) => self.on_headers(stream, headers),
             (Side::Client, FrameKind::Trailers(trailers)) => self.on_trailers(stream, trailers),
             (Side::Client, FrameKind::Welcome(welcome)) => self.on_welcome(welcome, now),

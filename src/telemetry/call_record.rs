@@ -1,6 +1,6 @@
 //! One call's account: counted and logged in one place, whatever the dialect.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::info;
@@ -19,6 +19,12 @@ const MESSAGE_MAX: usize = 512;
 /// The longest method that is logged, in characters. A client may ask for anything.
 const METHOD_MAX: usize = 200;
 
+/// What a call holds until its end.
+pub trait CallGuard: fmt::Debug + Send + Sync {
+    /// It has ended so.
+    fn ended(&self, code: Code, origin: Origin);
+}
+
 /// What is known of a call while it runs. It ends exactly once: with `end`, or, when it is dropped before, as
 /// CANCELLED by the client. Then one log line is written and the metrics are counted.
 ///
@@ -35,6 +41,7 @@ pub struct CallRecord {
     down: Tally,
     trace: Option<Box<CallTrace>>,
     ended: bool,
+    guard: Option<Box<dyn CallGuard>>,
 }
 
 /// Messages and bytes in one direction: all of them, and how many the metrics know of.
@@ -85,7 +92,13 @@ impl CallRecord {
             down: Tally::default(),
             trace: None,
             ended: false,
+            guard: None,
         }
+    }
+
+    /// What the call holds until its end.
+    pub fn hold(&mut self, guard: Option<Box<dyn CallGuard>>) {
+        self.guard = guard;
     }
 
     /// The call has a place in the trace that its client's metadata names, or in a new one.
@@ -130,6 +143,9 @@ impl CallRecord {
 
     fn close(&mut self, code: Code, origin: Origin, message: &str) {
         self.ended = true;
+        if let Some(guard) = self.guard.take() {
+            guard.ended(code, origin);
+        }
         let duration = self.began.elapsed();
         self.up.flush(&self.metrics.up);
         self.down.flush(&self.metrics.down);

@@ -12,14 +12,16 @@ use prometheus_client::{
 };
 
 use super::{
-    CallMetrics, SchemaMetrics, UpstreamMetrics, WorkerClock,
+    CallMetrics, LimitMetrics, SchemaMetrics, UpstreamMetrics, WorkerClock,
     backpressure::BackpressureFamilies,
     call_metrics::Traffic,
     call_times::TimeFamilies,
     carrier_count::Carrier,
+    identity_metrics::{IdentityFamilies, IdentityMetrics},
     method_metrics::MethodFamilies,
     process_metrics,
     reload_metrics::ReloadFamilies,
+    roster_metrics::{RosterFamilies, RosterMetrics},
     schema_metrics::SchemaFamilies,
     tracer::{SpanFamilies, SpanQueue, TraceSettings, Tracer},
     upstream_metrics::UpstreamFamilies,
@@ -59,6 +61,12 @@ impl Dialect {
             Self::JsonHttp => "json-http",
             Self::JsonSocket => "json-socket",
         }
+    }
+
+    /// Whether a call's metadata are the headers of a request of its own. Otherwise it stands in a message, which the
+    /// client wrote, whatever proxies are between.
+    pub fn has_headers(self) -> bool {
+        matches!(self, Self::GrpcWeb | Self::GrpcWebText | Self::Grpc | Self::JsonHttp)
     }
 }
 
@@ -127,7 +135,10 @@ pub struct Metrics {
     accept_errors: Family<Kind, Counter>,
     tls_handshake_failures: Counter,
     upstreams: UpstreamFamilies,
+    rosters: RosterFamilies,
     schemas: SchemaFamilies,
+    identity: IdentityFamilies,
+    limits: LimitMetrics,
     pub(super) config: ReloadFamilies,
     times: TimeFamilies,
     methods: MethodFamilies,
@@ -166,7 +177,10 @@ impl Metrics {
             accept_errors: Family::default(),
             tls_handshake_failures: Counter::default(),
             upstreams: UpstreamFamilies::default(),
+            rosters: RosterFamilies::default(),
             schemas: SchemaFamilies::default(),
+            identity: IdentityFamilies::default(),
+            limits: LimitMetrics::default(),
             config: ReloadFamilies::default(),
             times: TimeFamilies::default(),
             methods: MethodFamilies::default(),
@@ -220,7 +234,10 @@ impl Metrics {
             m.tls_handshake_failures.clone(),
         );
         m.upstreams.register(r);
+        m.rosters.register(r);
         m.schemas.register(r);
+        m.identity.register(r);
+        m.limits.register(r);
         m.config.register(r);
         m.times.register(r);
         m.methods.register(r);
@@ -265,9 +282,24 @@ impl Metrics {
         self.backpressure.clock()
     }
 
+    /// The handles for one upstream's endpoints.
+    pub fn roster(&self, name: &str) -> RosterMetrics {
+        self.rosters.of(name)
+    }
+
     /// The handles for one upstream's schema.
     pub fn schema(&self, name: &str) -> SchemaMetrics {
         self.schemas.of(name)
+    }
+
+    /// The handles for what verifies identities.
+    pub fn identity(&self) -> IdentityMetrics {
+        self.identity.handles()
+    }
+
+    /// What is counted of limits and overload.
+    pub fn limits(&self) -> &LimitMetrics {
+        &self.limits
     }
 
     /// Gives calls spans from now on, which come out of the queue. Only the first time counts.

@@ -1,7 +1,7 @@
 //! One call as bytes.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -11,9 +11,10 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, client::ResponseFuture};
 use http::{HeaderMap, HeaderValue};
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Chunk, Tap,
+    Chunk, Tap, Terms,
     lane::{EAGER, Ending, Lane},
     lifetime::{End, Lifetime},
     pool::{Pool, Slot},
@@ -43,6 +44,8 @@ pub struct Request {
     pub tap: Option<Tap>,
     /// What becomes of the response's metadata.
     pub response_rules: Option<Arc<MetadataRules>>,
+    /// Who is asked first, and how long it may go on; `None`: nobody, and as long as the deadline allows.
+    pub terms: Option<Box<Terms>>,
 }
 
 /// What comes back from upstream, in this order: at most one `Headers`, any number of `Data`, one `End`.
@@ -74,6 +77,10 @@ impl Call {
                 "the deadline had passed before the call was sent",
             ));
         }
+        let Terms { permission, lease } = request.terms.take().map(|terms| *terms).unwrap_or_default();
+        if let Some(lease) = lease.as_ref().filter(|lease| lease.until() <= Instant::now()) {
+            return Self::refused(lease.outcome());
+        }
         let settings = pool.settings();
         let Some(counted) = pool.metrics().calls().enter(settings.max_calls) else {
             let (max, name) = (settings.max_calls.unwrap_or_default(), &settings.name);
@@ -83,9 +90,22 @@ impl Call {
         pool.budget().call();
         let tap = request.tap.take();
         let rules = request.response_rules.take();
-        let lane = Lane::new(request);
-        pool.place(lane.clone());
-        let mut call = Self::over(lane, Some((pool.clone(), counted)), Lifetime::new(deadline, settings));
+        let (lane, asking) = match permission {
+            None => {
+                let lane = Lane::new(request);
+                pool.place(lane.clone());
+                (lane, None)
+            }
+            Some(permission) => {
+                let metadata = std::mem::take(&mut request.metadata);
+                let lane = Lane::new(request);
+                let asking = permission.ask(metadata, lane.clone(), pool.clone());
+                (lane, Some(asking))
+            }
+        };
+        let lifetime = Lifetime::new(deadline, lease, settings);
+        let mut call = Self::over(lane, Some((pool.clone(), counted)), lifetime);
+        call.receiver.asking = asking;
         call.sender.tap.clone_from(&tap);
         call.receiver.tap = tap;
         call.receiver.rules = rules;
@@ -112,6 +132,7 @@ impl Call {
                 held: 0,
                 tap: None,
                 lifetime,
+                asking: None,
                 rules: None,
                 headers_ruled: false,
             },
@@ -146,8 +167,8 @@ impl Call {
         self.receiver.poll_receive(cx)
     }
 
-    /// Ready with the outcome when the deadline has passed, or the call is too old: for a caller that can take no more data and therefore does
-    /// not call `poll_receive`, which sees to the deadline otherwise. Not to be polled after `End`.
+    /// Ready with the outcome when the deadline has passed, the lease is over or the call is too old: for a caller that
+    /// can take no more data and therefore does not call `poll_receive`, which sees to the deadline otherwise. Not to be polled after `End`.
     pub fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Box<Outcome>> {
         self.receiver.poll_deadline(cx)
     }
@@ -228,6 +249,8 @@ pub struct CallReceiver {
     backpressure: Option<Arc<Backpressure>>,
     tap: Option<Tap>,
     lifetime: Option<Lifetime>,
+    /// Dropped with the call: the question is given up.
+    asking: Option<AbortOnDropHandle<()>>,
     rules: Option<Arc<MetadataRules>>,
     /// Headers have come, so the rules' additions are told.
     headers_ruled: bool,
@@ -327,7 +350,12 @@ impl CallReceiver {
                             let pause = retries::pause(attempt);
                             self.stage = Stage::Pause(Box::pin(sleep_until(Instant::now() + pause)));
                         }
-                        Err(why_not) => return self.broken(&error, &slot, why_not),
+                        Err(why_not) => {
+                            if response::is_failure(&error) {
+                                slot.failed();
+                            }
+                            return self.broken(&error, &slot, why_not);
+                        }
                     },
                     Poll::Pending => return self.wait(cx, Stage::Head(response, slot)),
                 },
@@ -393,11 +421,11 @@ impl CallReceiver {
     /// What keeps the deadline, and the greatest age, while nobody polls this half, as where a body is polled only when
     /// its client reads: a future that waits for that time and then ends the call with it. `None` without either.
     pub fn expiry(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let (at, end) = self.lifetime.as_ref()?.end();
+        let mut lifetime = self.lifetime.as_ref()?.again();
         let pool = Arc::downgrade(self.pool.as_ref()?);
         let lane = self.lane.clone();
         Some(async move {
-            sleep_until(at).await;
+            let end = poll_fn(|cx| lifetime.poll(cx)).await;
             lane.expire(|| match pool.upgrade() {
                 Some(pool) => end.outcome(pool.settings(), pool.metrics()),
                 None => response::deadline_exceeded(),
@@ -457,7 +485,13 @@ impl CallReceiver {
         self.lane.answered();
         let (parts, stream) = response.into_parts();
         let ended = stream.is_end_stream();
-        match response::read_head(parts, ended, self.limit()) {
+        let head = response::read_head(parts, ended, self.limit());
+        if head.is_unavailable() {
+            slot.failed();
+        } else {
+            slot.answered();
+        }
+        match head {
             Head::Headers(headers) => {
                 self.stage = Stage::Body(stream, slot);
                 Some(Poll::Ready(Received::Headers(headers)))
@@ -569,6 +603,7 @@ impl CallReceiver {
     fn give_up(&mut self, ending: Ending) {
         self.held = 0;
         self.lifetime = None;
+        self.asking = None;
         self.counted = None;
         let slot = std::mem::replace(&mut self.stage, Stage::Done).into_slot();
         self.lane.over(ending, slot);

@@ -49,6 +49,7 @@ impl Service<Request<tonic::body::Body>> for Channel {
             metadata,
             deadline: None,
             tap: None,
+            terms: None,
             response_rules: None,
         });
         let (sender, receiver) = call.split();

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::poll_fn,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, OnceLock,
@@ -163,11 +164,12 @@ pub(super) struct Connection {
 /// is unknown, and calls beyond it would come back refused.
 pub(super) async fn connect(
     endpoint: &Endpoint,
+    address: Option<SocketAddr>,
     settings: &Settings,
 ) -> Result<(Link, Connection), ConnectError> {
     let limit = settings.connect_timeout;
     let until = Instant::now() + limit;
-    let io = timeout_at(until, dial(endpoint, &settings.tls))
+    let io = timeout_at(until, dial(endpoint, address, &settings.tls))
         .await
         .map_err(|_| ConnectError::DialTimeout(limit))??;
     let (socket, progress) = Socket::new(io);

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -37,16 +38,24 @@ pub(super) enum DialError {
 }
 
 /// Connects, and speaks TLS where the endpoint asks for it. Without a time limit: the caller has one for more than
-/// this.
-pub(super) async fn dial(endpoint: &Endpoint, tls: &ClientTls) -> Result<Io, DialError> {
+/// this. With an `address` no name is resolved.
+pub(super) async fn dial(
+    endpoint: &Endpoint,
+    address: Option<SocketAddr>,
+    tls: &ClientTls,
+) -> Result<Io, DialError> {
     let (speak_tls, host, port) = match endpoint {
         Endpoint::Unix(path) => {
             return UnixStream::connect(path).await.map(Io::Unix).map_err(DialError::Connect);
         }
         Endpoint::Local(service) => return service.connect().map(Io::Unix).map_err(DialError::Connect),
-        Endpoint::Tcp { tls, host, port } => (*tls, host, *port),
+        Endpoint::Tcp { tls, host, port } | Endpoint::Dns { tls, host, port } => (*tls, host, *port),
     };
-    let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(DialError::Connect)?;
+    let tcp = match address {
+        Some(address) => TcpStream::connect(address).await,
+        None => TcpStream::connect((host.as_str(), port)).await,
+    };
+    let tcp = tcp.map_err(DialError::Connect)?;
     // Small messages must not wait for the acknowledgement of earlier ones.
     tcp.set_nodelay(true).map_err(DialError::Connect)?;
     if !speak_tls {

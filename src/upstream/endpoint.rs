@@ -18,6 +18,16 @@ pub enum Endpoint {
         /// The port.
         port: u16,
     },
+    /// `dns+http://host:port` or `dns+https://host:port`: every address that the name stands for is a server of its
+    /// own. With [`Endpoint::Tcp`] they are one, and the system chooses an address for each connection.
+    Dns {
+        /// Whether TLS is spoken, with the name.
+        tls: bool,
+        /// The name.
+        host: String,
+        /// The port, the same for all addresses.
+        port: u16,
+    },
     /// `unix:/path` or `unix:///path`: cleartext HTTP/2 on a Unix socket.
     Unix(PathBuf),
     /// A service within this process. Not to be written in a configuration.
@@ -26,7 +36,9 @@ pub enum Endpoint {
 
 /// A text that is no endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not an endpoint: {why}; write http://HOST:PORT, https://HOST:PORT or unix:/PATH")]
+#[error(
+    "{text:?} is not an endpoint: {why}; write http://HOST:PORT, https://HOST:PORT, dns+http://NAME:PORT, dns+https://NAME:PORT or unix:/PATH"
+)]
 pub struct InvalidEndpoint {
     /// What was there.
     pub text: String,
@@ -56,7 +68,11 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
             Err("the path of a Unix socket must be absolute")
         };
     }
-    let (tls, rest) = match text.split_once("://") {
+    let (dns, url) = match text.get(..4) {
+        Some(prefix) if prefix.eq_ignore_ascii_case("dns+") => (true, &text[4..]),
+        _ => (false, text),
+    };
+    let (tls, rest) = match url.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
         Some(_) => return Err("the scheme is unknown"),
@@ -102,7 +118,11 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
         },
         Some(_) => return Err("the port must be a number"),
     };
-    let endpoint = Endpoint::Tcp { tls, host: host.to_owned(), port };
+    if dns && host.parse::<std::net::IpAddr>().is_ok() {
+        return Err("`dns+` is for names, and this is an address");
+    }
+    let host = host.to_owned();
+    let endpoint = if dns { Endpoint::Dns { tls, host, port } } else { Endpoint::Tcp { tls, host, port } };
     match endpoint.host_port().parse::<Authority>() {
         Ok(_) => Ok(endpoint),
         Err(_) => Err("the host has characters that no host name has"),
@@ -112,8 +132,9 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { tls, .. } => {
-                write!(f, "{}://{}", if *tls { "https" } else { "http" }, self.host_port())
+            Self::Tcp { tls, .. } | Self::Dns { tls, .. } => {
+                let dns = if matches!(self, Self::Dns { .. }) { "dns+" } else { "" };
+                write!(f, "{dns}{}://{}", if *tls { "https" } else { "http" }, self.host_port())
             }
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Local(_) => f.write_str("local"),
@@ -122,11 +143,24 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
+    /// Whether TLS is spoken there.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tcp { tls: true, .. } | Self::Dns { tls: true, .. })
+    }
+
+    /// What one of a name's addresses is dialled as.
+    pub(super) fn resolved(&self) -> Self {
+        match self {
+            Self::Dns { tls, host, port } => Self::Tcp { tls: *tls, host: host.clone(), port: *port },
+            there => there.clone(),
+        }
+    }
+
     /// `host:port`, with brackets round an IPv6 address; `localhost` for a Unix socket, as gRPC clients do.
     fn host_port(&self) -> String {
         match self {
             Self::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
-            Self::Tcp { host, port, .. } => format!("{host}:{port}"),
+            Self::Tcp { host, port, .. } | Self::Dns { host, port, .. } => format!("{host}:{port}"),
             Self::Unix(_) | Self::Local(_) => "localhost".to_owned(),
         }
     }
@@ -134,7 +168,7 @@ impl Endpoint {
     /// `:authority`; `server_name` is the TLS name that stands for the host, if any.
     pub(super) fn authority(&self, server_name: Option<&str>) -> Authority {
         let named = match (self, server_name) {
-            (Self::Tcp { tls: true, .. }, Some(name)) => name.parse().ok(),
+            (endpoint, Some(name)) if endpoint.is_tls() => name.parse().ok(),
             _ => None,
         };
         named.or_else(|| self.host_port().parse().ok()).unwrap_or_else(|| Authority::from_static("localhost"))
@@ -142,10 +176,7 @@ impl Endpoint {
 
     /// `:scheme`.
     pub(super) fn scheme(&self) -> Scheme {
-        match self {
-            Self::Tcp { tls: true, .. } => Scheme::HTTPS,
-            _ => Scheme::HTTP,
-        }
+        if self.is_tls() { Scheme::HTTPS } else { Scheme::HTTP }
     }
 }
 
@@ -164,6 +195,8 @@ mod tests {
         assert_eq!(round_trip("https://api.example.com/"), "https://api.example.com:443");
         assert_eq!(round_trip("https://[::1]:8443"), "https://[::1]:8443");
         assert_eq!(round_trip("http://[fe80::1]"), "http://[fe80::1]:80");
+        assert_eq!(round_trip("dns+http://chat.internal:50051"), "dns+http://chat.internal:50051");
+        assert_eq!(round_trip("DNS+HTTPS://chat"), "dns+https://chat:443");
         assert_eq!(round_trip("unix:/run/chat.sock"), "unix:/run/chat.sock");
         assert_eq!(round_trip("unix:///run/chat.sock"), "unix:/run/chat.sock");
     }
@@ -173,6 +206,10 @@ mod tests {
         for (text, why) in [
             ("localhost:50051", "no scheme"),
             ("ftp://a:1", "scheme is unknown"),
+            ("dns+chat:1", "no scheme"),
+            ("dns+unix:/x", "no scheme"),
+            ("dns+http://10.0.0.1:1", "for names"),
+            ("dns+http://[::1]:1", "for names"),
             ("http://", "host is missing"),
             ("http://:80", "host is missing"),
             ("http://a:", "1 to 65535"),

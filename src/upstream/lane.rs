@@ -122,6 +122,18 @@ impl Lane {
         matches!(lock(&self.state).phase, Phase::Waiting { .. })
     }
 
+    /// Reads the request's metadata: there are none any more once the request is gone.
+    pub(super) fn with_metadata<T>(&self, read: impl FnOnce(Option<&HeaderMap>) -> T) -> T {
+        read(lock(&self.state).replay.as_ref().map(|replay| &replay.request.metadata))
+    }
+
+    /// What goes upstream, when it was not known at the beginning.
+    pub(super) fn set_metadata(&self, metadata: HeaderMap) {
+        if let Some(replay) = &mut lock(&self.state).replay {
+            replay.request.metadata = metadata;
+        }
+    }
+
     /// Counts an endpoint that could not be reached; returns how many were.
     pub(super) fn count_attempt(&self) -> usize {
         lock(&self.state).replay.as_mut().map_or(usize::MAX, |replay| {

@@ -1,15 +1,16 @@
-//! How long a call may last: its deadline, or the greatest age that its upstream allows a stream.
+//! How long a call may last: its deadline, its lease, or the greatest age that its upstream allows a stream.
 
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Settings, response, retries::vary};
+use super::{Lease, Settings, response, retries::vary};
 use crate::{
     telemetry::UpstreamMetrics,
     wire::{Code, Outcome},
@@ -22,10 +23,11 @@ const TIMER_GRAIN: Duration = Duration::from_millis(2);
 const JITTER: u32 = 10;
 
 /// What ends a call when its time is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum End {
     Deadline,
     Age,
+    Lease(Arc<dyn Lease>),
 }
 
 impl End {
@@ -41,42 +43,134 @@ impl End {
                 );
                 Outcome::proxy(Code::UNAVAILABLE, text)
             }
+            Self::Lease(lease) => lease.outcome(),
         }
     }
 }
 
-/// The earlier of the two ends of a call; one timer.
+/// The earliest of the ends of a call; one timer, for which no message pays.
 #[derive(Debug)]
 pub(super) struct Lifetime {
     sleep: Pin<Box<Sleep>>,
-    end: End,
+    deadline: Option<Instant>,
+    age: Option<Instant>,
+    lease: Option<Arc<dyn Lease>>,
 }
 
 impl Lifetime {
     /// From now on; `None` when nothing ends the call.
-    pub(super) fn new(deadline: Option<Instant>, settings: &Settings) -> Option<Self> {
+    pub(super) fn new(
+        deadline: Option<Instant>,
+        lease: Option<Arc<dyn Lease>>,
+        settings: &Settings,
+    ) -> Option<Self> {
         let age = settings.max_stream_age.and_then(|age| Instant::now().checked_add(vary(age, JITTER)));
-        let (at, end) = match (deadline, age) {
-            (Some(deadline), Some(age)) if age < deadline => (age, End::Age),
-            (Some(deadline), _) => (deadline, End::Deadline),
-            (None, Some(age)) => (age, End::Age),
-            (None, None) => return None,
-        };
-        Some(Self { sleep: Box::pin(sleep_until(at)), end })
+        let until = lease.as_deref().map(Lease::until);
+        let first = [deadline, age, until].into_iter().flatten().min()?;
+        Some(Self { sleep: Box::pin(sleep_until(first)), deadline, age, lease })
     }
 
-    /// When, and what it is.
-    pub(super) fn end(&self) -> (Instant, End) {
-        (self.sleep.deadline(), self.end)
+    /// The same once more, for another task.
+    pub(super) fn again(&self) -> Self {
+        let Self { sleep, deadline, age, lease } = self;
+        let sleep = Box::pin(sleep_until(sleep.deadline()));
+        Self { sleep, deadline: *deadline, age: *age, lease: lease.clone() }
     }
 
     /// Ready when the time is over.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.sleep.as_mut().poll(cx).map(|()| self.end)
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            let now = Instant::now();
+            let fixed = match (self.deadline, self.age) {
+                (Some(deadline), Some(age)) if age < deadline => Some((age, End::Age)),
+                (Some(deadline), _) => Some((deadline, End::Deadline)),
+                (None, age) => age.map(|age| (age, End::Age)),
+            };
+            let next = fixed.as_ref().map(|(at, _)| *at);
+            if let Some((at, end)) = fixed
+                && at <= now
+            {
+                return Poll::Ready(end);
+            }
+            let until = self.lease.as_deref().map(Lease::until);
+            if let (Some(lease), Some(until)) = (&self.lease, until)
+                && until <= now
+            {
+                return Poll::Ready(End::Lease(Arc::clone(lease)));
+            }
+            // Prolonged.
+            let Some(next) = next.into_iter().chain(until).min() else { return Poll::Pending };
+            self.sleep.as_mut().reset(next);
+        }
     }
 
     /// Whether the deadline has passed, as far as timers can tell.
     pub(super) fn is_expired(&self) -> bool {
-        self.end == End::Deadline && self.sleep.deadline() <= Instant::now() + TIMER_GRAIN
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now() + TIMER_GRAIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::poll_fn,
+        sync::{Mutex, PoisonError},
+    };
+
+    use super::*;
+    use crate::{telemetry::Metrics, upstream::ClientTls};
+
+    /// Prolonged by tests.
+    #[derive(Debug)]
+    struct Until(Mutex<Instant>);
+
+    impl Lease for Until {
+        fn until(&self) -> Instant {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        fn outcome(&self) -> Outcome {
+            Outcome::proxy(Code::UNAUTHENTICATED, "over")
+        }
+    }
+
+    fn lease(seconds: u64) -> Arc<Until> {
+        Arc::new(Until(Mutex::new(Instant::now() + Duration::from_secs(seconds))))
+    }
+
+    async fn end(deadline: Option<u64>, age: Option<u64>, lease: Option<Arc<Until>>) -> (Code, u64) {
+        let began = Instant::now();
+        let deadline = deadline.map(|seconds| began + Duration::from_secs(seconds));
+        let settings = Settings {
+            max_stream_age: age.map(Duration::from_secs),
+            ..Settings::new("chat", Vec::new(), ClientTls::trusting_nobody())
+        };
+        let lease = lease.map(|lease| lease as Arc<dyn Lease>);
+        let mut lifetime = Lifetime::new(deadline, lease, &settings).unwrap();
+        let end = poll_fn(|cx| lifetime.poll(cx)).await;
+        (end.outcome(&settings, &Metrics::new().upstream("chat")).status.code, began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_first_ends_the_call() {
+        assert_eq!(end(Some(5), None, None).await, (Code::DEADLINE_EXCEEDED, 5));
+        assert_eq!(end(Some(5), Some(60), Some(lease(7))).await, (Code::DEADLINE_EXCEEDED, 5));
+        assert_eq!(end(Some(7), Some(60), Some(lease(5))).await, (Code::UNAUTHENTICATED, 5));
+        assert_eq!(end(None, None, Some(lease(5))).await, (Code::UNAUTHENTICATED, 5));
+        assert_eq!(end(Some(60), Some(10), Some(lease(60))).await.0, Code::UNAVAILABLE);
+        let settings = Settings::new("chat", Vec::new(), ClientTls::trusting_nobody());
+        assert!(Lifetime::new(None, None, &settings).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_prolonged_lets_the_call_go_on() {
+        let lease = lease(5);
+        let prolonged = Arc::clone(&lease);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            *prolonged.0.lock().unwrap() += Duration::from_secs(60);
+        });
+        assert_eq!(end(None, None, Some(lease)).await, (Code::UNAUTHENTICATED, 65));
     }
 }

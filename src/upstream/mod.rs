@@ -4,6 +4,7 @@
 //! that worker. It speaks HTTP/2 through `h2` directly, because h2 shows what hyper hides: GOAWAY, the server's
 //! stream limit, and flow control that is given back only when the client has taken the bytes.
 
+mod balance;
 mod call;
 mod channel;
 mod chunk;
@@ -11,32 +12,42 @@ mod connection;
 mod dial;
 mod early_resets;
 mod endpoint;
+mod health;
 mod keepalive;
 mod lane;
 mod lifetime;
 mod local;
+mod member;
+mod place;
 mod pool;
+mod resolve;
 mod response;
 mod retries;
+mod roster;
 mod settings;
 mod socket;
+mod standing;
 mod tap;
+mod terms;
 mod tls;
 mod trickle;
 
+pub use balance::{Balance, HashKey};
 pub use call::{Call, CallReceiver, CallSender, Received, Request};
 pub use channel::Channel;
 pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use local::LocalEndpoint;
 pub use retries::Retries;
-pub use settings::Settings;
+pub use roster::Roster;
+pub use settings::{DnsSettings, EjectionSettings, HealthSettings, Settings};
 pub use tap::{Passed, Tap};
+pub use terms::{Decision, Lease, Permission, Terms};
 pub use tls::{ClientPem, ClientTls, TlsError, provider, sha256};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::telemetry::{Metrics, UpstreamMetrics};
+use crate::telemetry::Metrics;
 use pool::Pool;
 
 /// A named group of endpoints that serve the same services, as one worker sees it. Cheap to clone.
@@ -48,15 +59,14 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// An upstream that connects when the first call needs it.
+    /// An upstream that connects when the first call needs it; its members are its own.
     pub fn new(settings: Arc<Settings>) -> Self {
-        let metrics = Metrics::new().upstream(&settings.name);
-        Self::counted(settings, metrics)
+        Self::of(&Roster::new(settings, &Metrics::new()))
     }
 
-    /// The same, with its connections counted in the process's metrics.
-    pub fn counted(settings: Arc<Settings>, metrics: UpstreamMetrics) -> Self {
-        Self { pool: Pool::new(settings, metrics) }
+    /// The same with members that it shares with other workers.
+    pub fn of(roster: &Arc<Roster>) -> Self {
+        Self { pool: Pool::new(roster.clone()) }
     }
 
     /// Its name in the configuration.

@@ -2,78 +2,55 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, OnceLock},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, Weak},
 };
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{runtime::Handle, sync::watch, task::AbortHandle, time::Instant};
 
 use super::{
     Settings,
+    balance::{Balancer, Candidate},
     connection::{Link, connect},
     keepalive::Keepalive,
     lane::{Lane, Opened},
     lock,
+    member::Member,
+    place::{Failure, MAX_WAITING, Offer, Place, PlaceState},
     retries::RetryBudget,
+    roster::{Fault, Members, Roster},
 };
 use crate::{
     telemetry::{Retry, UpstreamMetrics},
     wire::{Code, Outcome},
 };
 
-/// The most calls that may wait for connections in progress.
-const MAX_WAITING: usize = 10_000;
-
-/// The wait after the second failure in a row; it doubles from there. After the first the next dial is at once.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-
-/// The longest wait between two dials.
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
-
-/// An upstream's connections. One mutex, held briefly: everything here runs on one thread, except when a session
-/// goes on from another worker.
+/// An upstream's connections.
 #[derive(Debug)]
 pub(super) struct Pool {
-    settings: Arc<Settings>,
-    metrics: UpstreamMetrics,
+    roster: Arc<Roster>,
+    balancer: Balancer,
     budget: RetryBudget,
     keepalive: Arc<Keepalive>,
-    /// Of the worker whose connections these are.
-    runtime: OnceLock<Handle>,
-    places: Mutex<Vec<Place>>,
+    table: Mutex<Table>,
+    worker: OnceLock<Worker>,
 }
 
-/// An endpoint and what is known of it.
+/// The worker whose connections these are.
 #[derive(Debug)]
-struct Place {
-    links: Vec<Arc<Link>>,
-    dialing: usize,
-    /// Calls that wait for a connection in progress; first come, first served. May hold calls that were given up.
+struct Worker {
+    runtime: Handle,
+    /// The task that follows the roster.
+    follower: AbortHandle,
+}
+
+/// The members as they were published last. Its lock is held to look at it and to change it, not to place a call.
+#[derive(Debug)]
+struct Table {
+    candidates: Arc<[Candidate]>,
+    /// Why there are none.
+    problem: Option<Arc<str>>,
+    /// Calls that wait until there are any.
     waiting: VecDeque<Arc<Lane>>,
-    /// The stream limit of the last connection: how many calls to expect one in progress to take.
-    expected: usize,
-    failure: Option<Failure>,
-}
-
-/// Failed dials in a row.
-#[derive(Debug)]
-struct Failure {
-    count: u32,
-    /// No dial before.
-    until: Instant,
-    error: String,
-}
-
-/// What an endpoint can do for one more call.
-enum Offer {
-    /// A slot on this connection.
-    Slot(Arc<Link>),
-    /// To wait for a connection, which may have to be begun.
-    Wait {
-        dial: bool,
-    },
-    Full,
-    Failing,
 }
 
 /// A call's place on a connection, against the server's stream limit. Given back when dropped: when the call is
@@ -81,93 +58,71 @@ enum Offer {
 #[derive(Debug)]
 pub(super) struct Slot {
     pool: Arc<Pool>,
-    at: usize,
+    place: Arc<Place>,
     pub(super) link: Arc<Link>,
+}
+
+/// What became of a call at a place.
+enum Seated {
+    /// It has a slot, waits for one, or needs none any more.
+    Done,
+    Full,
+    Failing,
+}
+
+impl Slot {
+    /// The server has begun to answer.
+    pub(super) fn answered(&self) {
+        self.place.member.succeeded();
+    }
+
+    /// The server has failed the call before it began to answer.
+    pub(super) fn failed(&self) {
+        self.pool.roster.failed(&self.place.member, Fault::Answer);
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.link.leave();
-        self.pool.freed(self.at);
+        self.pool.freed(&self.place);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for place in lock(&self.places).iter() {
-            place.links.iter().for_each(|link| link.close());
+        if let Some(worker) = self.worker.get() {
+            worker.follower.abort();
         }
-    }
-}
-
-impl Place {
-    fn calls(&self) -> usize {
-        self.links.iter().map(|link| link.in_flight()).sum::<usize>() + self.waiting.len()
-    }
-
-    /// Whether the last dial failed and nothing is left of earlier ones.
-    fn is_failing(&self) -> bool {
-        self.failure.is_some() && !self.links.iter().any(|link| link.is_open())
-    }
-
-    fn offer(&mut self, now: Instant, max_connections: usize) -> Offer {
-        // The first connection with room, not the emptiest: calls that share one share its system calls.
-        if let Some(link) = self.links.iter().find(|link| link.in_flight() < link.limit()) {
-            return Offer::Slot(link.clone());
+        for candidate in lock(&self.table).candidates.iter() {
+            candidate.place.retire();
         }
-        let room = self.dialing.saturating_mul(self.expected);
-        if self.waiting.len() >= room.min(MAX_WAITING) {
-            self.waiting.retain(|lane| lane.is_waiting());
-        }
-        if self.waiting.len() < room {
-            return Offer::Wait { dial: false };
-        }
-        if self.failure.as_ref().is_some_and(|failure| now < failure.until) {
-            return Offer::Failing;
-        }
-        // A connection that has said GOAWAY is noticed here at the latest.
-        self.links.retain(|link| link.check());
-        if self.links.len() + self.dialing < max_connections {
-            Offer::Wait { dial: true }
-        } else {
-            Offer::Full
-        }
-    }
-
-    fn failed(&mut self, error: String, now: Instant) {
-        let count = self.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
-        let wait = match count {
-            1 => Duration::ZERO,
-            _ => MAX_BACKOFF.min(FIRST_BACKOFF * (1 << (count - 2).min(16))),
-        };
-        self.failure = Some(Failure { count, until: now + wait, error });
     }
 }
 
 impl Pool {
-    pub(super) fn new(settings: Arc<Settings>, metrics: UpstreamMetrics) -> Arc<Self> {
-        let places = settings
-            .endpoints
-            .iter()
-            .map(|_| Place {
-                links: Vec::new(),
-                dialing: 0,
-                waiting: VecDeque::new(),
-                expected: usize::MAX,
-                failure: None,
-            })
-            .collect();
-        let (budget, keepalive) = (RetryBudget::new(), Arc::new(Keepalive::new(&settings)));
-        let (runtime, places) = (OnceLock::new(), Mutex::new(places));
-        Arc::new(Self { settings, metrics, budget, keepalive, runtime, places })
+    pub(super) fn new(roster: Arc<Roster>) -> Arc<Self> {
+        let settings = roster.settings();
+        let balancer = Balancer::new(settings.balance.clone(), settings.ramp);
+        let table = Table { candidates: Arc::new([]), problem: None, waiting: VecDeque::new() };
+        let pool = Arc::new(Self {
+            balancer,
+            budget: RetryBudget::new(),
+            keepalive: Arc::new(Keepalive::new(settings)),
+            table: Mutex::new(table),
+            worker: OnceLock::new(),
+            roster,
+        });
+        pool.renew(&pool.roster.members());
+        pool
     }
 
     pub(super) fn settings(&self) -> &Arc<Settings> {
-        &self.settings
+        self.roster.settings()
     }
 
     pub(super) fn metrics(&self) -> &UpstreamMetrics {
-        &self.metrics
+        self.roster.connection_metrics()
     }
 
     pub(super) fn budget(&self) -> &RetryBudget {
@@ -176,172 +131,269 @@ impl Pool {
 
     /// Finds a connection for a call: opens its stream, lets it wait, or fails it.
     pub(super) fn place(self: &Arc<Self>, lane: Arc<Lane>) {
-        self.runtime.get_or_init(Handle::current);
-        self.seat(&mut lock(&self.places), lane, None);
+        self.worker();
+        self.seat(lane, None);
     }
 
-    /// `avoid` is an endpoint that has just failed this call.
-    fn seat(self: &Arc<Self>, places: &mut [Place], lane: Arc<Lane>, avoid: Option<usize>) {
-        let now = Instant::now();
-        let max = self.settings.max_connections.max(1);
-        loop {
-            let mut full = false;
-            let best = places
-                .iter_mut()
-                .enumerate()
-                .filter(|(at, _)| Some(*at) != avoid)
-                .filter_map(|(at, place)| match place.offer(now, max) {
-                    Offer::Failing => None,
-                    Offer::Full => {
-                        full = true;
-                        None
-                    }
-                    offer => Some(((place.is_failing(), place.calls()), at, offer)),
-                })
-                .min_by_key(|(rank, ..)| *rank);
-            if let Some(((false, _), ..)) = best {
-                self.probe(places, now);
-            }
-            match best {
-                Some((_, at, Offer::Slot(link))) => match self.open(at, &link, &lane) {
-                    Opened::Done => return,
-                    // The connection has gone away meanwhile; the next round sees it closed.
-                    Opened::NoConnection => continue,
-                },
-                Some((_, at, Offer::Wait { dial })) => {
-                    let place = &mut places[at];
-                    if place.waiting.len() >= MAX_WAITING {
-                        return lane.fail(Outcome::proxy(
-                            Code::RESOURCE_EXHAUSTED,
-                            format!(
-                                "{MAX_WAITING} calls wait already for a connection to upstream {:?}",
-                                self.settings.name
-                            ),
-                        ));
-                    }
-                    if !lane.pend(&self.settings, &self.metrics) {
-                        return;
-                    }
-                    if dial {
-                        self.dial(at, place);
-                    }
-                    return place.waiting.push_back(lane);
-                }
-                _ if full => return lane.fail(self.full(places)),
-                _ => return lane.fail(self.unreachable(places, now, avoid)),
-            }
-        }
-    }
-
-    /// Dials endpoints whose backoff is over while calls go elsewhere: no call has to wait to find out whether they
-    /// are back.
-    fn probe(self: &Arc<Self>, places: &mut [Place], now: Instant) {
-        for (at, place) in places.iter_mut().enumerate() {
-            let due = place.failure.as_ref().is_some_and(|failure| failure.until <= now);
-            if due && place.is_failing() && place.dialing == 0 {
-                self.dial(at, place);
-            }
-        }
-    }
-
-    fn open(self: &Arc<Self>, at: usize, link: &Arc<Link>, lane: &Lane) -> Opened {
-        lane.open(link, || {
-            link.enter();
-            Slot { pool: self.clone(), at, link: link.clone() }
+    /// Whose runtime this is, is found out by the first call.
+    fn worker(self: &Arc<Self>) -> &Worker {
+        self.worker.get_or_init(|| {
+            let runtime = Handle::current();
+            self.roster.begin(&runtime);
+            let follower = runtime.spawn(follow(Arc::downgrade(self), self.roster.watch())).abort_handle();
+            Worker { runtime, follower }
         })
     }
 
-    /// A slot is free: the call that waits longest at this endpoint takes it.
-    fn freed(self: &Arc<Self>, at: usize) {
-        let mut places = lock(&self.places);
-        let place = &mut places[at];
-        while !place.waiting.is_empty() {
-            let Some(link) = place.links.iter().find(|link| link.in_flight() < link.limit()).cloned() else {
-                return;
+    /// Takes over what the roster has published.
+    fn renew(self: &Arc<Self>, members: &Members) {
+        let mut table = lock(&self.table);
+        let old = std::mem::take(&mut table.candidates);
+        let known = |id: u64| old.iter().find(|candidate| candidate.place.member.id == id);
+        table.candidates = members
+            .listed
+            .iter()
+            .map(|listed| {
+                let place = known(listed.member.id).map(|candidate| candidate.place.clone());
+                let place = place.unwrap_or_else(|| Place::new(listed.member.clone()));
+                Candidate { place, usable: listed.usable, back: listed.back }
+            })
+            .collect();
+        table.problem.clone_from(&members.problem);
+        let mut homeless = VecDeque::new();
+        let stays = |place: &Arc<Place>| table.candidates.iter().any(|c| Arc::ptr_eq(&c.place, place));
+        for candidate in old.iter().filter(|candidate| !stays(&candidate.place)) {
+            homeless.append(&mut candidate.place.retire());
+        }
+        if !table.candidates.is_empty() || table.problem.is_some() {
+            homeless.append(&mut table.waiting);
+        }
+        drop(table);
+        for lane in homeless {
+            self.seat(lane, None);
+        }
+    }
+
+    /// `avoid` is a member that has just failed this call.
+    fn seat(self: &Arc<Self>, lane: Arc<Lane>, avoid: Option<u64>) {
+        let candidates = {
+            let mut table = lock(&self.table);
+            if table.candidates.is_empty() {
+                return self.unresolved(&mut table, lane);
+            }
+            table.candidates.clone()
+        };
+        let now = Instant::now();
+        let draw = lane.with_metadata(|metadata| self.balancer.draw(metadata, now));
+        let (mut tried, mut full) = (Vec::new(), false);
+        loop {
+            let may = |at: usize, candidate: &Candidate| {
+                !tried.contains(&at) && Some(candidate.place.member.id) != avoid
             };
-            if let Some(lane) = place.waiting.pop_front()
-                && matches!(self.open(at, &link, &lane), Opened::NoConnection)
-            {
-                place.waiting.push_front(lane);
+            // A usable member that is busy is no reason to take one that is ill.
+            let Some(at) = self.balancer.pick(&candidates, &draw, may, !full) else { break };
+            let place = &candidates[at].place;
+            let seated = self.seat_at(place, &mut place.state(), &lane, now);
+            match seated {
+                Seated::Done => return self.probe(&candidates, now),
+                Seated::Full => full = true,
+                Seated::Failing => {}
+            }
+            tried.push(at);
+        }
+        lane.fail(if full { self.full(&candidates) } else { self.unreachable(&candidates, now, avoid) });
+    }
+
+    /// For a call that comes before the first member is known.
+    fn unresolved(&self, table: &mut Table, lane: Arc<Lane>) {
+        let name = &self.settings().name;
+        if table.problem.is_some() {
+            // Which name and why is in the log, as where a connection cannot be made.
+            let text = format!("the endpoints of upstream {name:?} cannot be resolved");
+            return lane.fail(Outcome::proxy(Code::UNAVAILABLE, text));
+        }
+        if table.waiting.len() >= MAX_WAITING {
+            table.waiting.retain(|lane| lane.is_waiting());
+        }
+        if table.waiting.len() >= MAX_WAITING {
+            return lane.fail(self.crowded());
+        }
+        if lane.pend(self.settings(), self.metrics()) {
+            table.waiting.push_back(lane);
+        }
+    }
+
+    fn seat_at(
+        self: &Arc<Self>,
+        place: &Arc<Place>,
+        state: &mut PlaceState,
+        lane: &Arc<Lane>,
+        now: Instant,
+    ) -> Seated {
+        if state.retired {
+            return Seated::Failing;
+        }
+        loop {
+            match state.offer(now, self.settings().max_connections.max(1)) {
+                Offer::Slot(link) => match self.open(place, &link, lane) {
+                    Opened::Done => return Seated::Done,
+                    // The connection has gone away meanwhile; the next round sees it closed.
+                    Opened::NoConnection => {}
+                },
+                Offer::Wait { .. } if state.waiting.len() >= MAX_WAITING => {
+                    lane.fail(self.crowded());
+                    return Seated::Done;
+                }
+                Offer::Wait { .. } if !lane.pend(self.settings(), self.metrics()) => return Seated::Done,
+                Offer::Wait { dial } => {
+                    if dial {
+                        self.dial(place, state);
+                    }
+                    state.waiting.push_back(lane.clone());
+                    return Seated::Done;
+                }
+                Offer::Full => return Seated::Full,
+                Offer::Failing => return Seated::Failing,
             }
         }
     }
 
-    fn dial(self: &Arc<Self>, at: usize, place: &mut Place) {
-        place.dialing += 1;
-        let runtime = self.runtime.get().expect("set by `place`, the only way here");
-        runtime.spawn(run(self.clone(), at));
+    /// Dials members whose backoff is over while calls go elsewhere: no call has to wait to find out whether they are
+    /// back.
+    fn probe(self: &Arc<Self>, candidates: &[Candidate], now: Instant) {
+        for place in candidates.iter().map(|candidate| &candidate.place).filter(|place| place.is_failing()) {
+            let mut state = place.state();
+            let due = state.failure.as_ref().is_some_and(|failure| failure.until <= now);
+            if due && state.dialing == 0 && !state.retired {
+                self.dial(place, &mut state);
+            }
+        }
     }
 
-    fn connected(self: &Arc<Self>, at: usize, link: Arc<Link>) {
+    fn open(self: &Arc<Self>, place: &Arc<Place>, link: &Arc<Link>, lane: &Lane) -> Opened {
+        lane.open(link, || {
+            link.enter();
+            Slot { pool: self.clone(), place: place.clone(), link: link.clone() }
+        })
+    }
+
+    /// A slot is free: the call that waits longest at this place takes it.
+    fn freed(self: &Arc<Self>, place: &Arc<Place>) {
+        let mut state = place.state();
+        while !state.waiting.is_empty() {
+            let Some(link) = state.free() else { return };
+            if let Some(lane) = state.waiting.pop_front()
+                && matches!(self.open(place, &link, &lane), Opened::NoConnection)
+            {
+                state.waiting.push_front(lane);
+            }
+        }
+    }
+
+    fn dial(self: &Arc<Self>, place: &Arc<Place>, state: &mut PlaceState) {
+        state.dialing += 1;
+        self.worker().runtime.spawn(run(self.clone(), place.clone()));
+    }
+
+    /// Returns whether the connection is wanted.
+    fn connected(self: &Arc<Self>, place: &Arc<Place>, link: Arc<Link>) -> bool {
         if !link.check() {
             // Otherwise its calls would dial again and again without a pause.
-            let (upstream, endpoint) = (&self.settings.name, &self.settings.endpoints[at]);
+            let (upstream, endpoint) = (&self.settings().name, &place.member);
             let error = "the server closed the connection at once (GOAWAY)";
             tracing::warn!(upstream, %endpoint, error, "cannot connect");
-            return self.failed(at, error.to_owned());
+            self.failed(place, error.to_owned());
+            return false;
         }
-        let mut places = lock(&self.places);
-        let place = &mut places[at];
-        place.dialing -= 1;
-        place.failure = None;
-        place.expected = link.limit().max(1);
-        place.links.push(link);
-        for lane in std::mem::take(&mut place.waiting) {
-            self.seat(&mut places, lane, None);
+        let mut state = place.state();
+        state.dialing -= 1;
+        if state.retired {
+            return false;
         }
+        state.failure = None;
+        state.expected = link.limit().max(1);
+        state.links.push(link);
+        place.note(&state);
+        let now = Instant::now();
+        let waiting = std::mem::take(&mut state.waiting);
+        let rest: Vec<_> = waiting
+            .into_iter()
+            .filter(|lane| !matches!(self.seat_at(place, &mut state, lane, now), Seated::Done))
+            .collect();
+        drop(state);
+        for lane in rest {
+            self.seat(lane, None);
+        }
+        self.roster.connected(&place.member);
+        true
     }
 
-    fn failed(self: &Arc<Self>, at: usize, error: String) {
-        let mut places = lock(&self.places);
+    fn failed(self: &Arc<Self>, place: &Arc<Place>, error: String) {
+        self.roster.failed(&place.member, Fault::Connection);
+        let mut state = place.state();
         let now = Instant::now();
-        let place = &mut places[at];
-        place.dialing -= 1;
-        place.failed(error, now);
-        if place.dialing > 0 {
+        state.dialing -= 1;
+        state.failed(error, now);
+        place.note(&state);
+        if state.dialing > 0 {
             return;
         }
-        let endpoints = self.settings.endpoints.len();
-        for lane in std::mem::take(&mut place.waiting) {
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        let candidates = lock(&self.table).candidates.clone();
+        let avoid = Some(place.member.id);
+        for lane in waiting {
             // Elsewhere, if there is an elsewhere that has not failed this call too.
-            if lane.count_attempt() < endpoints {
-                self.metrics.calls().retried(Retry::Connect);
-                self.seat(&mut places, lane, Some(at));
+            if lane.count_attempt() < candidates.len() {
+                self.metrics().calls().retried(Retry::Connect);
+                self.seat(lane, avoid);
             } else {
-                lane.fail(self.unreachable(&places, now, Some(at)));
+                lane.fail(self.unreachable(&candidates, now, avoid));
             }
         }
     }
 
-    fn closed(&self, at: usize, link: &Arc<Link>) {
-        lock(&self.places)[at].links.retain(|other| !Arc::ptr_eq(other, link));
+    fn crowded(&self) -> Outcome {
+        let name = &self.settings().name;
+        let text = format!("{MAX_WAITING} calls wait already for a connection to upstream {name:?}");
+        Outcome::proxy(Code::RESOURCE_EXHAUSTED, text)
     }
 
-    fn full(&self, places: &[Place]) -> Outcome {
-        let links: Vec<_> =
-            places.iter().flat_map(|place| &place.links).filter(|link| link.is_open()).collect();
-        let limit = links.iter().map(|link| link.limit()).max().unwrap_or(0);
+    fn full(&self, candidates: &[Candidate]) -> Outcome {
+        let (mut links, mut limit) = (0, 0);
+        for candidate in candidates {
+            let state = candidate.place.state();
+            for link in state.links.iter().filter(|link| link.is_open()) {
+                links += 1;
+                limit = limit.max(link.limit());
+            }
+        }
         Outcome::proxy(
             Code::RESOURCE_EXHAUSTED,
             format!(
-                "upstream {:?} is full: all {} connections have as many calls as the server allows (up to {limit} each)",
-                self.settings.name,
-                links.len(),
+                "upstream {:?} is full: all {links} connections have as many calls as the server allows (up to \
+                 {limit} each)",
+                self.settings().name,
             ),
         )
     }
 
-    /// Where the endpoint is that cannot be reached, and why: for logs and operators, not for clients.
+    /// Which member cannot be reached, and why: for logs and operators, not for clients.
     pub(super) fn connect_error(&self) -> Option<String> {
-        let places = lock(&self.places);
-        let (at, failure) = failing(&places, None)?;
-        Some(format!("cannot connect to {}: {}", self.settings.endpoints[at], failure.error))
+        let (candidates, problem) = {
+            let table = lock(&self.table);
+            (table.candidates.clone(), table.problem.clone())
+        };
+        match failing(&candidates, None) {
+            Some((member, failure)) => Some(format!("cannot connect to {member}: {}", failure.error)),
+            None => problem.map(|problem| problem.to_string()),
+        }
     }
 
-    /// `at`: the endpoint whose error is the newest to this call.
-    fn unreachable(&self, places: &[Place], now: Instant, at: Option<usize>) -> Outcome {
-        let name = &self.settings.name;
-        let Some((_, failure)) = failing(places, at) else {
+    /// `newest`: the member whose error is the newest to this call.
+    fn unreachable(&self, candidates: &[Candidate], now: Instant, newest: Option<u64>) -> Outcome {
+        let name = &self.settings().name;
+        let Some((_, failure)) = failing(candidates, newest) else {
             return Outcome::proxy(Code::UNAVAILABLE, format!("upstream {name:?} has no endpoints"));
         };
         let wait = failure.until.saturating_duration_since(now);
@@ -355,30 +407,48 @@ impl Pool {
     }
 }
 
-/// The endpoint that failed last: this one if it did, or the one that is tried again first.
-fn failing(places: &[Place], at: Option<usize>) -> Option<(usize, &Failure)> {
-    let failure_of = |at: usize| places[at].failure.as_ref().map(|failure| (at, failure));
-    at.and_then(failure_of)
-        .or_else(|| (0..places.len()).filter_map(failure_of).min_by_key(|(_, failure)| failure.until))
+/// The member that failed last: this one if it did, or the one that is tried again first.
+fn failing(candidates: &[Candidate], newest: Option<u64>) -> Option<(&Member, Failure)> {
+    let failures = candidates.iter().filter_map(|candidate| {
+        let failure = candidate.place.state().failure.clone()?;
+        Some((&*candidate.place.member, failure))
+    });
+    failures.min_by_key(|(member, failure)| (Some(member.id) != newest, failure.until))
+}
+
+/// Brings what the roster publishes to this worker.
+async fn follow(pool: Weak<Pool>, mut published: watch::Receiver<Arc<Members>>) {
+    loop {
+        let members = published.borrow_and_update().clone();
+        match pool.upgrade() {
+            Some(pool) => pool.renew(&members),
+            None => return,
+        }
+        if published.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// One connection's task, from the dial to the end.
-async fn run(pool: Arc<Pool>, at: usize) {
-    let settings = pool.settings.clone();
-    let endpoint = &settings.endpoints[at];
-    let (link, connection) = match connect(endpoint, &settings).await {
+async fn run(pool: Arc<Pool>, place: Arc<Place>) {
+    let settings = pool.settings().clone();
+    let member = &place.member;
+    let (link, connection) = match connect(&member.endpoint, member.address, &settings).await {
         Ok((link, connection)) => (Arc::new(link), connection),
         Err(error) => {
-            tracing::warn!(upstream = settings.name, %endpoint, %error, "cannot connect");
-            pool.metrics.connect_failed();
-            return pool.failed(at, error.to_string());
+            tracing::warn!(upstream = settings.name, endpoint = %member, %error, "cannot connect");
+            pool.metrics().connect_failed();
+            return pool.failed(&place, error.to_string());
         }
     };
-    tracing::debug!(upstream = settings.name, %endpoint, limit = link.limit(), "connected");
-    let metrics = pool.metrics.clone();
+    tracing::debug!(upstream = settings.name, endpoint = %member, limit = link.limit(), "connected");
+    let metrics = pool.metrics().clone();
     metrics.connected();
     let keepalive = pool.keepalive.clone();
-    pool.connected(at, link.clone());
+    if !pool.connected(&place, link.clone()) {
+        return metrics.disconnected();
+    }
     // From here on only calls and the owner keep the pool: without them the connection closes.
     let pool = {
         let weak = Arc::downgrade(&pool);
@@ -387,8 +457,11 @@ async fn run(pool: Arc<Pool>, at: usize) {
     };
     let reason = connection.drive(&link, &keepalive, &metrics).await;
     metrics.disconnected();
-    tracing::debug!(upstream = settings.name, %endpoint, reason, "disconnected");
+    tracing::debug!(upstream = settings.name, endpoint = %member, reason, "disconnected");
     if let Some(pool) = pool.upgrade() {
-        pool.closed(at, &link);
+        if link.in_flight() > 0 {
+            pool.roster.failed(member, Fault::Connection);
+        }
+        place.closed(&link);
     }
 }

@@ -21,6 +21,19 @@ pub(super) enum Head {
     TooLarge(Box<Outcome>),
 }
 
+impl Head {
+    /// Whether the server says, before anything else, that it cannot serve.
+    pub(super) fn is_unavailable(&self) -> bool {
+        let code = match self {
+            Self::End(outcome) => outcome.status.code,
+            Self::Early(early) => early.status.code,
+            Self::NotGrpc(code, _) => *code,
+            Self::Headers(_) | Self::TooLarge(_) => return false,
+        };
+        code == Code::UNAVAILABLE
+    }
+}
+
 /// See [`Head::Early`].
 #[derive(Debug)]
 pub(super) struct Early {
@@ -129,6 +142,13 @@ pub(super) fn no_trailers() -> Outcome {
 
 fn upstream(status: Status, trailers: HeaderMap) -> Outcome {
     Outcome { status, origin: Origin::Upstream, trailers }
+}
+
+/// Whether a stream that was reset before its headers speaks against the server. Connections that are lost are counted
+/// as such, once and not for each of their calls.
+pub(super) fn is_failure(error: &h2::Error) -> bool {
+    let harmless = [Reason::NO_ERROR, Reason::CANCEL, Reason::REFUSED_STREAM];
+    error.is_reset() && error.is_remote() && error.reason().is_none_or(|reason| !harmless.contains(&reason))
 }
 
 /// What a broken stream means. `lost` says why its connection is gone.

@@ -57,13 +57,13 @@ impl Trickle {
         true
     }
 
-    /// Ready when there was no more than this room for long enough. Half of it will do from then on: this may be all
-    /// that the server ever gives.
+    /// Ready when there was no more than this room for long enough. Half of it will do from then on, as this may be all
+    /// that the server ever gives; but no less than a quarter of what was waited for, as it may just have been slow.
     pub(super) fn poll_patience(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<()> {
         let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
         ready!(patience.as_mut().poll(cx));
         self.patience = None;
-        self.enough = (room / 2).max(1);
+        self.enough = (room / 2).max(self.enough / 4).max(1);
         self.tries = (self.tries.1, self.tries.1.saturating_mul(2).min(LAST_TRY));
         Poll::Ready(())
     }
@@ -86,8 +86,10 @@ mod tests {
         let begin = Instant::now();
         poll_fn(|cx| trickle.poll_patience(cx, 100)).await;
         assert_eq!(begin.elapsed(), PATIENCE);
+        assert!(!trickle.is_enough(100, 5000), "not before a quarter of what it was");
+        poll_fn(|cx| trickle.poll_patience(cx, 100)).await;
         assert!(
-            !trickle.is_enough(49, 5000) && trickle.is_enough(50, 5000),
+            !trickle.is_enough(63, 5000) && trickle.is_enough(64, 5000),
             "a window of 100 is what there is"
         );
         assert!(trickle.is_enough(4000, 5000) && !trickle.is_enough(1000, 5000), "and a larger one another");

@@ -12,6 +12,7 @@ pub mod grpc_websockets;
 pub mod http_carrier;
 pub mod metadata;
 pub mod metadata_rules;
+pub mod proxy_header;
 pub mod status;
 pub mod text_frame;
 pub mod timeout;

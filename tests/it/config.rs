@@ -9,11 +9,11 @@ use std::{
 
 use bidiway::{
     config::{self, Config},
-    downstream::OwnServices,
+    downstream::{CallLimits, OwnServices},
     schema::{FieldNames, JsonOptions},
     server::DrainSettings,
     telemetry::TraceSettings,
-    upstream::Retries,
+    upstream::{Balance, HashKey, Retries},
 };
 use serde_json::Value;
 
@@ -109,7 +109,19 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!((chat.retries, files.retries), (Some(Retries::default()), None));
     assert_eq!((chat.max_calls, chat.max_pending), (Some(10_000), Some(1000)));
     assert_eq!(chat.max_stream_age.unwrap().as_secs(), 12 * 3600);
+    assert_eq!(chat.dns.servers, ["10.0.0.2:53".parse().unwrap()]);
+    assert_eq!(chat.health.as_ref().unwrap().service, "chat.v1.Chat");
+    assert_eq!((chat.ejection.as_ref().unwrap().failures, files.ejection.is_some()), (5, false));
+    assert_eq!(files.balance, Balance::Hash(HashKey::Cookie("sid".to_owned())));
     assert_eq!(log.format, bidiway::telemetry::log::Format::Json);
+    let given = &settings.downstream;
+    assert!(given.trusted_proxies.contains("fd00::7".parse().unwrap()));
+    assert!(!settings.listeners[1].proxy_protocol);
+    let per_principal = CallLimits { calls_per_second: Some(50), concurrent_calls: Some(100) };
+    assert_eq!(given.limits.per_principal, per_principal);
+    assert_eq!((given.limits.upgrades_per_minute, given.limits.cancels_per_second), (Some(600), Some(100)));
+    assert_eq!(given.limits.overload.max_memory, Some(2 << 30));
+    assert!(routes[1].limits.is_some() && routes[0].limits.is_none());
     assert_eq!(settings.downstream.own_services, OwnServices { health: true, reflection: false });
     let tracing = settings.tracing.unwrap();
     assert_eq!(tracing.traces, TraceSettings { sample: 0.1, trust_parent: true });

@@ -3,18 +3,26 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access_log;
+#[cfg(feature = "acme")]
+mod acme;
+mod client_address;
 mod client_certificates;
 mod config;
+mod ext_authz;
+mod floods;
 mod grpc_web;
 mod grpc_web_refusals;
 mod grpc_websockets;
 mod grpc_websockets_multiplex;
 mod grpc_websockets_refusals;
 mod guard;
+mod identity;
+mod identity_sessions;
 mod interop;
 mod json_http;
 mod json_mistakes;
 mod json_sockets;
+mod limits;
 mod message_log;
 mod metrics_docs;
 mod native;
@@ -46,6 +54,7 @@ mod session_upstream_faults;
 mod status_matrix;
 mod support;
 mod traces;
+mod upstream_balance;
 mod upstream_calls;
 mod upstream_faults;
 mod upstream_keepalive;

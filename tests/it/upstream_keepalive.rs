@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bidiway::{
     telemetry::Metrics,
-    upstream::{Settings, Upstream},
+    upstream::{Roster, Settings, Upstream},
     wire::{Code, Origin},
 };
 
@@ -20,7 +20,7 @@ async fn pings(connection: &mut RawConnection, count: usize) -> Vec<Duration> {
     while times.len() < count {
         let frame = within(10, connection.any_frame()).await.unwrap();
         if (frame.kind, frame.flags) == (PING, 0) {
-            let now = std::time::Instant::now();
+            let now = tokio::time::Instant::now();
             times.push(last.map_or(Duration::ZERO, |last| now - last));
             last = Some(now);
             connection.write(&encode(PING, ACK, 0, &frame.payload)).await;
@@ -36,7 +36,7 @@ async fn a_server_that_complains_of_pings_gets_half_as_many_on_the_next_connecti
     let url = format!("http://{}", server.address);
     let metrics = Metrics::new();
     let settings = Settings { keepalive: Some(keepalive), ..settings(&[&url]) };
-    let upstream = Upstream::counted(Arc::new(settings), metrics.upstream("chat"));
+    let upstream = Upstream::of(&Roster::new(Arc::new(settings), &metrics));
     for round in 0..3 {
         let mut call = upstream.call(request());
         let mut connection = server.http2(&[]).await;
@@ -67,7 +67,7 @@ async fn a_server_that_is_calm_for_another_reason_changes_nothing() {
     let server = RawServer::bind().await;
     let url = format!("http://{}", server.address);
     let metrics = Metrics::new();
-    let upstream = Upstream::counted(Arc::new(settings(&[&url])), metrics.upstream("chat"));
+    let upstream = Upstream::of(&Roster::new(Arc::new(settings(&[&url])), &metrics));
     let mut call = upstream.call(request());
     let mut connection = server.http2(&[]).await;
     let stream = connection.request().await;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bidiway::{
     telemetry::Metrics,
-    upstream::{Call, Chunk, Received, Settings, Upstream},
+    upstream::{Call, Chunk, Received, Roster, Settings, Upstream},
     wire::{Code, Origin},
 };
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use crate::support::{
 /// Workers of one process, and its metrics.
 fn workers<const N: usize>(settings: Settings) -> ([Upstream; N], Arc<Metrics>) {
     let (settings, metrics) = (Arc::new(settings), Metrics::new());
-    ([(); N].map(|()| Upstream::counted(settings.clone(), metrics.upstream("chat"))), metrics)
+    ([(); N].map(|()| Upstream::of(&Roster::new(settings.clone(), &metrics))), metrics)
 }
 
 #[track_caller]
@@ -215,7 +215,7 @@ async fn a_window_that_opens_byte_by_byte_does_not_make_a_frame_of_each() {
     let stream = connection.request().await;
     let total = 16 * 1024 + 2000;
     let body: Bytes = message(&vec![7; total - 5]);
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     let sender = tokio::spawn(async move {
         let mut rest = body;
         while !rest.is_empty() {
@@ -245,7 +245,7 @@ async fn a_window_that_opens_byte_by_byte_does_not_make_a_frame_of_each() {
     .await;
     // A frame is 1 KiB, or all there is, or what came within 20 ms or half of that, as long as the machine is as quick.
     let trickled = frames.len() - first;
-    let most = 200 + begun.elapsed().as_millis() / 10;
+    let most = 500 + begun.elapsed().as_millis() / 10;
     assert!(trickled as u128 <= most, "{trickled} frames for 2000 bytes, more than {most}");
     assert!(frames.last().unwrap().ends_stream());
     let _call = sender.await.unwrap();

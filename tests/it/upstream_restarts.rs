@@ -18,7 +18,7 @@ use bidiway::{
         greeter_server::{Greeter, GreeterServer},
     },
     telemetry::Metrics,
-    upstream::Upstream,
+    upstream::{Roster, Upstream},
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,7 @@ impl Greeter for Counting {
         *self.0.lock().unwrap().entry(name.clone()).or_default() += 1;
         // Some work, so that calls are running whenever the server is told to stop.
         tokio::time::sleep(Duration::from_millis(2)).await;
-        Ok(Response::new(HelloReply { text: name, ..HelloReply::default() }))
+        Ok(Response::new(HelloReply { text: name }))
     }
 }
 
@@ -123,7 +123,7 @@ async fn under_load<F: Future<Output = ()>>(
                     break;
                 }
                 let name = format!("{caller}/{call}");
-                match client.hello(HelloRequest { name: name.clone(), ..HelloRequest::default() }).await {
+                match client.hello(HelloRequest { name: name.clone() }).await {
                     Ok(_) => tally.succeeded.push(name),
                     Err(status) => tally.failed.push((name, status)),
                 }
@@ -169,7 +169,7 @@ async fn replicas(
         replicas.iter().flatten().map(|replica| format!("http://{}", replica.address)).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let metrics = Metrics::new();
-    let upstream = Upstream::counted(Arc::new(settings(&urls)), metrics.upstream("chat"));
+    let upstream = Upstream::of(&Roster::new(Arc::new(settings(&urls)), &metrics));
     (replicas, upstream, metrics)
 }
 

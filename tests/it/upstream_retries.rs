@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bidiway::{
     telemetry::Metrics,
-    upstream::{Retries, Settings, Upstream},
+    upstream::{Retries, Roster, Settings, Upstream},
     wire::{Code, Origin},
 };
 use futures_util::FutureExt;
@@ -22,7 +22,7 @@ const OK: &[(&str, &str)] = &[("grpc-status", "0")];
 fn counted(server: &RawServer, retries: Option<Retries>) -> (Upstream, Arc<Metrics>) {
     let settings = Settings { retries, ..settings(&[&format!("http://{}", server.address)]) };
     let metrics = Metrics::new();
-    (Upstream::counted(Arc::new(settings), metrics.upstream("chat")), metrics)
+    (Upstream::of(&Roster::new(Arc::new(settings), &metrics)), metrics)
 }
 
 #[track_caller]

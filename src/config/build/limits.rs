@@ -6,11 +6,11 @@ use super::{Builder, LARGEST_MESSAGE};
 use crate::{
     config::{
         Duration,
-        choice::{Drain, Keepalive},
-        file::{DrainTimes, Limits, Session},
+        choice::{Drain, Keepalive, Share},
+        file::{self, DrainTimes, Limits, Overload, Session},
         read::At,
     },
-    downstream::{self, SessionSettings},
+    downstream::{self, CallLimits, OverloadSettings, SessionSettings},
     server::DrainSettings,
     session::{INITIAL_CREDIT, LEAST_REPLAY},
 };
@@ -31,6 +31,13 @@ const LARGEST_CREDIT: u64 = 16 << 20;
 /// A session that keeps more is no session but a file.
 const LARGEST_REPLAY: u64 = 64 << 20;
 
+fn call_limits(given: Option<&file::CallLimits>) -> CallLimits {
+    given.map_or_else(CallLimits::default, |given| CallLimits {
+        calls_per_second: given.calls_per_second,
+        concurrent_calls: given.concurrent_calls,
+    })
+}
+
 impl Builder<'_> {
     pub(super) fn limits(&mut self, given: Option<&Limits>) -> downstream::Limits {
         let mut limits = downstream::Limits::default();
@@ -46,7 +53,29 @@ impl Builder<'_> {
         limits.http2_streams = given.http2_streams.unwrap_or(limits.http2_streams);
         self.time(&mut limits.handshake_timeout, given.handshake_timeout.as_ref());
         self.time(&mut limits.header_timeout, given.header_timeout.as_ref());
+        limits.connections_per_address =
+            given.connections_per_address.unwrap_or(limits.connections_per_address);
+        limits.upgrades_per_minute = given.upgrades_per_minute.or(limits.upgrades_per_minute);
+        limits.per_address = call_limits(given.per_address.as_ref());
+        limits.per_principal = call_limits(given.per_principal.as_ref());
+        limits.cancels_per_second = given.cancels_per_second.or(limits.cancels_per_second);
+        self.time(&mut limits.write_timeout, given.write_timeout.as_ref());
         limits
+    }
+
+    pub(super) fn overload(&mut self, given: Option<&Overload>) -> OverloadSettings {
+        let mut overload = OverloadSettings::default();
+        let Some(given) = given else { return overload };
+        overload.memory = given.memory.map_or(overload.memory, |Share(part)| part);
+        overload.files = given.files.map_or(overload.files, |Share(part)| part);
+        if given.max_memory.is_some() {
+            let mut most = 0;
+            self.size(&mut most, given.max_memory.as_ref(), 1 << 20, 1 << 50);
+            overload.max_memory = Some(most);
+        }
+        self.time(&mut overload.lag, given.lag.as_ref());
+        overload.readiness = given.readiness.unwrap_or(overload.readiness);
+        overload
     }
 
     pub(super) fn session(&mut self, given: Option<&Session>) -> SessionSettings {

@@ -1,26 +1,32 @@
 //! Public ports, and who may come to them.
 
-use std::{collections::HashMap, net::SocketAddr, path::Path};
+use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc};
 
 use http::{
     HeaderName,
     header::{AUTHORIZATION, COOKIE},
 };
 
+use rustls_pki_types::ServerName;
+
 use super::Builder;
 use crate::{
     config::{
-        file::{self, Listener, ListenerTls},
+        file::{self, Listener, ListenerAcme, ListenerTls},
         node::Position,
         read::At,
     },
     downstream::{ClientIdentity, FORWARDED_CLIENT_CERT, InvalidOrigin, Origins},
     server::{
         ListenerSettings,
+        acme::{self, Acme, AcmeSettings},
         tls::{self, Certificate, ClientAuth, TlsError},
     },
+    upstream::{ClientPem, ClientTls},
     wire::metadata,
 };
+
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
 /// What browsers add to requests by themselves, whatever page makes them.
 const AMBIENT: [HeaderName; 2] = [COOKIE, AUTHORIZATION];
@@ -30,7 +36,7 @@ impl Builder<'_> {
         let mut seen: HashMap<SocketAddr, Position> = HashMap::new();
         let built: Vec<_> = listeners
             .iter()
-            .map(|Listener { address, tls }| {
+            .map(|Listener { address, tls, proxy_protocol }| {
                 if address.value.port() != 0
                     && let Some(first) = seen.insert(address.value, address.at)
                 {
@@ -38,6 +44,7 @@ impl Builder<'_> {
                     self.problems.add(address.at, text);
                 }
                 let mut settings = ListenerSettings::new(address.value, None);
+                settings.proxy_protocol = proxy_protocol.as_ref().is_some_and(|given| given.value);
                 if let Some(tls) = tls {
                     self.listener_tls(tls, &mut settings)?;
                 }
@@ -48,9 +55,13 @@ impl Builder<'_> {
     }
 
     fn listener_tls(&mut self, tls: &At<ListenerTls>, settings: &mut ListenerSettings) -> Option<()> {
-        let ListenerTls { certificates, client_ca, client_auth, min_version } = &tls.value;
-        let loaded: Vec<_> = certificates
-            .0
+        let ListenerTls { certificates, acme, client_ca, client_auth, min_version } = &tls.value;
+        if certificates.is_none() && acme.is_none() {
+            self.problems.add(tls.at, "`tls` needs `certificates` (or `acme`): what is shown to clients");
+            return None;
+        }
+        let given = certificates.as_ref().map_or(&[][..], |certificates| &certificates.0[..]);
+        let loaded: Vec<_> = given
             .iter()
             .map(|files| {
                 let result = Certificate::load(&self.path(&files.chain), &self.path(&files.key));
@@ -76,13 +87,67 @@ impl Builder<'_> {
             }
         };
         let loaded: Vec<_> = loaded.into_iter().collect::<Result<_, ()>>().ok()?;
-        if loaded.is_empty() {
-            return None;
-        }
-        let config = tls::server_config(&loaded, clients, min_version.unwrap_or_default());
+        let min_version = min_version.unwrap_or_default();
+        let config = match acme {
+            None if loaded.is_empty() => return None,
+            None => tls::server_config(&loaded, clients, min_version),
+            Some(acme) => {
+                if client_auth_is_required(client_ca.is_some(), client_auth.as_ref()) {
+                    let text = "the authority of `acme` shows no certificate, and so cannot look for the proof; take \
+                                `client_auth: optional`, or certificates from files";
+                    self.problems.add(acme.at, text);
+                }
+                let acme = self.acme(acme)?;
+                let config = tls::acme_config(&acme, &loaded, clients, min_version);
+                settings.acme = Some(acme);
+                config
+            }
+        };
         settings.tls = Some(config.map_err(|error| self.problems.add(tls.at, error.to_string())).ok()?);
         settings.certificates = loaded.iter().map(|certificate| certificate.facts().clone()).collect();
         Some(())
+    }
+
+    fn acme(&mut self, given: &At<ListenerAcme>) -> Option<Acme> {
+        let At { at, value: ListenerAcme { domains, email, cache, directory, directory_ca } } = given;
+        if !acme::AVAILABLE {
+            self.problems.add(*at, "this program was built without ACME; build it with `--features acme`");
+        }
+        for domain in &domains.0 {
+            if domain.value.starts_with("*.") {
+                let text = "wildcards cannot be proven by TLS-ALPN-01; name each host, or take certificates from files";
+                self.problems.add(domain.at, text);
+            } else if !matches!(ServerName::try_from(domain.value.as_str()), Ok(ServerName::DnsName(_))) {
+                self.problems.add(domain.at, format!("{:?} is no DNS name", domain.value));
+            }
+        }
+        if let Some(email) = email
+            && !email.value.contains('@')
+        {
+            self.problems.add(email.at, format!("{:?} is no e-mail address", email.value));
+        }
+        let directory = match directory {
+            None => LETS_ENCRYPT.to_owned(),
+            Some(url) => {
+                if !url.value.starts_with("https://") {
+                    self.problems.add(url.at, format!("{:?} is no https:// URL", url.value));
+                }
+                url.value.clone()
+            }
+        };
+        let roots = directory_ca.as_ref().map(|ca| self.read(ca)).transpose().ok()?;
+        let pem = ClientPem { roots: roots.as_deref(), identity: None };
+        let at = directory_ca.as_ref().map_or(*at, |ca| ca.at);
+        let client = ClientTls::from_pem(pem, None).map_err(|error| self.problems.add(at, error.to_string()));
+        let settings = AcmeSettings {
+            domains: domains.0.iter().map(|domain| domain.value.clone()).collect(),
+            contacts: email.iter().map(|email| format!("mailto:{}", email.value)).collect(),
+            // Not one of the files to look at: what changes in there is our own doing.
+            cache: self.base.join(&cache.value),
+            directory,
+            client: client.ok()?,
+        };
+        Some(Acme { settings, slot: Arc::default() })
     }
 
     pub(super) fn origins(&mut self, entries: &[At<String>], listeners: &[Listener]) -> Option<Origins> {
@@ -192,6 +257,10 @@ impl Builder<'_> {
         }
         built
     }
+}
+
+fn client_auth_is_required(asked: bool, auth: Option<&At<ClientAuth>>) -> bool {
+    asked && auth.is_none_or(|auth| auth.value == ClientAuth::Required)
 }
 
 /// Whether an error is about the private key's file.

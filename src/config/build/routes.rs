@@ -1,6 +1,6 @@
 //! Which upstream serves what.
 
-use std::time::Duration as Time;
+use std::{sync::Arc, time::Duration as Time};
 
 use http::HeaderName;
 
@@ -14,7 +14,7 @@ use crate::{
         problem::did_you_mean,
         read::{At, Named},
     },
-    downstream::{HostPattern, MessageLog, RouteSettings, ServicePattern, conflicts},
+    downstream::{HostPattern, MessageLog, RouteLimits, RouteSettings, ServicePattern, conflicts},
     schema::JsonOptions,
 };
 
@@ -56,7 +56,10 @@ impl Builder<'_> {
                 return None;
             };
             let any = RouteSettings::new(ServicePattern::Any, (*only).to_owned());
-            return Some(vec![(0, RouteSettings { max_message: around.max_message, ..any })]);
+            return Some(vec![(
+                0,
+                RouteSettings { max_message: around.max_message, auth: self.route_auth(None), ..any },
+            )]);
         };
         let mut places = Vec::new();
         let mut built = Vec::new();
@@ -106,6 +109,11 @@ impl Builder<'_> {
             response_metadata: response_metadata.filter(|rules| !rules.is_empty()).map(Into::into),
             json: route.json.as_ref().map(json).unwrap_or_default(),
             log_messages,
+            auth: self.route_auth(route.auth.as_ref()),
+            limits: route
+                .limits
+                .as_ref()
+                .map(|given| Arc::new(RouteLimits::new(given.calls_per_second, given.concurrent_calls))),
             ..RouteSettings::new(pattern, "")
         })
     }

@@ -25,7 +25,7 @@ impl Builder<'_> {
         let headers = headers.as_ref().map_or_else(HeaderMap::new, |headers| self.headers(&headers.value));
         let endpoints = At { at: endpoint.at, value: AtLeastOne(vec![endpoint.clone()]) };
         let upstream = Upstream { endpoints, tls: tls.clone(), ..Upstream::default() };
-        let collector = self.upstream("(tracing)", &upstream)?;
+        let collector = self.upstream("(tracing)", &upstream, false)?;
         let sample = given.sample.as_ref().map_or(SAMPLE, |sample| {
             let Share(sample) = sample.value;
             sample

@@ -21,14 +21,22 @@ impl Builder<'_> {
     pub(super) fn upstreams(
         &mut self,
         upstreams: &At<Named<Upstream>>,
+        cookies: bool,
     ) -> Option<Vec<Arc<upstream::Settings>>> {
         let Named(entries) = &upstreams.value;
-        let built: Vec<_> =
-            entries.iter().map(|(name, given)| self.upstream(&name.value, given.as_ref()?)).collect();
+        let built: Vec<_> = entries
+            .iter()
+            .map(|(name, given)| self.upstream(&name.value, given.as_ref()?, cookies))
+            .collect();
         built.into_iter().collect()
     }
 
-    pub(super) fn upstream(&mut self, name: &str, given: &Upstream) -> Option<Arc<upstream::Settings>> {
+    pub(super) fn upstream(
+        &mut self,
+        name: &str,
+        given: &Upstream,
+        cookies: bool,
+    ) -> Option<Arc<upstream::Settings>> {
         let mut endpoints = Vec::new();
         let mut seen = HashSet::new();
         for text in &given.endpoints.value.0 {
@@ -40,7 +48,7 @@ impl Builder<'_> {
                 self.problems.add(text.at, format!("{} is there twice", text.value));
             }
         }
-        let any_tls = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Tcp { tls: true, .. }));
+        let any_tls = endpoints.iter().any(Endpoint::is_tls);
         if let Some(tls) = &given.tls
             && !any_tls
             && endpoints.len() == given.endpoints.value.0.len()
@@ -52,6 +60,7 @@ impl Builder<'_> {
             (tls, _) => self.client_tls(tls.as_ref(), given.endpoints.at),
         };
         let mut settings = upstream::Settings::new(name, endpoints, tls?);
+        self.endpoints(&mut settings, given, cookies);
         self.time(&mut settings.connect_timeout, given.connect_timeout.as_ref());
         settings.max_connections = given.max_connections.map_or(settings.max_connections, |n| n as usize);
         let mut window = settings.stream_window.into();

@@ -32,6 +32,30 @@ section! { "limits"
         header_timeout: Option<At<Duration>>,
         /// Open HTTP/2 streams for each connection. Default: 250.
         http2_streams: Option<u32>,
+        /// Open TCP connections for each client address; `trusted_proxies` have no such limit. Default: 1000.
+        connections_per_address: Option<u32>,
+        /// WebSockets and what stands in for them that a client address opens in a minute, and as many at once.
+        /// Default: 600.
+        upgrades_per_minute: Option<u32>,
+        /// What one client address may call. Default: no limits.
+        per_address: Option<CallLimits>,
+        /// What one verified principal may call. Default: no limits.
+        per_principal: Option<CallLimits>,
+        /// Calls of one connection or session that its client gives up in a second, for long; ten times as many at once.
+        /// Default: 100.
+        cancels_per_second: Option<u32>,
+        /// How long a client may take nothing of what is sent to it. Default: 2m.
+        write_timeout: Option<At<Duration>>,
+    }
+}
+
+section! { "call limits"
+    /// What one client may call.
+    struct CallLimits {
+        /// Calls that begin in a second, and as many at once. Default: no limit.
+        calls_per_second: Option<u32>,
+        /// Calls that run. Default: no limit.
+        concurrent_calls: Option<u32>,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     config::{
         Duration, Size,
-        choice::{Defaults, DialectWord, Share, UnknownFields, Weight},
+        choice::{Defaults, DialectWord, RouteAuthChoice, Share, UnknownFields, Weight},
         node::Node,
         problem::Problems,
         read::{At, AtLeastOne, Named, Read, Section, section},
@@ -44,6 +44,10 @@ section! { "a route"
         json: Option<Json>,
         /// Logs messages, decoded, whatever the dialect of the call. Left out: none.
         log_messages: Option<LogMessages>,
+        /// Who may call: `required`, `optional`, `off`, or a mapping. Default: required, where there is `identity`.
+        auth: Option<At<RouteAuthChoice>>,
+        /// What all clients together may use of the route. Default: no limits.
+        limits: Option<RouteLimits>,
     }
 }
 
@@ -70,6 +74,16 @@ section! { "a route's json"
         defaults: Option<Defaults>,
         /// The names that are written: "camel" (fieldName) or "original" (field_name). Both are read. Default: camel.
         field_names: Option<FieldNames>,
+    }
+}
+
+section! { "a route's limits"
+    /// What all clients together may use of a route, in this process.
+    struct RouteLimits {
+        /// Calls that begin in a second, and as many at once. Default: no limit.
+        calls_per_second: Option<u32>,
+        /// Calls that run. Default: no limit.
+        concurrent_calls: Option<u32>,
     }
 }
 

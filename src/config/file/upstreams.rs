@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Retrying;
+use super::{Balancing, Ejecting, Retrying, UpstreamDns, UpstreamHealth};
 use crate::config::{
     Duration, Size,
     choice::{Keepalive, SchemaSource},
@@ -15,8 +15,20 @@ section! { "an upstream"
     /// A gRPC service, at one or several endpoints that serve the same.
     #[derive(Default)]
     struct Upstream {
-        /// `http://HOST:PORT` (HTTP/2 cleartext), `https://HOST:PORT` or `unix:/PATH`. At least one.
+        /// `http://HOST:PORT` (HTTP/2 cleartext), `https://HOST:PORT`, `unix:/PATH`; or `dns+http://NAME:PORT` and
+        /// `dns+https://NAME:PORT`, which stand for all addresses of the name. At least one.
         endpoints: At<AtLeastOne<At<String>>>,
+        /// Which endpoint a call goes to: `least_loaded` (of two drawn at random the one with fewer calls),
+        /// `round_robin`, or a mapping with `hash`. Default: least_loaded.
+        balance: Option<At<Balancing>>,
+        /// How the names of dns+ endpoints are resolved.
+        dns: Option<At<UpstreamDns>>,
+        /// Health checks by `grpc.health.v1`. Default: none.
+        health: Option<At<UpstreamHealth>>,
+        /// When an endpoint that fails gets no calls for a while, or "off".
+        ejection: Option<At<Ejecting>>,
+        /// The time over which an endpoint that was ejected or unhealthy comes back to its full share. Default: 10s.
+        ramp: Option<Duration>,
         /// TLS for https endpoints.
         tls: Option<At<UpstreamTls>>,
         /// How long connecting may take, with TLS. Default: 5s.

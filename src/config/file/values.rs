@@ -8,11 +8,13 @@ use crate::{
     config::{
         Duration, Size,
         choice::{
-            CLIENT_AUTH, DEFAULTS, DIALECTS, Defaults, DialectWord, FIELD_NAMES, FORMAT, Keepalive,
-            MIN_VERSION, UNKNOWN_FIELDS, UnknownFields,
+            AlgorithmName, CLIENT_AUTH, DEFAULTS, DIALECTS, Defaults, DialectWord, FIELD_NAMES, FORMAT,
+            Keepalive, MIN_VERSION, ON_FAILURE, OnFailure, ROUTE_MODE, RouteMode, UNKNOWN_FIELDS,
+            UnknownFields,
         },
         read::{At, AtLeastOne, Named},
     },
+    downstream::identity::Algorithm,
     schema::FieldNames,
     server::tls::{ClientAuth, MinVersion},
     telemetry::log::Format,
@@ -57,6 +59,13 @@ value_schema!(DialectWord, "DialectWord", json_schema!({ "enum": DIALECTS.map(|(
 value_schema!(UnknownFields, "UnknownFields", json_schema!({ "enum": UNKNOWN_FIELDS.map(|(word, _)| word) }));
 value_schema!(Defaults, "Defaults", json_schema!({ "enum": DEFAULTS.map(|(word, _)| word) }));
 value_schema!(FieldNames, "FieldNames", json_schema!({ "enum": FIELD_NAMES.map(|(word, _)| word) }));
+value_schema!(
+    AlgorithmName,
+    "AlgorithmName",
+    json_schema!({ "enum": Algorithm::NAMES.map(|(word, _)| word) })
+);
+value_schema!(OnFailure, "OnFailure", json_schema!({ "enum": ON_FAILURE.map(|(word, _)| word) }));
+value_schema!(RouteMode, "RouteMode", json_schema!({ "enum": ROUTE_MODE.map(|(word, _)| word) }));
 value_schema!(ClientAuth, "ClientAuth", json_schema!({ "enum": CLIENT_AUTH.map(|(word, _)| word) }));
 value_schema!(MinVersion, "MinVersion", json_schema!({ "enum": MIN_VERSION.map(|(word, _)| word) }));
 value_schema!(Format, "Format", json_schema!({ "enum": FORMAT.map(|(word, _)| word) }));

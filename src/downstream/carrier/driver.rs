@@ -28,7 +28,7 @@ use super::{
     ready::{KeyWaker, ReadyList},
 };
 use crate::{
-    downstream::{ConnInfo, Edge, Principal, Settings},
+    downstream::{ConnInfo, Edge, Principal, Settings, call_gate, identity::SessionIdentity},
     session::{CloseReason, Event, Session, StreamId},
     wire::{Code, Outcome},
 };
@@ -105,11 +105,12 @@ enum State {
 impl Driver {
     pub(super) fn new(
         edge: Arc<Edge>,
-        conn: ConnInfo,
+        mut conn: ConnInfo,
         principal: Principal,
         link: Link,
         begun: Begun,
     ) -> Self {
+        conn.shown.session = edge.settings().identity.clone().map(SessionIdentity::new);
         let Begun { session, id: session_id } = begun;
         let ready = Arc::new(ReadyList::default());
         let (own, reader) = (ready.waker(SELF), ready.waker(CARRIER));
@@ -328,9 +329,15 @@ impl Driver {
                     let caller = Caller { conn: &self.conn, upgrade_headers };
                     self.calls.open(&mut self.session, caller, stream, &open);
                 }
-                Event::Cancelled { stream, code, reason } => self.calls.cancelled(stream, code, reason),
+                Event::Cancelled { stream, code, reason } => {
+                    self.calls.cancelled(stream, code, reason);
+                    if let Some(reason) = call_gate::cancel_storm(&self.edge, &self.conn) {
+                        self.session.close(reason);
+                    }
+                }
                 Event::Writable { stream } => self.calls.writable(stream),
                 Event::Greeted { agent } => self.greeted(&agent),
+                Event::Refreshed => self.learn(),
                 Event::ResumeAsked(hello) => self.ask(*hello),
                 Event::Resumed { bytes, .. } => self.edge.metrics.session_resumed(bytes as u64),
                 Event::Detached(reason) => {

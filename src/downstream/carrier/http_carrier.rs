@@ -134,7 +134,8 @@ async fn open(
     let settings = edge.settings();
     let principal = Principal::of(&settings, &head.headers, conn);
     let heartbeat = settings.session.heartbeat;
-    edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn.clone(), principal, link, begun));
+    let conn = conn.clone().with_brake(settings.limits.cancels_per_second);
+    edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn, principal, link, begun));
     if !poll {
         return Ok(Response::new(Body::new(DownBody::new(line, heartbeat))));
     }

@@ -63,7 +63,7 @@ impl Arrival {
         self.give_back(|link| Answer::Refused(link, refusal));
     }
 
-    fn busy(mut self) {
+    pub(super) fn busy(mut self) {
         self.give_back(Answer::Busy);
     }
 

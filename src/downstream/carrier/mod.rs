@@ -35,7 +35,7 @@ use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, grpc_websockets, json};
+use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, call_gate, grpc_websockets, json};
 use crate::{
     session::{self, CloseReason, MAX_PACKET, Session, Side},
     wire::{Code, text_frame::TextFrameWriter},
@@ -56,8 +56,10 @@ pub(crate) fn upgrade(
 ) -> Result<Response<Body>, Rejection> {
     let handshake = upgrade::check(&request)?;
     let upgraded = hyper::upgrade::on(&mut request);
-    let principal = Principal::of(&edge.settings(), request.headers(), conn);
-    let (edge_, conn) = (Arc::clone(edge), conn.clone());
+    let settings = edge.settings();
+    let principal = Principal::of(&settings, request.headers(), conn);
+    let cancels = settings.limits.cancels_per_second;
+    let (edge_, conn) = (Arc::clone(edge), conn.clone().with_brake(cancels));
     match handshake.subprotocol {
         Subprotocol::Session | Subprotocol::TextSession => {
             let is_text = handshake.subprotocol == Subprotocol::TextSession;
@@ -121,6 +123,7 @@ fn socket(upgraded: Upgraded, max_message: usize) -> Socket {
 /// A place among the address's sockets, or why there is none. True: it has as many sockets as it may, and this one is
 /// only for a client that comes back; the proxy may not have noticed yet that its old socket is dead.
 fn admit(edge: &Edge, conn: &ConnInfo) -> Result<(AddressPermit, bool), CloseReason> {
+    call_gate::upgrade(edge, conn)?;
     let settings = edge.settings();
     let (address, limit) = (conn.peer.ip(), settings.limits.sockets_per_address);
     let crowded = if settings.session.resume.is_zero() { limit } else { limit.saturating_mul(2) };
@@ -130,7 +133,7 @@ fn admit(edge: &Edge, conn: &ConnInfo) -> Result<(AddressPermit, bool), CloseRea
         .ok_or_else(|| too_many_sockets(edge))
 }
 
-fn too_many_sockets(edge: &Edge) -> CloseReason {
+pub(super) fn too_many_sockets(edge: &Edge) -> CloseReason {
     let limit = edge.settings().limits.sockets_per_address;
     edge.metrics.refused("sockets_per_address");
     let text = format!("this address has {limit} open sockets, which is the limit");

@@ -177,7 +177,7 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 
 /// Names under which secrets go.
 fn is_secret(name: &str) -> bool {
-    const PARTS: [&str; 10] = [
+    const PARTS: [&str; 15] = [
         "auth",
         "cookie",
         "token",
@@ -188,9 +188,15 @@ fn is_secret(name: &str) -> bool {
         "apikey",
         "api_key",
         "session",
+        "jwt",
+        "bearer",
+        "x-key",
+        "signature",
+        "private",
     ];
     let name = name.to_ascii_lowercase();
-    PARTS.iter().any(|part| name.contains(part))
+    // Whole names, as they are parts of harmless words.
+    matches!(&*name, "sid" | "key" | "sig" | "x-sid") || PARTS.iter().any(|part| name.contains(part))
 }
 
 fn timeout(text: &str) -> Result<Duration, InvalidOptions> {
@@ -260,7 +266,17 @@ mod tests {
 
     #[test]
     fn secrets_do_not_belong_into_urls() {
-        for name in ["authorization", "Cookie", "x-access-token", "api-key", "client_secret", "password"] {
+        for name in [
+            "authorization",
+            "Cookie",
+            "x-access-token",
+            "api-key",
+            "client_secret",
+            "password",
+            "jwt",
+            "sid",
+            "X-Key",
+        ] {
             let error = query(&format!("{name}=abc")).unwrap_err();
             assert!(error.contains("may not stand in a URL"), "{error}");
             assert!(error.contains(&format!("{{\"@metadata\":{{{name:?}")), "{error}");

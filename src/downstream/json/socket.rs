@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     downstream::{
-        AddressPermit, ConnInfo, Edge, Opening, Settings, account, admit,
+        AddressPermit, ConnInfo, Edge, Opening, Settings, account, admit, call_gate,
         carrier::socket::{Broken, Incoming, Socket},
     },
     telemetry::Dialect,
@@ -114,9 +114,11 @@ impl Driver {
         upgrade_headers: HeaderMap,
     ) -> Self {
         let now = Instant::now();
+        let (place, refused) = match call_gate::socket_place(&edge, &conn) {
+            Ok(place) => (Some(place), None),
+            Err(reason) => (None, Some(reason)),
+        };
         let settings = edge.settings();
-        let limit = settings.limits.sockets_per_address;
-        let place = edge.addresses.enter(conn.peer.ip(), limit);
         let mut driver = Self {
             draining: Box::pin(edge.drain.draining.clone().cancelled_owned()),
             cut: Box::pin(edge.drain.cut.clone().cancelled_owned()),
@@ -138,10 +140,8 @@ impl Driver {
             state: State::Open,
             _place: place,
         };
-        if driver._place.is_none() {
-            driver.edge.metrics.refused("sockets_per_address");
-            let text = format!("this address has {limit} open sockets, which is the limit");
-            driver.refuse(&Outcome::proxy(Code::RESOURCE_EXHAUSTED, text));
+        if let Some(reason) = refused {
+            driver.refuse(&Outcome::proxy(reason.code, reason.message));
         }
         driver
     }

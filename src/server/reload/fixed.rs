@@ -26,9 +26,14 @@ pub(super) fn keep(running: &Settings, new: &mut Settings) -> Vec<&'static str> 
     fix("drain", running.drain == new.drain);
     new.drain = running.drain;
 
+    fix("tracing", running.tracing == new.tracing);
+    new.tracing.clone_from(&running.tracing);
+
     let (before, now) = (&running.downstream, Arc::make_mut(&mut new.downstream));
     fix("instance", before.instance == now.instance);
     now.instance.clone_from(&before.instance);
+    fix("overload", before.limits.overload == now.limits.overload);
+    now.limits.overload = before.limits.overload;
     match (&before.peers, &mut now.peers) {
         (None, None) => {}
         (Some(before), Some(now)) => {

@@ -22,13 +22,15 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use super::Settings;
+use super::{Rosters, Settings};
 use crate::schema::Schema;
 
 /// A configuration as the workers get it.
 #[derive(Debug)]
 pub(super) struct Generation {
     pub(super) settings: Settings,
+    /// By the upstream's name.
+    pub(super) rosters: Rosters,
     /// By the upstream's name.
     pub(super) schemas: Arc<HashMap<String, Schema>>,
 }

@@ -11,7 +11,7 @@ use super::{Generation, News, ReloadStatus, fixed};
 use crate::{
     downstream::carrier::SessionDirectory,
     schema::Schema,
-    server::{Settings, schema_of, tls::keep_tickets},
+    server::{Rosters, Settings, acme::Renewals, rosters, schema_of, tls::keep_tickets},
     telemetry::Metrics,
 };
 
@@ -64,6 +64,7 @@ pub(in crate::server) struct Running {
     pub(in crate::server) sessions: Arc<SessionDirectory>,
     pub(in crate::server) places: Vec<Places>,
     /// For the admin port.
+    pub(in crate::server) renewals: Renewals,
     pub(in crate::server) schemas: tokio::sync::watch::Sender<Arc<HashMap<String, Schema>>>,
 }
 
@@ -79,6 +80,7 @@ impl Running {
 
     async fn apply(&mut self, mut settings: Settings) -> Applied {
         let restart_needed = fixed::keep(&self.generation.settings, &mut settings);
+        settings.downstream.keep_identity(&self.generation.settings.downstream);
         for (old, new) in self.generation.settings.listeners.iter().zip(&mut settings.listeners) {
             if let (Some(old_tls), Some(new_tls)) = (&old.tls, &mut new.tls)
                 && old.client_trust == new.client_trust
@@ -86,14 +88,16 @@ impl Running {
                 *new_tls = keep_tickets(old_tls, new_tls);
             }
         }
-        let schemas = Arc::new(self.schemas(&settings));
+        let rosters = rosters(&settings, Some(&self.generation.rosters), &self.metrics);
+        let schemas = Arc::new(self.schemas(&settings, &rosters));
         self.sessions.follow(&settings.downstream);
         for places in &mut self.places {
             places.resize(settings.max_connections).await;
         }
         settings.tell_certificates(&self.metrics);
+        self.renewals.follow(&settings);
         self.schemas.send_replace(schemas.clone());
-        self.generation = Arc::new(Generation { settings, schemas });
+        self.generation = Arc::new(Generation { settings, rosters, schemas });
         for worker in &self.workers {
             let (done, told) = oneshot::channel();
             let news = News { generation: self.generation.clone(), done };
@@ -105,8 +109,8 @@ impl Running {
     }
 
     /// Schemas of upstreams that have not changed keep what they have loaded.
-    fn schemas(&self, settings: &Settings) -> HashMap<String, Schema> {
-        let Generation { settings: before, schemas } = &*self.generation;
+    fn schemas(&self, settings: &Settings, rosters: &Rosters) -> HashMap<String, Schema> {
+        let Generation { settings: before, schemas, .. } = &*self.generation;
         let upstream = |settings: &Settings, name: &str| {
             settings.upstreams.iter().find(|upstream| upstream.name == *name).cloned()
         };
@@ -118,7 +122,7 @@ impl Running {
         let names = settings.schemas.keys();
         names
             .filter_map(|name| {
-                let schema = kept(name).or_else(|| schema_of(name, settings, &self.metrics))?;
+                let schema = kept(name).or_else(|| schema_of(name, settings, rosters, &self.metrics))?;
                 Some((name.clone(), schema))
             })
             .collect()

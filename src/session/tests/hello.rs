@@ -104,6 +104,8 @@ fn default_metadata_joins_each_call_unless_the_call_has_the_name_itself() {
     pair.client.refresh(vec![text("c", "3")]);
     pair.client.open(call).expect("room");
     pair.settle();
+    assert_eq!(pair.at_proxy.pop_front(), Some(Event::Refreshed));
+    assert_eq!(pair.proxy.default_metadata(), [text("c", "3")]);
     let Some(Event::Opened { open, .. }) = pair.at_proxy.pop_front() else { panic!("no call") };
     assert_eq!(open.metadata, [text("b", "own"), text("c", "3")]);
 }

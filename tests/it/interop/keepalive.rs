@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bidiway::{
     demo::v1::{Payload, lab_client::LabClient},
     telemetry::Metrics,
-    upstream::{Call, Received, Request, Settings, Upstream},
+    upstream::{Call, Received, Request, Roster, Settings, Upstream},
     wire::Code,
 };
 use tokio::process::Command;
@@ -67,7 +67,7 @@ fn before(server: &Process, keepalive: Duration) -> (Upstream, Arc<Metrics>) {
     let url = format!("http://{}", server.address);
     let metrics = Metrics::new();
     let settings = Settings { keepalive: Some(keepalive), ..settings(&[&url]) };
-    (Upstream::counted(Arc::new(settings), metrics.upstream("chat")), metrics)
+    (Upstream::of(&Roster::new(Arc::new(settings), &metrics)), metrics)
 }
 
 /// A call on which the server says nothing.

@@ -52,7 +52,8 @@ impl World {
         settings.listeners[0].address.set_port(0);
         let upstream = Arc::make_mut(&mut settings.upstreams[0]);
         upstream.endpoints = vec![format!("http://{}", server.address).parse().unwrap()];
-        let schemas = server::schemas(&settings, &Metrics::new());
+        let metrics = Metrics::new();
+        let schemas = server::schemas(&settings, &server::rosters(&settings, None, &metrics), &metrics);
         let proxy = Server::bind(settings).unwrap();
         let address = proxy.addresses()[0];
         let stop = CancellationToken::new();

@@ -26,6 +26,7 @@ pub(crate) fn request() -> Request {
         metadata: HeaderMap::new(),
         deadline: None,
         tap: None,
+        terms: None,
         response_rules: None,
     }
 }
@@ -91,7 +92,7 @@ pub(crate) fn assert_unreachable(answer: &Answer, upstream: &Upstream, part: &st
     answer.assert(Origin::Proxy, Code::UNAVAILABLE, "cannot connect to upstream \"chat\"");
     let error = upstream.connect_error().expect("the attempt failed");
     assert!(error.contains(part), "{error:?} lacks {part:?}");
-    let (message, _) = answer.message().split_once(';').unwrap_or_else(|| (answer.message(), ""));
+    let message = answer.message().split_once(';').map_or_else(|| answer.message(), |(message, _)| message);
     assert_eq!(message, "cannot connect to upstream \"chat\"", "nothing else is told");
 }
 

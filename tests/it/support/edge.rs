@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bidiway::{
-    downstream::{self, RouteSettings, ServicePattern},
+    downstream::{self, AddressTable, RouteSettings, ServicePattern},
     schema,
     server::{ListenerSettings, Server, Settings},
     telemetry::Metrics,
@@ -28,6 +28,7 @@ pub(crate) struct Edge {
     pub(crate) tls: SocketAddr,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cut: CancellationToken,
+    pub(crate) clients: Arc<AddressTable>,
     shutdown: Option<oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<()>,
 }
@@ -64,26 +65,37 @@ pub(crate) async fn edge_knowing(
     upstream: upstream::Settings,
     downstream: downstream::Settings,
 ) -> Edge {
-    start(1, schema, vec![upstream], downstream).await
+    start(1, schema, vec![upstream], downstream, false).await
 }
 
 /// A Bidiway with these settings and several upstreams.
 pub(crate) async fn edge_among(upstreams: Vec<upstream::Settings>, downstream: downstream::Settings) -> Edge {
-    start(1, reflection(), upstreams, downstream).await
+    start(1, reflection(), upstreams, downstream, false).await
 }
 
 /// A Bidiway of several workers.
 pub(crate) async fn edge_of_workers(workers: usize, url: &str, downstream: downstream::Settings) -> Edge {
-    start(workers, reflection(), vec![super::calls::settings(&[url])], downstream).await
+    start(workers, reflection(), vec![super::calls::settings(&[url])], downstream, false).await
 }
 
-async fn start(
+/// A Bidiway whose connections begin with a PROXY header.
+pub(crate) async fn edge_behind_tcp_proxy(url: &str, downstream: downstream::Settings) -> Edge {
+    start(1, reflection(), vec![super::calls::settings(&[url])], downstream, true).await
+}
+
+/// A Bidiway of several workers and several upstreams, all with this schema.
+pub(crate) async fn start(
     workers: usize,
     schema: schema::Settings,
     upstreams: Vec<upstream::Settings>,
     downstream: downstream::Settings,
+    proxy_protocol: bool,
 ) -> Edge {
-    edge_adjusted(schema, upstreams, downstream, |settings| settings.workers = workers).await
+    edge_adjusted(schema, upstreams, downstream, |settings| {
+        settings.workers = workers;
+        settings.listeners.iter_mut().for_each(|listener| listener.proxy_protocol = proxy_protocol);
+    })
+    .await
 }
 
 /// A Bidiway with these upstreams and their schema, and whatever else the test wants.
@@ -105,10 +117,11 @@ pub(crate) async fn edge_adjusted(
     let server = Server::bind(settings).unwrap();
     let (shutdown, stop) = oneshot::channel();
     let (addresses, metrics, cut) = (server.addresses(), server.metrics(), server.cut());
+    let clients = server.clients();
     let served = tokio::spawn(server.serve(async move {
         let _ = stop.await;
     }));
-    Edge { address: addresses[0], tls: addresses[1], metrics, cut, shutdown: Some(shutdown), served }
+    Edge { address: addresses[0], tls: addresses[1], metrics, cut, clients, shutdown: Some(shutdown), served }
 }
 
 /// A request body of the tests.

@@ -6,13 +6,17 @@ pub(crate) mod edge;
 pub(crate) mod grpc_websocket;
 pub(crate) mod http;
 pub(crate) mod http_carrier;
+pub(crate) mod identity;
 pub(crate) mod json;
 pub(crate) mod middlebox;
+pub(crate) mod names;
 pub(crate) mod peers;
 pub(crate) mod raw;
 pub(crate) mod reflection;
 pub(crate) mod reload;
+pub(crate) mod replicas;
 pub(crate) mod socket;
+pub(crate) mod tokens;
 pub(crate) mod upstream;
 
 use std::{future::Future, time::Duration};

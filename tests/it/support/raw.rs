@@ -1,10 +1,10 @@
-//! An HTTP/2 server written by hand, frame by frame: for everything that a proper library refuses to do.
+//! HTTP/2 written by hand, frame by frame, mostly the server: for everything that a proper library refuses to do.
 
 use std::net::SocketAddr;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 pub(crate) const DATA: u8 = 0;
@@ -24,6 +24,7 @@ pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const NO_ERROR: u32 = 0;
 pub(crate) const REFUSED_STREAM: u32 = 7;
 pub(crate) const CANCEL: u32 = 8;
+pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// Settings of RFC 9113, section 6.5.2.
 pub(crate) const MAX_CONCURRENT_STREAMS: u16 = 3;
@@ -224,4 +225,52 @@ fn length(mut len: usize, block: &mut Vec<u8>) {
         len /= 128;
     }
     block.push(len as u8);
+}
+
+/// The client's side, as far as a test likes to play it.
+impl RawConnection {
+    /// Connects and says what a client has to say first. `receive`: how much the kernel takes for it unread.
+    pub(crate) async fn to(address: SocketAddr, receive: Option<u32>) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        if let Some(receive) = receive {
+            socket.set_recv_buffer_size(receive).unwrap();
+        }
+        let mut io = socket.connect(address).await.unwrap();
+        io.set_nodelay(true).unwrap();
+        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        io.write_all(&settings_frame(&[])).await.unwrap();
+        Self { io }
+    }
+
+    /// Writes the same bytes until the server takes no more or closes the connection; how many it took.
+    pub(crate) async fn flood(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while self.io.write_all(bytes).await.is_ok() {
+            taken += bytes.len();
+        }
+        taken
+    }
+
+    /// The code of the GOAWAY with which the server ends the connection.
+    pub(crate) async fn goaway(&mut self) -> Option<u32> {
+        loop {
+            let frame = self.any_frame().await?;
+            if frame.kind == GOAWAY {
+                return Some(u32::from_be_bytes(frame.payload[4..8].try_into().unwrap()));
+            }
+        }
+    }
+}
+
+/// The request of a native call.
+pub(crate) fn call_headers(stream: u32, path: &str) -> Vec<u8> {
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "edge.example"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    headers(stream, 0, &fields)
 }

@@ -258,6 +258,7 @@ impl Socket {
             | Event::Greeted { .. }
             | Event::HalfClosed { .. }
             | Event::Opened { .. }
+            | Event::Refreshed
             | Event::ResumeAsked(_)
             | Event::Resumed { .. }
             | Event::TokenRetired { .. } => bail!("a client's session does not say {event:?}"),

@@ -10,14 +10,18 @@ use tokio::{sync::oneshot::error::RecvError, time::Instant};
 
 use super::{Driver, State};
 use crate::{
-    downstream::carrier::{
-        mailbox::{Answer, Arrival, Mailbox},
-        token, too_many_sockets,
+    downstream::{
+        ConnInfo, call_gate,
+        carrier::{
+            mailbox::{Answer, Arrival, Mailbox},
+            token, too_many_sockets,
+        },
     },
     session::{CloseReason, Refusal},
     wire::{
         Code,
         frame::{Frame, FrameKind, PacketReader},
+        metadata,
         v1::{self, ResumeFailure},
     },
 };
@@ -32,9 +36,35 @@ impl Driver {
     pub(super) fn greeted(&mut self, agent: &str) {
         tracing::debug!(session = %self.session_id, peer = %self.conn.peer, agent, "session opened");
         self.greeted = true;
+        self.learn();
         if let Some(token) = self.session.resume_tokens().next() {
             let mailbox = Mailbox::new(self.ready.waker(super::MAILBOX));
             self.entry = self.edge.sessions.enter(token, mailbox);
+        }
+    }
+
+    /// Learns who the client is from what it said last about all its calls.
+    pub(super) fn learn(&self) {
+        let Some(identity) = &self.conn.shown.session else { return };
+        // What is no metadata ends each call, and tells nothing here.
+        let metadata = metadata::from_entries(self.session.default_metadata()).unwrap_or_default();
+        identity.learn(&metadata, &self.conn.shown);
+    }
+
+    /// Whether an arrival is who the session belongs to, as far as that was verified. Nobody in particular may become
+    /// somebody.
+    fn recognizes(&self, hello: &v1::Hello, conn: &ConnInfo) -> Recognized {
+        let settings = self.edge.settings();
+        let Some(authority) = &settings.identity else { return Recognized::Yes };
+        let Some(own) = self.conn.shown.session.as_ref().and_then(|session| session.principal()) else {
+            return Recognized::Yes;
+        };
+        let metadata = metadata::from_entries(&hello.metadata).unwrap_or_default();
+        let found = authority.identify(&metadata, &conn.shown);
+        match found.principal {
+            Some(principal) if principal == own => Recognized::Yes,
+            None if found.later => Recognized::Later,
+            _ => Recognized::No,
         }
     }
 
@@ -53,7 +83,7 @@ impl Driver {
             return Some(CloseReason::new(Code::UNAVAILABLE, "draining", text));
         }
         let crowded = self.link.as_ref().is_some_and(|link| link.crowded);
-        crowded.then(|| too_many_sockets(&self.edge))
+        crowded.then(|| too_many_sockets(&self.edge)).or_else(|| call_gate::overload(&self.edge))
     }
 
     /// This carrier's client wants to go on with another session: its task gets the carrier.
@@ -135,6 +165,11 @@ impl Driver {
             Refusal::Failure(ResumeFailure::UnknownToken)
         } else if arrival.principal != self.principal {
             Refusal::Failure(ResumeFailure::WrongPrincipal)
+        } else if let who @ (Recognized::No | Recognized::Later) = self.recognizes(&hello, &arrival.conn) {
+            if who == Recognized::Later {
+                return arrival.busy();
+            }
+            Refusal::Failure(ResumeFailure::WrongPrincipal)
         } else {
             let Ok(token) = self.edge.sessions.next_token(&hello.resume_token) else {
                 return; // dropped, and so refused: the system has no random numbers
@@ -148,9 +183,12 @@ impl Driver {
     }
 
     fn adopted(&mut self, arrival: Arrival) {
+        let session = self.conn.shown.session.take();
         let before = std::mem::replace(&mut self.conn, arrival.conn.clone());
         // The same principal, and so the same certificate; which another instance tells by its fingerprint only.
         self.conn.certificate = before.certificate;
+        self.conn.shown.session = session;
+        self.learn();
         let from = before.peer;
         let (session, peer, parked) = (&self.session_id, self.conn.peer, self.place.is_some());
         tracing::debug!(%session, %peer, %from, parked, "session resumed");
@@ -229,6 +267,15 @@ impl Driver {
             _ => {}
         }
     }
+}
+
+/// What is known of who asks for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recognized {
+    Yes,
+    No,
+    /// The issuer's keys are on their way.
+    Later,
 }
 
 /// Whether a packet begins with a Hello that has a token.

@@ -11,7 +11,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, INSTANCE, PATH, PROTOCOL, PeerError, finder::Place};
+use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, INSTANCE, PATH, PROTOCOL, PeerError, TOKEN, finder::Place};
 use crate::{
     downstream::{
         ConnInfo, Principal,
@@ -79,6 +79,9 @@ impl Dialer {
         headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
         let scheme = if client.conn.tls { "https" } else { "http" };
         headers.insert(CLIENT_SCHEME, HeaderValue::from_static(scheme));
+        if let Some(token) = client.conn.shown.token_header() {
+            headers.insert(TOKEN, token);
+        }
         if let Some(host) = client.conn.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()) {
             headers.insert(CLIENT_HOST, host);
         }

@@ -9,7 +9,7 @@ use hyper::body::Incoming as RequestBody;
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::timeout;
 
-use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, FAILURE, INSTANCE, PATH, PROTOCOL};
+use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, FAILURE, INSTANCE, PATH, PROTOCOL, TOKEN};
 use crate::{
     downstream::{
         ConnInfo, ConnIo, Edge, Principal,
@@ -18,6 +18,7 @@ use crate::{
             mailbox::{Answer, Arrival},
             socket::{CarrierIo, Incoming, Socket},
         },
+        identity::Shown,
     },
     session::{MAX_PACKET, Refusal, Verdict},
     wire::{
@@ -88,6 +89,7 @@ fn client(headers: &HeaderMap) -> Option<ConnInfo> {
         _ => return None,
     };
     let mut conn = ConnInfo::new(address, tls);
+    conn.shown = Shown::from_header(headers.get(TOKEN));
     conn.host = headers.get(CLIENT_HOST).and_then(|host| host.to_str().ok()).map(Into::into);
     Some(conn)
 }

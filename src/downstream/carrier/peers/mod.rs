@@ -49,6 +49,8 @@ const CLIENT: HeaderName = HeaderName::from_static("bidiway-client");
 /// Whether the client came by TLS: `https` or `http`.
 const CLIENT_SCHEME: HeaderName = HeaderName::from_static("bidiway-client-scheme");
 
+/// The token that the client showed outside of its packets, if there is one.
+const TOKEN: HeaderName = HeaderName::from_static("bidiway-client-token");
 /// The host that the client's request named, where routes ask for hosts.
 const CLIENT_HOST: HeaderName = HeaderName::from_static("bidiway-client-host");
 

@@ -24,12 +24,13 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::stream::{Stream, TOGETHER};
 use crate::{
     downstream::{
-        AddressPermit, ConnInfo, Edge, Opening, Settings, account,
+        AddressPermit, ConnInfo, Edge, Opening, Settings, account, call_gate,
         carrier::{
             ready::{KeyWaker, ReadyList},
             socket::{Broken, Incoming, Socket},
         },
     },
+    session::CloseReason,
     wire::{
         Code, Outcome,
         grpc_websockets::{Frame, GOAWAY, Request, is_request, read_frame, read_request},
@@ -111,7 +112,7 @@ pub(super) struct Driver {
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
     /// The client address's place among its sockets, given back at the end.
-    place: Option<AddressPermit>,
+    place: Result<AddressPermit, CloseReason>,
 }
 
 /// How far the end of a multiplexed socket is.
@@ -148,7 +149,7 @@ impl Driver {
         reader.wake();
         let now = Instant::now();
         let settings = edge.settings();
-        let place = edge.addresses.enter(conn.peer.ip(), settings.limits.sockets_per_address);
+        let place = call_gate::socket_place(&edge, &conn);
         let mut driver = Self {
             draining: Some(Box::pin(edge.drain.draining.clone().cancelled_owned())),
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
@@ -179,11 +180,11 @@ impl Driver {
             state: State::Open,
             place,
         };
-        if driver.place.is_none() {
-            driver.edge.metrics.refused("sockets_per_address");
+        if let Err(reason) = &driver.place {
+            let outcome = Outcome::proxy(reason.code, reason.message.as_str());
             // A multiplexed client is told with its first call: there is nothing to tell it with before.
             if driver.path.is_some() {
-                driver.end_socket(1000, TOO_MANY, &driver.too_many());
+                driver.end_socket(1000, TOO_MANY, &outcome);
             }
         }
         driver

@@ -45,8 +45,8 @@ impl Driver {
                 HeaderValue::from_static("application/grpc+proto")
             }
         };
-        if self.place.is_none() {
-            failure = Some((Code::RESOURCE_EXHAUSTED, self.too_many().status.message));
+        if let Err(reason) = &self.place {
+            failure = Some((reason.code, reason.message.clone()));
             self.state = State::Ending(1000, TOO_MANY);
         }
         let most = self.settings.session.max_streams as usize;
@@ -85,12 +85,6 @@ impl Driver {
             }
             Err(outcome) => self.refused.push_back((id, outcome)),
         }
-    }
-
-    pub(super) fn too_many(&self) -> Outcome {
-        let limit = self.settings.limits.sockets_per_address;
-        let text = format!("this address has {limit} open sockets, which is the limit");
-        Outcome::proxy(Code::RESOURCE_EXHAUSTED, text)
     }
 
     pub(super) fn dialect(&self) -> Dialect {
