@@ -7,7 +7,7 @@ import { spawnSync } from "node:child_process";
 import { after, before, describe, test } from "node:test";
 import { scratch, sleep, startServices } from "../rolling/rig.js";
 import * as callers from "./callers.js";
-import { ENVOY, IDLE_MS, certify, edge, envoy, haproxy, nginx } from "./rig.js";
+import { ENVOY, IDLE_MS, certify, edge, envoy, haproxy, haproxyTcp, nginx, nginxTcp, tcpEdge } from "./rig.js";
 
 const SILENCE_MS = 10 * IDLE_MS;
 const UNAVAILABLE = 14;
@@ -18,11 +18,16 @@ const installed = (command, ...args) => spawnSync(command, args).status === 0;
 
 const BALANCERS = [
   { name: "nginx", start: nginx, missing: !installed("nginx", "-v") && "nginx is not installed", keepsNative: true },
-  { name: "HAProxy", start: haproxy, missing: !installed("haproxy", "-v") && "haproxy is not installed", keepsNative: false },
+  { name: "HAProxy", start: haproxy, missing: !installed("haproxy", "-v") && "haproxy is not installed", keepsNative: false, overHttp2: 200 },
   { name: "Envoy", start: envoy, missing: !ENVOY && "envoy is not installed", keepsNative: true },
 ];
 
-// Both balancers, and everything behind them, are silent at the same time.
+const PASSING_TCP = [
+  { name: "nginx-tcp", start: nginxTcp, missing: BALANCERS[0].missing },
+  { name: "HAProxy-tcp", start: haproxyTcp, missing: BALANCERS[1].missing },
+];
+
+// All balancers, and everything behind them, are silent at the same time.
 describe("behind", { concurrency: true }, () => {
   let folder, services;
   before(async () => {
@@ -35,7 +40,7 @@ describe("behind", { concurrency: true }, () => {
     folder?.remove();
   });
 
-  for (const { name, start, missing, keepsNative } of BALANCERS) {
+  for (const { name, start, missing, keepsNative, overHttp2 } of BALANCERS) {
     describe(name, { skip: missing, concurrency: true }, () => {
       let lively, drowsy, front, short;
       before(async () => {
@@ -93,10 +98,56 @@ describe("behind", { concurrency: true }, () => {
       });
 
       test("pages of listed origins may call, others may not", { timeout }, async () => {
-        for (const origin of ["https://edge.example.com", "https://app.example.com"]) {
+        // The proxy's own origin: the browser came by TLS, the proxy was reached without.
+        for (const origin of [front.url, "https://app.example.com"]) {
           assert.equal(await callers.upgradeFrom(origin, front.url), 101);
         }
-        assert.equal(await callers.upgradeFrom("https://evil.example.com", front.url), 403);
+        for (const origin of [front.url.replace("https", "http"), "https://evil.example.com"]) {
+          assert.equal(await callers.upgradeFrom(origin, front.url), 403);
+        }
+      });
+
+      test("WebSockets over HTTP/2, which browsers use where they are offered, work where they are offered", { timeout }, async () => {
+        assert.equal(await callers.upgradeOverHttp2(front.url), overHttp2);
+      });
+
+      test("the client is who the balancer says, not who the client says", { timeout }, async () => {
+        const { status, forwarded } = await callers.told(front.url);
+        assert.equal(status, 200, "a page of the proxy's own origin");
+        assert.match(forwarded, /(^|, ?)127\.0\.0\.2, 127\.0\.0\.1$/);
+        await lively.says(/Lab\/Metadata.*peer=127\.0\.0\.2:/);
+      });
+    });
+  }
+
+  for (const { name, start, missing } of PASSING_TCP) {
+    describe(name, { skip: missing, concurrency: true }, () => {
+      let proxy, front;
+      before(async () => {
+        proxy = await tcpEdge(folder.path, `${name}-proxy`, { upstream: services.url });
+        front = await start(folder.path, `${name}-front`, proxy);
+      });
+      after(async () => {
+        for (const each of [front, proxy]) await each?.stop();
+      });
+
+      for (const way of ["session", "streaming", "polling"]) {
+        test(`a silent stream lives: ${way}`, { timeout }, async () => {
+          const { code, connects } = await callers[way](front.url, SILENCE_MS);
+          assert.equal(code, 0);
+          assert.equal(connects, 1, "it kept its connection");
+        });
+      }
+
+      test("WebSockets over HTTP/2, which browsers use where they are offered, work where they are offered", { timeout }, async () => {
+        assert.equal(await callers.upgradeOverHttp2(front.url), 200);
+      });
+
+      test("the client is who the PROXY header says", { timeout }, async () => {
+        const { status, forwarded } = await callers.told(front.url);
+        assert.equal(status, 200);
+        assert.equal(forwarded, callers.CLIENT);
+        await proxy.says(/Lab\/Metadata.*peer=127\.0\.0\.2:/);
       });
     });
   }

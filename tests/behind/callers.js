@@ -1,6 +1,7 @@
 // Conversations that fall silent, by every way into the proxy that there is.
 
 import { connect } from "node:http2";
+import { request } from "node:https";
 import { WebSocket } from "ws";
 import { createChannel as createDurable } from "../../shim/src/durable.js";
 import { createChannel } from "../../shim/src/index.js";
@@ -169,6 +170,44 @@ export async function grpcWebUnary(url) {
   const response = await pageFetch(`${url}${LAB}Unary`, { method: "POST", headers: GRPC_WEB, body: framed(payload(7)) });
   const text = Buffer.from(await response.arrayBuffer()).toString("latin1");
   if (response.status !== 200 || !/grpc-status: ?0\r/.test(text)) throw new Error(`HTTP ${response.status}: ${text}`);
+}
+
+/**
+ * A WebSocket over HTTP/2 (RFC 8441), as browsers open one where the other side offers it: the status, 200 if it is taken;
+ * undefined where it is not offered, and browsers take HTTP/1.1.
+ */
+export async function upgradeOverHttp2(url) {
+  const connection = connect(url);
+  try {
+    await new Promise((resolve, reject) => connection.on("remoteSettings", resolve).on("error", reject));
+    if (!connection.remoteSettings.enableConnectProtocol) return undefined;
+    const request = connection.request({
+      ":method": "CONNECT", ":protocol": "websocket", ":path": "/bidiway/session", "sec-websocket-version": "13",
+      "sec-websocket-protocol": "bidiway.v1", origin: ORIGIN,
+    });
+    return await new Promise((resolve, reject) => {
+      request.on("response", (headers) => resolve(headers[":status"])).on("error", reject);
+    });
+  } finally {
+    connection.destroy();
+  }
+}
+
+/** The address of a client that is not the balancer's. */
+export const CLIENT = "127.0.0.2";
+
+/** What a service is told of a client that lies about its address: the HTTP status, and `x-forwarded-for`. */
+export function told(url) {
+  const headers = { "content-type": "application/json", origin: url, "x-forwarded-for": "192.0.2.66", "x-forwarded-proto": "http" };
+  return new Promise((resolve, reject) => {
+    const call = request(`${url}${LAB}Metadata`, { method: "POST", localAddress: CLIENT, headers }, async (response) => {
+      let text = "";
+      for await (const chunk of response) text += chunk;
+      const { entries = [] } = JSON.parse(text);
+      resolve({ status: response.statusCode, forwarded: entries.find(({ name }) => name === "x-forwarded-for")?.text });
+    });
+    call.on("error", reject).end("{}");
+  });
 }
 
 /** The HTTP status of an upgrade from a page of this origin; 101 if it is taken. */

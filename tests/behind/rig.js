@@ -57,17 +57,37 @@ export async function edge(folder, name, { upstream, patient = false }) {
   ];
   writeFileSync(config, fitted("bidiway.yaml", [
     [/0\.0\.0\.0:8080/, `127.0.0.1:${port}`],
+    [/"10\.0\.0\.10", "10\.0\.0\.11"/, `"127.0.0.1"`],
     [/0\.0\.0\.0:9901/, `127.0.0.1:${admin}`],
     [/http:\/\/10\.0\.1\.1:50051/, upstream],
     [/header_timeout: 75s/, `header_timeout: ${shorter(75)}`],
     ...times,
   ]));
+  return serve(config, { port, admin });
+}
+
+/** Bidiway as deploy/behind/bidiway-tcp.yaml has it, with shorter times. */
+export async function tcpEdge(folder, name, { upstream }) {
+  const [port, admin] = await freePorts(2);
+  const config = join(folder, `${name}.yaml`);
+  writeFileSync(config, fitted("bidiway-tcp.yaml", [
+    [/0\.0\.0\.0:8443/, `127.0.0.1:${port}`],
+    [/0\.0\.0\.0:9901/, `127.0.0.1:${admin}`],
+    [/http:\/\/10\.0\.1\.1:50051/, upstream],
+    [/"10\.0\.0\.10", "10\.0\.0\.11"/, `"127.0.0.1"`],
+    [/\/etc\/bidiway\/tls/g, folder],
+  ]) + `session: { ping: ${shorter(20)}, heartbeat: ${shorter(15)} }\n`);
+  return serve(config, { port, admin });
+}
+
+async function serve(config, { port, admin }) {
   const run = start(BINARY, ["serve", "--config", config]);
   await run.says(/admin on/);
   return {
     port,
     admin,
     log: run.log,
+    says: run.says,
     /** The sum of a metric's values, over the label sets that have what is asked for. */
     async count(metric, label = "") {
       const text = await (await fetch(`http://127.0.0.1:${admin}/metrics`)).text();
@@ -98,6 +118,37 @@ export async function nginx(folder, name, { port }) {
     [/\b60s;/g, `${shorter(60)};`],
   ]));
   return up(start("nginx", ["-e", "stderr", "-p", folder, "-c", config]), front);
+}
+
+/** Debian's nginx with deploy/behind/nginx-stream.conf. */
+export async function nginxTcp(folder, name, { port }) {
+  const [front] = await freePorts(1);
+  const config = join(folder, `${name}.conf`);
+  writeFileSync(config, `daemon off; pid ${folder}/${name}.pid; error_log stderr warn;\n` + fitted("nginx-stream.conf", [
+    [/worker_processes auto;/, "worker_processes 1;"],
+    [/worker_rlimit_nofile 131072;/, ""],
+    [/worker_connections 65536;/, "worker_connections 1024;"],
+    [/listen 443;/, `listen 127.0.0.1:${front};`],
+    [/server 10\.0\.0\.1:8443 /, `server 127.0.0.1:${port} `],
+    [/server 10\.0\.0\.2:8443 .*;/, ""],
+    [/\b60s;/g, `${shorter(60)};`],
+  ]));
+  return up(start("nginx", ["-e", "stderr", "-p", folder, "-c", config]), front);
+}
+
+/** Debian's HAProxy with deploy/behind/haproxy-tcp.cfg. */
+export async function haproxyTcp(folder, name, { port, admin }) {
+  const [front] = await freePorts(1);
+  const config = join(folder, `${name}.cfg`);
+  writeFileSync(config, fitted("haproxy-tcp.cfg", [
+    [/maxconn 60000/, "maxconn 1000"],
+    [/bind :443/, `bind 127.0.0.1:${front}`],
+    [/server a 10\.0\.0\.1:8443/, `server a 127.0.0.1:${port}`],
+    [/server b 10\.0\.0\.2:8443/, ""],
+    [/port 9901/, `port ${admin}`],
+    [/\b60s\b/g, shorter(60)],
+  ]));
+  return up(start("haproxy", ["-db", "-f", config]), front);
 }
 
 /** Debian's HAProxy with deploy/behind/haproxy.cfg. */
@@ -138,12 +189,13 @@ export async function envoy(folder, name, { port, admin }) {
 
 async function up(run, port) {
   const url = `https://127.0.0.1:${port}`;
-  const early = run.ended.then((end) => Promise.reject(new Error(`the balancer ended with ${end}:\n${run.log()}`)));
-  early.catch(() => {});
+  let end;
+  run.ended.then((how) => (end = how));
   const asked = () => new Promise((resolve, reject) => {
     get(`${url}/bidiway/index.js`, (response) => resolve(response.resume().statusCode === 200)).on("error", reject);
   });
-  await Promise.race([early, until(asked)]);
+  await until(async () => end !== undefined || asked());
+  if (end !== undefined) throw new Error(`the balancer ended with ${end}:\n${run.log()}`);
   return {
     url,
     log: run.log,

@@ -16,11 +16,13 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use crate::{
     grpc_web::{TALK, trailers_only},
     session_calls::entry,
+    session_peers::relayed,
     support::{
         calls,
         carrier::Carrier,
         edge::{BOTH, Client, Edge, Http, WebAnswer, edge_among, edge_with, open, settings, whole},
         grpc_websocket,
+        peers::instances_with,
         socket::{self, Socket, text},
         upstream::{Exchange, Scripted, end_with, message, send},
         within,
@@ -186,7 +188,24 @@ async fn a_socket_s_call_takes_the_route_of_the_host_it_was_opened_on() {
         assert_eq!(Said::read(call.reader.payloads()[0]).by, "two", "{carrier:?}");
         let mut socket = carrier.connect(&edge).await;
         assert_eq!(said_to_session(&mut socket, vec![]).await.by, "two", "{carrier:?}");
+        for polls in [false, true] {
+            let mut socket = Socket::new(carrier.http(&edge, polls), session::Settings::default());
+            assert_eq!(said_to_session(&mut socket, vec![]).await.by, "two", "{carrier:?} {polls}");
+        }
     }
+}
+
+#[tokio::test]
+async fn the_host_is_known_to_the_instance_that_has_the_session_too() {
+    let upstream = service("one").await;
+    let routes = vec![on(&["127.0.0.1"], any("chat"))];
+    let (edges, ..) = instances_with(2, &upstream.url, Settings { routes, ..settings() }).await;
+    let mut socket = within(10, relayed(&edges[0], &edges[1])).await;
+    assert_eq!(said_to_session(&mut socket, vec![]).await.by, "one");
+    assert_eq!(
+        edges[0].metrics.encode().matches("route=\"127.0.0.1 *\",dialect=\"session\",code=\"OK\"").count(),
+        1
+    );
 }
 
 #[tokio::test]
