@@ -325,6 +325,7 @@ fn reread(file: &Path, own_filter: bool, format: log::Format) -> Loaded {
         if !own_filter {
             log::set_filter(&config.log.filter)?;
         }
+        log::sample_ok(config.log.sample_ok);
         Ok(config.settings)
     });
     Loaded { settings, files, every, restart_needed }

@@ -1,6 +1,12 @@
 //! The log's format and destination.
 
-use std::{cell::Cell, sync::OnceLock};
+use std::{
+    cell::Cell,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
@@ -27,20 +33,17 @@ thread_local! {
 }
 
 /// The part of the calls that ended with OK that have a line; all others always have one.
-static OK_SHARE: OnceLock<f64> = OnceLock::new();
+static OK_SHARE: AtomicU64 = AtomicU64::new(1.0_f64.to_bits());
 
 /// Of the calls that end with OK, this part has a line in the log, evenly: 0 for none, 1 for all, which is the
-/// default. Only the first time counts.
+/// default.
 pub fn sample_ok(share: f64) {
-    let _ = OK_SHARE.set(share);
+    OK_SHARE.store(share.to_bits(), Ordering::Relaxed);
 }
 
 /// Whether a call that ended so has a line.
 pub(super) fn wants(code: Code) -> bool {
-    match OK_SHARE.get() {
-        Some(share) if code == Code::OK => due(*share),
-        _ => true,
-    }
+    code != Code::OK || due(f64::from_bits(OK_SHARE.load(Ordering::Relaxed)))
 }
 
 fn due(share: f64) -> bool {
