@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
 use super::{
-    Asked, ConnInfo, Edge, Plan, Route, call_gate, cookies, identity, message_log, trusted_proxies, upgrade_headers,
+    Asked, ConnInfo, Edge, Plan, Route, call_gate, cookies, identity, message_log, trusted_proxies,
+    upgrade_headers,
 };
 use crate::{
     telemetry::{CallRecord, Dialect},
