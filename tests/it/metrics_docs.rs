@@ -185,6 +185,10 @@ fn what_is_exposed_is_what_the_sources_say() {
     metrics.session_closed("drained");
     metrics.refused("origin");
     drop(metrics.carrier_opened(CarrierKind::Http));
+    metrics.limits().limited("cancels");
+    metrics.limits().proxy_header_failed("malformed");
+    metrics.limits().overload("memory", true);
+    metrics.limits().shed("memory", "call");
     let mut registered = registered();
     let text = metrics.encode();
     for (name, form) in exposed(&text).into_iter().filter(|(name, _)| !name.starts_with("process_")) {
