@@ -65,22 +65,25 @@ pub(crate) async fn edge_knowing(
     upstream: upstream::Settings,
     downstream: downstream::Settings,
 ) -> Edge {
-    start(1, schema, vec![upstream], downstream, false).await
+    start(1, schema, vec![upstream], downstream).await
 }
 
 /// A Bidiway with these settings and several upstreams.
 pub(crate) async fn edge_among(upstreams: Vec<upstream::Settings>, downstream: downstream::Settings) -> Edge {
-    start(1, reflection(), upstreams, downstream, false).await
+    start(1, reflection(), upstreams, downstream).await
 }
 
 /// A Bidiway of several workers.
 pub(crate) async fn edge_of_workers(workers: usize, url: &str, downstream: downstream::Settings) -> Edge {
-    start(workers, reflection(), vec![super::calls::settings(&[url])], downstream, false).await
+    start(workers, reflection(), vec![super::calls::settings(&[url])], downstream).await
 }
 
 /// A Bidiway whose connections begin with a PROXY header.
 pub(crate) async fn edge_behind_tcp_proxy(url: &str, downstream: downstream::Settings) -> Edge {
-    start(1, reflection(), vec![super::calls::settings(&[url])], downstream, true).await
+    edge_adjusted(reflection(), vec![super::calls::settings(&[url])], downstream, |settings| {
+        settings.listeners.iter_mut().for_each(|listener| listener.proxy_protocol = true);
+    })
+    .await
 }
 
 /// A Bidiway of several workers and several upstreams, all with this schema.
@@ -89,13 +92,8 @@ pub(crate) async fn start(
     schema: schema::Settings,
     upstreams: Vec<upstream::Settings>,
     downstream: downstream::Settings,
-    proxy_protocol: bool,
 ) -> Edge {
-    edge_adjusted(schema, upstreams, downstream, |settings| {
-        settings.workers = workers;
-        settings.listeners.iter_mut().for_each(|listener| listener.proxy_protocol = proxy_protocol);
-    })
-    .await
+    edge_adjusted(schema, upstreams, downstream, |settings| settings.workers = workers).await
 }
 
 /// A Bidiway with these upstreams and their schema, and whatever else the test wants.
