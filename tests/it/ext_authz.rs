@@ -150,7 +150,7 @@ async fn judged(settings: ExtAuthzSettings, issuer: Option<&Issuer>) -> (Judge, 
     };
     let judges = bidiway::upstream::Settings { name: "judge".into(), ..calls::settings(&[&url]) };
     let upstreams = vec![calls::settings(&[&upstream.url]), judges];
-    let edge = start(1, json::schema(), upstreams, downstream(identity, rule), false).await;
+    let edge = start(1, json::schema(), upstreams, downstream(identity, rule)).await;
     (judge, edge, upstream)
 }
 
