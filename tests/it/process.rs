@@ -67,7 +67,12 @@ async fn run(args: &[&str]) -> (Option<i32>, String, String) {
 
 #[tokio::test]
 async fn a_process_without_file_descriptors_lives_on_and_accepts_again() {
-    let script = format!("ulimit -n 64; exec {BINARY} {}", SERVE.join(" "));
+    let folder = Folder::new();
+    // Otherwise new connections are refused before that.
+    let config = format!("{}overload: {{ files: 1 }}\n", reloadable("\"off\"", "http://127.0.0.1:1"));
+    folder.write("bidiway.yaml", &config);
+    let script =
+        format!("ulimit -n 64; exec {BINARY} serve --config {}", folder.path("bidiway.yaml").display());
     let mut process = Process::start(Command::new("sh").args(["-c", &script]));
     let address = process.address("listening on http://").await;
     let admin = process.address("admin on http://").await;

@@ -72,7 +72,7 @@ impl World<'_> {
                 let held: usize = call.up.held.iter().map(|len| len + FRAME_OVERHEAD as usize).sum();
                 assert!(held as u64 <= window, "what is held is within the credit");
             }
-            Event::Greeted { .. } => {}
+            Event::Greeted { .. } | Event::Refreshed => {}
             Event::HalfClosed { stream } => {
                 let call = self.calls.get_mut(&stream).expect("a call");
                 assert!(call.proxy == Life::Open && !call.up.end_seen);
