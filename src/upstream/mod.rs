@@ -6,6 +6,7 @@
 
 mod balance;
 mod call;
+mod call_receiver;
 mod channel;
 mod chunk;
 mod connection;
@@ -33,7 +34,8 @@ mod tls;
 mod trickle;
 
 pub use balance::{Balance, HashKey};
-pub use call::{Call, CallReceiver, CallSender, Received, Request};
+pub use call::{Call, CallSender, Received, Request};
+pub use call_receiver::CallReceiver;
 pub use channel::Channel;
 pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
