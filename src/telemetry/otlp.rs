@@ -16,6 +16,7 @@ use crate::wire::Code;
     clippy::allow_attributes_without_reason,
     reason = "generated code; the proto files document it"
 )]
+#[cfg_attr(doc, allow(rustdoc::invalid_html_tags, reason = "the proto files' comments are plain text"))]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/opentelemetry.rs"));
 }

@@ -117,7 +117,7 @@ impl CallReceiver {
         }
     }
 
-    /// See [`Call::poll_receive`].
+    /// See [`Call::poll_receive`](super::Call::poll_receive).
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         let mut received = self.receive(cx);
         if let (Poll::Ready(received), Some(rules)) = (&mut received, &self.rules) {
@@ -229,7 +229,7 @@ impl CallReceiver {
         }
     }
 
-    /// See [`Call::poll_deadline`].
+    /// See [`Call::poll_deadline`](super::Call::poll_deadline).
     pub fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Box<Outcome>> {
         let Some(lifetime) = &mut self.lifetime else { return Poll::Pending };
         let end = ready!(lifetime.poll(cx));
@@ -251,7 +251,7 @@ impl CallReceiver {
         })
     }
 
-    /// See [`Call::release`].
+    /// See [`Call::release`](super::Call::release).
     pub fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.held);
         self.held -= bytes;
@@ -266,7 +266,7 @@ impl CallReceiver {
         }
     }
 
-    /// See [`Call::buffered`].
+    /// See [`Call::buffered`](super::Call::buffered).
     pub fn buffered(&mut self) -> usize {
         match &mut self.stage {
             Stage::Body(stream, _)

@@ -99,7 +99,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether it has this host, which [`host_of`] has read.
+    /// Whether it has this host, which `host_of` has read.
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(own) => own == host,
