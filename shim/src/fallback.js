@@ -160,6 +160,8 @@ export function openEither(target, Socket, fetch) {
     close(code, reason) {
       patience();
       drop(scout, 1000);
+      // Its end, which comes later, is no failure of the network.
+      inner.onclose = null;
       inner.close(code, reason);
     },
   };

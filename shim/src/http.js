@@ -164,6 +164,8 @@ export function openHttp(url, fetch, poll, heldBack) {
           .catch(() => 0),
       ]);
       clock();
+      // An answer that comes too late is not handled beside the next one.
+      requests[path]?.abort();
       if (status === undefined) return;
       if (!PASSING.includes(status) || ++i === TRIES) return refused(status);
     }

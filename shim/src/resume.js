@@ -59,6 +59,8 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
   /** Whether packets pass: not between the loss of a connection and the Welcome on the next one. */
   let attached = true;
   let over = false;
+  /** @type {Uint8Array | undefined} what each call may have of the proxy, should a new session begin in place of this one */
+  let credit;
   /** @type {Uint8Array | undefined} that of the last Welcome, in a session that can be resumed */
   let token;
   let graceMs = 0;
@@ -180,7 +182,7 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
       if (mine !== epoch) return;
       use(open(target), () =>
         control(HELLO, [
-          0x0a, Uint8Array.of(VERSION), 0x12, token, 0x18, received, ...metadataFields(0x22, metadata), 0x38, 1,
+          0x0a, Uint8Array.of(VERSION), 0x12, token, 0x18, received, ...metadataFields(0x22, metadata), 0x28, credit, 0x38, 1,
         ]),
       );
     } catch (cause) {
@@ -198,7 +200,7 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
     let greeted = false;
     carrier = next;
     next.onopen = opened;
-    next.onbetter = () => link.close(LOST, "moving to a WebSocket");
+    next.onbetter = () => token && link.close(LOST, "moving to a WebSocket");
     next.onclose = ({ code, reason }) => {
       const ends = code === 1000 || code === 1001 || (code >= CLOSE_CODES && code !== LOST);
       if (!ends && token && (session.calls.size || kept.length)) {
@@ -270,8 +272,12 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
       const frames = read(packet, FRAME).list;
       for (const frame of frames) {
         // The core writes the stream first, and one session frame first in its packet: Hello.
-        if (frame[0] === HELLO) packet = write([FRAME, [HELLO, join([/** @type {Uint8Array} */ (read(frame)[HELLO]), [0x38, 1]])]]);
-        else if (frame[0] === STREAM && token) {
+        if (frame[0] === HELLO) {
+          const hello = /** @type {Uint8Array} */ (read(frame)[HELLO]);
+          credit = read(hello)[0x28];
+          packet = write([FRAME, [HELLO, join([hello, [0x38, 1]])]]);
+        }
+        if (frame[0] === STREAM && token) {
           kept.push(frame);
           keptBytes += frame.length;
           if (attached) sent++;

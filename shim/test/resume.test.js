@@ -33,6 +33,7 @@ test("a lost connection ends no call: both sides send again what the other lacks
   assert.deepEqual([...again.resumeToken], [...T1]);
   assert.equal(again.received, 2);
   assert.equal(again.resumable, true);
+  assert.equal(again.streamCredit, 2 ** 18, "should a new session begin, its calls have the credit that we count with");
   assert.equal(channel.state, "ready");
   assert.deepEqual(next.frames.map(({ kind, ack, data }) => [kind, ack ?? data.length]), [["ack", 2], ["data", 3], ["data", 4]]);
   next.trailers(1);

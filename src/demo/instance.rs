@@ -190,7 +190,10 @@ fn proxy_settings(
         listeners.push(server::ListenerSettings::new(address, tls));
     }
     let route = downstream::RouteSettings::new(downstream::ServicePattern::Any, "demo");
+    // All who come are on this machine, and play.
+    let limits = downstream::Limits { upgrades_per_minute: None, ..downstream::Limits::default() };
     let downstream = downstream::Settings {
+        limits,
         routes: vec![route],
         schema_endpoint: true,
         pages: page::router(),

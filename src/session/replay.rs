@@ -118,6 +118,8 @@ impl Replay {
         }
         if self.held == 0 && self.bytes.capacity() > SHARED {
             self.bytes = VecDeque::new(); // a burst must not pin its room in an idle session
+        } else if self.bytes.capacity() > SHARED.max(4 * self.bytes.len()) {
+            self.bytes.shrink_to(2 * self.bytes.len()); // nor in one that waits for its client
         }
     }
 

@@ -34,6 +34,7 @@ export async function startProxy(endpoint, origin) {
       `origins: ["${origin}"]`,
       `upstreams: { matrix: { endpoints: ["${endpoint}"] } }`,
       `drain: 0s`,
+      `limits: { connections_per_address: 100000, upgrades_per_minute: 1000000 }`,
       `log: { level: "warn,call=off" }`,
     ].join("\n"),
   );

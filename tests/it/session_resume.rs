@@ -6,10 +6,16 @@ use bidiway::{
     session::{Event, Settings},
     wire::{Code, v1},
 };
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
 use h2::Reason;
 use tokio::sync::{Notify, mpsc};
-use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::CloseFrame},
+};
 
+use crate::session_resume_refusals::hello;
 use crate::support::{
     carrier::{CARRIERS, Carrier},
     edge::{self, Edge, edge, edge_of_workers, edge_with},
@@ -144,7 +150,7 @@ async fn a_carrier_that_breaks_in_the_middle_of_large_messages_loses_no_byte_of_
         let mut socket = Socket::new(new().await, resumable());
         let stream = socket.open(TALK).await;
         let whole: Vec<u8> = (0..900_000_u32).map(|n| (n % 251) as u8).collect();
-        let mut rest = bytes::Bytes::from(whole.clone());
+        let mut rest = Bytes::from(whole.clone());
         let (mut received, mut cuts, mut steps) = (Vec::new(), 0, 0);
         while received.len() < whole.len() {
             // A cut now and then, while both directions are full.
@@ -234,8 +240,7 @@ async fn what_the_client_says_when_it_closes_decides_whether_its_session_waits()
             socket.open(TALK).await;
             upstream.begun(1).await;
             let (lost, mut ws) = socket.part();
-            let frame =
-                tokio_tungstenite::tungstenite::protocol::CloseFrame { code: code.into(), reason: "".into() };
+            let frame = CloseFrame { code: code.into(), reason: "".into() };
             ws.close(Some(frame)).await.unwrap();
             if ends {
                 upstream.cancelled(1).await;
@@ -494,6 +499,23 @@ async fn a_service_that_sends_while_the_client_is_away_waits_and_nothing_is_lost
         let numbers: Vec<_> =
             answer.messages.iter().map(|m| u32::from_be_bytes(m[..4].try_into().unwrap())).collect();
         assert_eq!(numbers, (0..500).collect::<Vec<_>>());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_whose_carrier_ends_with_its_hello_is_counted_once() {
+    let upstream = Scripted::start(echo).await;
+    let edge = edge(&upstream.url).await;
+    within(10, async {
+        let mut ws = websocket(Carrier::Http1, &edge).await;
+        // Both in one write, so that the end is read before Welcome is written.
+        ws.feed(Message::Binary(hello(Bytes::new()))).await.unwrap();
+        ws.feed(Message::Close(Some(CloseFrame { code: 4014.into(), reason: "".into() }))).await.unwrap();
+        ws.flush().await.unwrap();
+        while ws.next().await.is_some_and(|message| message.is_ok()) {}
+        shows(&edge, "bidiway_connections_open 0").await;
+        assert_shows(&edge, "bidiway_sessions_open 0");
     })
     .await;
 }

@@ -82,7 +82,7 @@ export function instance(folder, name, { port, admin, upstream, drain }) {
       `listeners: [{ address: "127.0.0.1:${port}" }]`,
       `admin: { address: "127.0.0.1:${admin}" }`,
       `upstreams: { services: { endpoints: ["${upstream}"] } }`,
-      `limits: { sockets_per_address: 100000 }`,
+      `limits: { sockets_per_address: 100000, connections_per_address: 100000, upgrades_per_minute: 1000000 }`,
       `drain: ${drain}`,
       `log: { level: "info,call=off" }`,
     ].join("\n"),

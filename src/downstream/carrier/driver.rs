@@ -347,6 +347,8 @@ impl Driver {
                         self.stop();
                     }
                 }
+                // Its end has been told.
+                Event::Closed(_) if matches!(self.state, State::Gone) => {}
                 Event::Closed(reason) => {
                     self.leave_directory(reason.label);
                     self.state = State::Ending(reason);

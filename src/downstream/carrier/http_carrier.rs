@@ -15,7 +15,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
-use prost::Message;
+use prost::{DecodeError, Message};
 use tokio::time::timeout;
 
 use super::{
@@ -170,8 +170,8 @@ impl Hello {
 
 /// A packet of the client's, or its last word.
 async fn up(edge: &Edge, head: &Parts, body: Bytes, conn: &ConnInfo) -> Result<Response<Body>, Rejection> {
-    let HttpUp { carrier, number, packet, close } =
-        HttpUp::decode(body).map_err(|error| malformed(format!("the body is no HttpUp: {error}")))?;
+    let HttpUp { carrier, number, packet, close } = HttpUp::decode(body.clone())
+        .map_err(|error| undecodable(edge, head, conn, &body, "HttpUp", error))?;
     let line = find(edge, head, conn, &carrier)?;
     if let Some(close) = close {
         line.hang_up(u16::try_from(close.code).ok().filter(|&code| code != 0));
@@ -202,8 +202,8 @@ async fn up(edge: &Edge, head: &Parts, body: Bytes, conn: &ConnInfo) -> Result<R
 
 /// A poll.
 async fn down(edge: &Edge, head: &Parts, body: Bytes, conn: &ConnInfo) -> Result<Response<Body>, Rejection> {
-    let HttpPoll { carrier, number, wait_ms } =
-        HttpPoll::decode(body).map_err(|error| malformed(format!("the body is no HttpPoll: {error}")))?;
+    let HttpPoll { carrier, number, wait_ms } = HttpPoll::decode(body.clone())
+        .map_err(|error| undecodable(edge, head, conn, &body, "HttpPoll", error))?;
     let line = find(edge, head, conn, &carrier)?;
     if number == 0 {
         let text = "it has no number; polls are numbered from 1";
@@ -246,6 +246,22 @@ async fn wait(
 
 fn owner(head: &Parts, conn: &ConnInfo) -> Owner {
     Owner { origin: origin_of(&head.headers), certificate: conn.certificate.clone() }
+}
+
+/// A body that is not what it should be: the carrier that it names nevertheless is closed.
+fn undecodable(
+    edge: &Edge,
+    head: &Parts,
+    conn: &ConnInfo,
+    body: &Bytes,
+    what: &str,
+    error: DecodeError,
+) -> Rejection {
+    let text = format!("the body is no {what}: {error}");
+    if let Some(Ok(line)) = leading_carrier(body).map(|name| find(edge, head, conn, name)) {
+        line.violate(CloseReason::new(Code::INVALID_ARGUMENT, "malformed", text.clone()));
+    }
+    malformed(text)
 }
 
 /// The carrier that a request names, if it may use it.

@@ -126,9 +126,9 @@ impl JsonStream {
     }
 
     /// Bytes on their way, in either direction.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub(super) fn held_bytes(&mut self) -> usize {
         let leaving = self.leaving.as_ref().map_or(0, |leaving| leaving.json.len());
-        self.call.backlog() + self.arriving.len() + leaving
+        self.call.backlog() + self.call.held_down() + self.arriving.len() + leaving
     }
 
     /// Counts and logs the end of a call that has not ended by itself.

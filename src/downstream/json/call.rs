@@ -194,6 +194,11 @@ impl JsonCall {
         self.inbox_size + self.sending.as_ref().map_or(0, Chunk::len)
     }
 
+    /// What has come from upstream and is not on its way to the client.
+    pub(crate) fn held_down(&mut self) -> usize {
+        self.call.as_mut().map_or(0, Call::buffered) + self.down.len()
+    }
+
     /// Whether more may come from the client now. When it does not, `poll` tells when it does again.
     pub(crate) fn has_room(&self) -> bool {
         self.backlog() < INBOX

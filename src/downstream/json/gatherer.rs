@@ -51,6 +51,11 @@ impl Gatherer {
         Ok(None)
     }
 
+    /// Bytes of the message that has begun, and of what came behind it.
+    pub(super) fn len(&self) -> usize {
+        self.parts.len() + self.chunk.len()
+    }
+
     /// Bytes of upstream's window to be given back.
     pub(super) fn release(&mut self) -> usize {
         std::mem::take(&mut self.held)

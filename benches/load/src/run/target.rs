@@ -127,6 +127,8 @@ routes:
     upstream: echo
 limits:
   sockets_per_address: 100000
+  connections_per_address: 100000
+  upgrades_per_minute: 1000000
 log:
   level: warn
 "

@@ -188,6 +188,8 @@ impl Driver {
         // The same principal, and so the same certificate; which another instance tells by its fingerprint only.
         self.conn.certificate = before.certificate;
         self.conn.shown.session = session;
+        // Running calls count here when they are given up.
+        self.conn.brake = before.brake;
         self.learn();
         let from = before.peer;
         let (session, peer, parked) = (&self.session_id, self.conn.peer, self.place.is_some());

@@ -1,6 +1,6 @@
 //! Connections to other instances.
 
-use std::{future::poll_fn, io, sync::Arc};
+use std::{future::poll_fn, io, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -8,7 +8,7 @@ use http_body_util::Empty;
 use hyper::{body::Incoming as Body, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, INSTANCE, PATH, PROTOCOL, PeerError, TOKEN, finder::Place};
@@ -28,6 +28,10 @@ use crate::{
         websocket::HEADER_MAX,
     },
 };
+
+/// How long an address may take to answer. One where nobody is any more may swallow packets, and there may be another
+/// to try before the client loses patience.
+const CONNECT: Duration = Duration::from_secs(1);
 
 type Anything = Box<dyn std::error::Error + Send + Sync>;
 
@@ -114,7 +118,7 @@ impl Dialer {
     async fn connect(&self, place: &Place) -> io::Result<TlsStream<TcpStream>> {
         let name = self.server_name.as_deref().unwrap_or(&place.host).to_owned();
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
-        let tcp = TcpStream::connect(place.address).await?;
+        let tcp = timeout(CONNECT, TcpStream::connect(place.address)).await??;
         tcp.set_nodelay(true)?;
         TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await
     }
