@@ -20,12 +20,14 @@ const LAST_WORDS_MS = 3000;
 
 const installed = (command, ...args) => spawnSync(command, args).status === 0;
 
+// nginx goes on sending clients to an instance that stops, as nobody tells it: on a busy machine a few calls in ten thousand
+// do not get through in time. Where /readyz is asked, none may fail.
 const BALANCERS = [
-  { name: "HAProxy, which asks /readyz", start: haproxy, missing: !installed("haproxy", "-v") && "haproxy is not installed" },
-  { name: "nginx, which asks nobody", start: nginx, missing: !installed("nginx", "-v") && "nginx is not installed" },
+  { name: "HAProxy, which asks /readyz", most: 0, start: haproxy, missing: !installed("haproxy", "-v") && "haproxy is not installed" },
+  { name: "nginx, which asks nobody", most: 0.001, start: nginx, missing: !installed("nginx", "-v") && "nginx is not installed" },
 ];
 
-for (const { name, start, missing } of BALANCERS) {
+for (const { name, most, start, missing } of BALANCERS) {
   describe(name, { skip: missing }, () => {
     let folder, services, instances, balancer;
     before(async () => {
@@ -74,7 +76,9 @@ for (const { name, start, missing } of BALANCERS) {
       t.diagnostic(`calls ${JSON.stringify(seen.calls)}, the slowest of them ${JSON.stringify(seen.slowest, (_, ms) => (ms.toFixed ? Math.round(ms) : ms))} ms`);
       t.diagnostic(`answers in conversations ${seen.answers}, finished ${seen.finished}, ended by the proxy ${seen.ends.length}`);
       t.diagnostic(`moves ${moves.length}: ${moves.map((ms) => Math.round(ms / 100)).sort((a, b) => a - b).join(" ")} (× 100 ms after the signal)`);
-      assert.deepEqual(seen.failed, []);
+      const all = Object.values(seen.calls).reduce((sum, calls) => sum + calls);
+      if (seen.failed.length > all * most) assert.deepEqual(seen.failed, []);
+      t.diagnostic(`failed: ${JSON.stringify(seen.failed)}`);
       for (const [way, calls] of Object.entries(seen.calls)) assert.ok(calls > 100 * restarts / 4, `only ${calls} calls by ${way}`);
       assert.ok(seen.finished >= restarts, `${seen.finished} conversations ran out`);
       assert.ok(seen.ends.length >= restarts, `${seen.ends.length} conversations were ended`);
