@@ -17,16 +17,30 @@ export async function until(ask) {
   while (!(await ask().catch(() => false))) await sleep(20);
 }
 
-/** Ports that are free, and different. */
+/**
+ * Where ports for others are looked for: below those that systems give to whoever connects (32768 and up on Linux), or a
+ * connection of somebody else may have the port before the process that it is meant for.
+ */
+const FIRST_PORT = 10_000;
+const PORTS = 20_000;
+let nextPort = Math.floor(Math.random() * PORTS);
+
+/** Ports that are free, each given out once. */
 export async function freePorts(count) {
-  const servers = await Promise.all(
-    Array.from({ length: count }, () => new Promise((resolve) => {
-      const server = createServer().listen(0, "127.0.0.1", () => resolve(server));
-    })),
-  );
-  const ports = servers.map((server) => server.address().port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  const ports = [];
+  while (ports.length < count) {
+    const port = FIRST_PORT + (nextPort++ % PORTS);
+    if (await isFree(port)) ports.push(port);
+  }
   return ports;
+}
+
+function isFree(port) {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.on("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+  });
 }
 
 /** A folder that is gone afterwards. */
