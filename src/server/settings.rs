@@ -40,6 +40,29 @@ pub struct DrainSettings {
     pub timeout: Duration,
 }
 
+impl DrainSettings {
+    /// How long the public ports may stay open in a drain for clients that may come back. Others come there, too, and
+    /// what they begin needs time to end.
+    pub(super) fn open(&self) -> Duration {
+        self.draining() / 2
+    }
+
+    /// The same for the port of other instances, which bring nobody else. Who comes in the last moments would only be cut
+    /// off.
+    pub(super) fn open_for_peers(&self) -> Duration {
+        self.draining() / 4 * 3
+    }
+
+    /// The time over which those are sent elsewhere who came in a drain, once the ports are closed.
+    pub(super) fn late_spread(&self) -> Duration {
+        self.spread.min(self.draining() / 16)
+    }
+
+    fn draining(&self) -> Duration {
+        self.timeout.saturating_sub(self.grace)
+    }
+}
+
 impl From<Duration> for DrainSettings {
     /// No grace and no spread.
     fn from(timeout: Duration) -> Self {

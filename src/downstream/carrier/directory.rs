@@ -33,13 +33,15 @@ pub struct SessionDirectory {
     peers: Mutex<Option<Arc<Peers>>>,
     parking: Arc<Parking>,
     known: Mutex<Known>,
-    /// Told when the last session has left.
+    /// Told when the last session has left that holds the ports open.
     vacant: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     sessions: HashMap<Locator, Arc<Mailbox>>,
+    /// Those among them that hold the ports open.
+    holding: usize,
     /// The latest ends, bounded by [`REMEMBERED`].
     ended: VecDeque<(Locator, ResumeFailure)>,
 }
@@ -82,13 +84,16 @@ impl SessionDirectory {
         token::mint(self.instance, locator)
     }
 
-    /// From now on, carriers with this session's tokens come into its mailbox.
-    pub(super) fn enter(self: &Arc<Self>, token: &[u8], mailbox: Mailbox) -> Option<Entry> {
+    /// From now on, carriers with this session's tokens come into its mailbox. For one that began in a drain (`late`) the
+    /// ports are not held open: others would come by them, without end.
+    pub(super) fn enter(self: &Arc<Self>, token: &[u8], mailbox: Mailbox, late: bool) -> Option<Entry> {
         let (_, locator) = token::read(token)?;
         let mailbox = Arc::new(mailbox);
-        self.known().sessions.insert(locator, Arc::clone(&mailbox));
+        let mut known = self.known();
+        known.sessions.insert(locator, Arc::clone(&mailbox));
+        known.holding += usize::from(!late);
         let why = ResumeFailure::StateLost;
-        Some(Entry { directory: Arc::clone(self), locator, mailbox, why })
+        Some(Entry { directory: Arc::clone(self), locator, mailbox, late, why })
     }
 
     /// Which instance this is.
@@ -121,13 +126,13 @@ impl SessionDirectory {
         arrival.refuse(Refusal::Failure(failure));
     }
 
-    /// Completes when no session is left that a client could come back to, and none whose requests come on new
-    /// connections.
+    /// Completes when no session is left that a client could come back to, but for those that began in the drain, and
+    /// none whose requests come on new connections.
     pub async fn vacated(&self) {
         loop {
             self.http.vacated().await;
             let left = self.vacant.notified();
-            if self.known().sessions.is_empty() {
+            if self.known().holding == 0 {
                 return;
             }
             left.await;
@@ -155,6 +160,8 @@ pub(super) struct Entry {
     directory: Arc<SessionDirectory>,
     locator: Locator,
     mailbox: Arc<Mailbox>,
+    /// It began in a drain.
+    late: bool,
     /// What a client reads that comes back later.
     why: ResumeFailure,
 }
@@ -185,6 +192,9 @@ impl Drop for Entry {
         known.ended.push_back((self.locator, self.why));
         if known.sessions.is_empty() {
             known.sessions.shrink_to_fit();
+        }
+        known.holding -= usize::from(!self.late);
+        if known.holding == 0 {
             self.directory.vacant.notify_waiters();
         }
         drop(known);

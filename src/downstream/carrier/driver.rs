@@ -82,9 +82,11 @@ pub(super) struct Driver {
     own: KeyWaker,
     reader: KeyWaker,
     timer: Pin<Box<Sleep>>,
-    /// `None` when it has come.
-    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// When the client is sent elsewhere, once the drain has begun.
+    /// What will send the client elsewhere. `None` before Hello, and when it has come.
+    departure: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// The session began in a drain.
+    late: bool,
+    /// When the client is sent elsewhere, once that has come.
     leave: Option<Pin<Box<Sleep>>>,
     /// `None` when it has come.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -118,7 +120,8 @@ impl Driver {
         reader.wake();
         edge.metrics.session_opened();
         Self {
-            draining: Some(Box::pin(edge.drain.draining.clone().cancelled_owned())),
+            departure: None,
+            late: false,
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
             leave: None,
             timer: Box::pin(tokio::time::sleep_until(Instant::now())),
@@ -257,14 +260,17 @@ impl Driver {
         self.own.arm();
         let waker = self.own.waker().clone();
         let cx = &mut Context::from_waker(&waker);
-        if self.draining.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
-            self.draining = None;
-            // Who has not said Hello yet may be here to go on with a session.
-            if self.greeted || self.settings.session.resume.is_zero() {
+        if self.departure.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
+            self.departure = None;
+            let drain = &self.edge.drain;
+            let share = match (self.late, drain.closed.is_cancelled()) {
+                (true, false) => drain.share(),
                 // Without calls it will not be back before it has one.
-                let share = if self.calls.is_empty() { Duration::ZERO } else { self.edge.drain.share() };
-                self.leave = Some(Box::pin(tokio::time::sleep(share)));
-            }
+                _ if self.calls.is_empty() => Duration::ZERO,
+                (true, true) => drain.late_share(),
+                (false, _) => drain.share(),
+            };
+            self.leave = Some(Box::pin(tokio::time::sleep(share)));
         }
         if self.leave.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
             self.leave = None;

@@ -37,9 +37,16 @@ impl Driver {
         tracing::debug!(session = %self.session_id, peer = %self.conn.peer, agent, "session opened");
         self.greeted = true;
         self.learn();
+        let drain = &self.edge.drain;
+        self.late = drain.draining.is_cancelled();
+        // Who comes on new connections all the time cannot stay until there are none.
+        let is_http = self.link.as_ref().is_some_and(|link| link.carrier.is_http());
+        let departure = if is_http { &drain.draining } else { drain.departure() };
+        self.departure = Some(Box::pin(departure.clone().cancelled_owned()));
+        self.own.wake();
         if let Some(token) = self.session.resume_tokens().next() {
             let mailbox = Mailbox::new(self.ready.waker(super::MAILBOX));
-            self.entry = self.edge.sessions.enter(token, mailbox);
+            self.entry = self.edge.sessions.enter(token, mailbox, self.late);
         }
     }
 
@@ -78,7 +85,7 @@ impl Driver {
 
     /// Why no new session can begin on this carrier.
     fn unwelcome(&self) -> Option<CloseReason> {
-        if self.edge.drain.draining.is_cancelled() {
+        if self.edge.drain.cut.is_cancelled() {
             let text = "this instance is shutting down; connect again";
             return Some(CloseReason::new(Code::UNAVAILABLE, "draining", text));
         }
