@@ -114,6 +114,8 @@ pub(super) struct Terms {
     tls: Option<TlsAcceptor>,
     /// Connections begin with a PROXY header.
     proxy_protocol: bool,
+    /// How long sessions that begin here wait without a carrier, if it is not as everywhere.
+    resume: Option<Duration>,
 }
 
 impl Terms {
@@ -121,12 +123,20 @@ impl Terms {
     pub(super) fn of(settings: &Settings) -> Vec<Self> {
         let http = http(&settings.downstream.limits);
         let public = settings.listeners.iter();
-        let public = public.map(|listener| (http.clone(), listener.tls.clone(), listener.proxy_protocol));
+        let public = public.map(|listener| Self {
+            http: http.clone(),
+            tls: listener.tls.clone().map(TlsAcceptor::from),
+            proxy_protocol: listener.proxy_protocol,
+            resume: listener.resume,
+        });
         let peers = settings.downstream.peers.as_ref();
-        let peers = peers.map(|peers| (http.clone().http1_only(), Some(peers.server.clone()), false));
-        let all = public.chain(peers);
-        all.map(|(http, tls, proxy_protocol)| Self { http, tls: tls.map(TlsAcceptor::from), proxy_protocol })
-            .collect()
+        let peers = peers.map(|peers| Self {
+            http: http.clone().http1_only(),
+            tls: Some(peers.server.clone().into()),
+            proxy_protocol: false,
+            resume: None,
+        });
+        public.chain(peers).collect()
     }
 }
 
@@ -170,7 +180,11 @@ impl Connections {
             },
         };
         let io = io.with_write_timeout(self.edge.settings().limits.write_timeout);
-        let conn = ConnInfo { certificate, ..ConnInfo::new(peer, by_tls || terms.tls.is_some()) };
+        let conn = ConnInfo {
+            certificate,
+            resume: terms.resume,
+            ..ConnInfo::new(peer, by_tls || terms.tls.is_some())
+        };
         self.serve_http(&terms, io, conn).await;
     }
 

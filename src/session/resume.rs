@@ -67,7 +67,7 @@ impl From<Violation> for Refusal {
 
 impl Session {
     /// Proxy: the session can be resumed, and Welcome announces this token, if the client wants one
-    /// (`Hello.resumable`). To be called before the first packet is handled. The token is a secret that nobody can
+    /// (`Hello.resumable`) and the grace is not zero. To be called before the first packet is handled. The token is a secret that nobody can
     /// guess; the session only stores it.
     pub fn announce_resume(&mut self, token: Bytes) {
         debug_assert!(self.side == Side::Proxy && self.phase == Phase::Greeting, "a proxy's first command");

@@ -39,6 +39,7 @@ mod session;
 mod session_backpressure;
 mod session_calls;
 mod session_carriers;
+mod session_grace;
 mod session_http;
 mod session_http2;
 mod session_http_faults;

@@ -260,7 +260,7 @@ impl Driver {
         if self.draining.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
             self.draining = None;
             // Who has not said Hello yet may be here to go on with a session.
-            if self.greeted || self.settings.session.resume.is_zero() {
+            if self.greeted {
                 // Without calls it will not be back before it has one.
                 let share = if self.calls.is_empty() { Duration::ZERO } else { self.edge.drain.share() };
                 self.leave = Some(Box::pin(tokio::time::sleep(share)));
@@ -286,6 +286,7 @@ impl Driver {
                 self.stop();
             }
         }
+        self.calls.give_up(&mut self.session, now);
         while self.timer.as_mut().poll(cx).is_ready() {
             self.session.handle_timeout(now.into_std());
             let Some(next) = self.session.poll_timeout() else { break };
@@ -306,7 +307,7 @@ impl Driver {
     fn arm_timer(&mut self) {
         let session = self.session.poll_timeout().map(Instant::from_std);
         let place = self.place.as_ref().map(Place::next_look);
-        if let Some(next) = session.into_iter().chain(place).min()
+        if let Some(next) = session.into_iter().chain(place).chain(self.calls.next_given_up()).min()
             && (self.timer.is_elapsed() || next < self.timer.deadline())
         {
             self.timer.as_mut().reset(next);

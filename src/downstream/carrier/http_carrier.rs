@@ -122,7 +122,7 @@ async fn open(
     if place.1 && hello == Hello::New {
         return Err(crowded(super::too_many_sockets(edge)));
     }
-    let begun = super::begin(edge, true)?;
+    let begun = super::begin(edge, conn, true)?;
     let name = edge.sessions.new_token().map_err(super::no_random_numbers)?;
     let (line, opening) = Line::new(name, owner(head, conn), poll, packet, hello == Hello::Crowd);
     let line = Arc::new(line);

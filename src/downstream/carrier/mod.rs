@@ -64,7 +64,7 @@ pub(crate) fn upgrade(
         Subprotocol::Session | Subprotocol::TextSession => {
             let is_text = handshake.subprotocol == Subprotocol::TextSession;
             // Who types frames cannot keep what he has sent.
-            let mut begun = begin(edge, !is_text)?;
+            let mut begun = begin(edge, &conn, !is_text)?;
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
@@ -126,7 +126,7 @@ fn admit(edge: &Edge, conn: &ConnInfo) -> Result<(AddressPermit, bool), CloseRea
     call_gate::upgrade(edge, conn)?;
     let settings = edge.settings();
     let (address, limit) = (conn.peer.ip(), settings.limits.sockets_per_address);
-    let crowded = if settings.session.resume.is_zero() { limit } else { limit.saturating_mul(2) };
+    let crowded = if conn.resume_grace(&settings).is_zero() { limit } else { limit.saturating_mul(2) };
     let place = edge.addresses.enter(address, limit).map(|place| (place, false));
     place
         .or_else(|| edge.addresses.enter(address, crowded).map(|place| (place, true)))
@@ -147,16 +147,17 @@ struct Begun {
     id: Arc<str>,
 }
 
-fn begin(edge: &Edge, resumable: bool) -> Result<Begun, Rejection> {
+/// `resumes`: its client may ask for a session that it had, and keep this one.
+fn begin(edge: &Edge, conn: &ConnInfo, resumes: bool) -> Result<Begun, Rejection> {
     let id = session_id()?;
-    let mut session = Session::new(Side::Proxy, settings(edge, &id), Instant::now().into_std());
-    if resumable && !edge.settings().session.resume.is_zero() {
+    let mut session = Session::new(Side::Proxy, settings(edge, conn, &id), Instant::now().into_std());
+    if resumes {
         session.announce_resume(edge.sessions.new_token().map_err(no_random_numbers)?);
     }
     Ok(Begun { session, id })
 }
 
-fn settings(edge: &Edge, session_id: &str) -> session::Settings {
+fn settings(edge: &Edge, conn: &ConnInfo, session_id: &str) -> session::Settings {
     let settings = edge.settings();
     let (s, limits) = (&settings.session, &settings.limits);
     session::Settings {
@@ -167,7 +168,7 @@ fn settings(edge: &Edge, session_id: &str) -> session::Settings {
         ping_interval: s.ping,
         hello_timeout: s.hello_timeout,
         session_id: session_id.to_owned(),
-        resume_grace: s.resume,
+        resume_grace: conn.resume_grace(&settings),
         replay_limit: s.resume_buffer,
         ..session::Settings::default()
     }

@@ -175,14 +175,14 @@ impl Driver {
                 return; // dropped, and so refused: the system has no random numbers
             };
             match self.session.attach(hello, token, now.into_std()) {
-                Ok(()) => return self.adopted(arrival),
+                Ok(()) => return self.adopted(arrival, now),
                 Err(refusal) => refusal,
             }
         };
         arrival.refuse(refusal);
     }
 
-    fn adopted(&mut self, arrival: Arrival) {
+    fn adopted(&mut self, arrival: Arrival, now: Instant) {
         let session = self.conn.shown.session.take();
         let before = std::mem::replace(&mut self.conn, arrival.conn.clone());
         // The same principal, and so the same certificate; which another instance tells by its fingerprint only.
@@ -195,6 +195,9 @@ impl Driver {
         let (session, peer, parked) = (&self.session_id, self.conn.peer, self.place.is_some());
         tracing::debug!(%session, %peer, %from, parked, "session resumed");
         self.place = None;
+        // One more that is lost, if the proxy had not noticed it.
+        self.calls.lose_carrier(&mut self.session, now);
+        self.calls.find_carrier();
         let old = std::mem::replace(&mut self.link, arrival.accept());
         if let Some(old) = old {
             let code = Code::UNAVAILABLE.to_close();
@@ -235,6 +238,7 @@ impl Driver {
 
     /// The session waits for its client.
     pub(super) fn park(&mut self, label: &'static str) {
+        self.calls.lose_carrier(&mut self.session, Instant::now());
         let bytes = self.held_bytes();
         self.place = self.entry.as_ref().map(|entry| entry.park(self.conn.peer.ip(), bytes));
         self.edge.metrics.carrier_lost(label);
