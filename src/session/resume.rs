@@ -97,7 +97,7 @@ impl Session {
     /// has been given in events is not among them.) Costs a look at every stream.
     pub fn held_bytes(&self) -> usize {
         let kept = self.resume.as_deref().map_or(0, |resume| resume.replay.held());
-        kept + self.streams.values().map(|s| s.outbound.cost as usize).sum::<usize>()
+        kept + self.streams.values().map(|s| s.outbound.held_bytes()).sum::<usize>()
     }
 
     /// The carrier is lost, or is to be used no more. Returns whether the session goes on without one: then
