@@ -99,6 +99,14 @@ fn http(limits: &Limits) -> Builder<TokioExecutor> {
     builder
 }
 
+/// HTTP settings for the port of other instances: their requests have a client's headers, and some of their own.
+fn peer_http(limits: &Limits) -> Builder<TokioExecutor> {
+    let mut builder = http(&Limits { max_metadata: limits.max_metadata.saturating_mul(2), ..limits.clone() });
+    let head = 2 * HEAD.max(limits.max_metadata.saturating_add(HEADER_ROOM));
+    builder.http1().max_buf_size(head as usize);
+    builder.http1_only()
+}
+
 /// Who comes to a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Door {
@@ -131,7 +139,7 @@ impl Terms {
         });
         let peers = settings.downstream.peers.as_ref();
         let peers = peers.map(|peers| Self {
-            http: http.clone().http1_only(),
+            http: peer_http(&settings.downstream.limits),
             tls: Some(peers.server.clone().into()),
             proxy_protocol: false,
             resume: None,

@@ -49,6 +49,7 @@ mod session_middlebox;
 mod session_peers;
 mod session_peers_drain;
 mod session_refusals;
+mod session_reload;
 mod session_resume;
 mod session_resume_refusals;
 mod session_upstream_faults;

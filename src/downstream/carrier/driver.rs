@@ -28,7 +28,7 @@ use super::{
     ready::{KeyWaker, ReadyList},
 };
 use crate::{
-    downstream::{ConnInfo, Edge, Principal, Settings, call_gate, identity::SessionIdentity},
+    downstream::{ConnInfo, Edge, Principal, Settings, Visitor, call_gate, identity::SessionIdentity},
     session::{CloseReason, Event, Session, StreamId},
     wire::{Code, Outcome},
 };
@@ -63,8 +63,10 @@ pub(super) struct Driver {
     settings: Arc<Settings>,
     /// The carrier's connection, or the last one's.
     conn: ConnInfo,
-    /// Whom the session belongs to.
+    /// Whom the session belongs to, by the settings of its begin.
     principal: Principal,
+    /// Who has come with the first carrier, as long as it may want another session.
+    visitor: Option<Box<Visitor>>,
     session_id: Arc<str>,
     /// `None`: the session is parked, over, or about to be another's.
     link: Option<Link>,
@@ -106,11 +108,12 @@ impl Driver {
     pub(super) fn new(
         edge: Arc<Edge>,
         mut conn: ConnInfo,
-        principal: Principal,
+        visitor: Visitor,
         link: Link,
         begun: Begun,
     ) -> Self {
-        conn.shown.session = edge.settings().identity.clone().map(SessionIdentity::new);
+        let settings = edge.settings();
+        conn.shown.session = settings.identity.clone().map(SessionIdentity::new);
         let Begun { session, id: session_id } = begun;
         let ready = Arc::new(ReadyList::default());
         let (own, reader) = (ready.waker(SELF), ready.waker(CARRIER));
@@ -128,10 +131,11 @@ impl Driver {
                 Arc::clone(&ready),
                 link.carrier.is_text(),
             ),
-            settings: edge.settings(),
+            principal: Principal::of(&settings, &visitor),
+            visitor: Some(Box::new(visitor)),
+            settings,
             edge,
             conn,
-            principal,
             session_id,
             link: Some(link),
             session,

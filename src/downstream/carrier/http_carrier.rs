@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     downstream::{
-        ConnInfo, Edge, Principal, Rejection, linger::linger, principal::origin_of,
+        ConnInfo, Edge, Rejection, Visitor, linger::linger, principal::origin_of,
         request_kind::HttpCarrierRequest,
     },
     session::{CloseReason, MAX_PACKET},
@@ -48,8 +48,9 @@ pub(crate) async fn answer(
     conn: &ConnInfo,
     request: HttpCarrierRequest,
 ) -> Result<Response<Body>, Rejection> {
-    if !edge.settings().session.fallback {
-        return Err(not_here("this proxy has no HTTP carrier (`session.fallback`); use a WebSocket"));
+    // Carriers that are there already go on.
+    if request == HttpCarrierRequest::Open && !edge.settings().session.fallback {
+        return Err(switched_off());
     }
     if request == HttpCarrierRequest::Unknown {
         return Err(not_here("the HTTP carrier has the paths /bidiway/http/open, …/up and …/down"));
@@ -132,10 +133,10 @@ async fn open(
     let carrier = Carrier::Http(HttpCarrier::new(Arc::clone(&line), listing));
     let link = Link::new(carrier, Some(place), &edge.metrics);
     let settings = edge.settings();
-    let principal = Principal::of(&settings, &head.headers, conn);
+    let visitor = Visitor::of(&head.headers, conn);
     let heartbeat = settings.session.heartbeat;
     let conn = conn.clone().with_brake(settings.limits.cancels_per_second);
-    edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn, principal, link, begun));
+    edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn, visitor, link, begun));
     if !poll {
         return Ok(Response::new(Body::new(DownBody::new(line, heartbeat))));
     }
@@ -266,7 +267,11 @@ fn undecodable(
 
 /// The carrier that a request names, if it may use it.
 fn find(edge: &Edge, head: &Parts, conn: &ConnInfo, name: &[u8]) -> Result<Arc<Line>, Rejection> {
-    let line = edge.sessions.http.find(name).ok_or_else(gone)?;
+    let line = edge
+        .sessions
+        .http
+        .find(name)
+        .ok_or_else(|| if edge.settings().session.fallback { gone() } else { switched_off() })?;
     let (owner, asking) = (&line.owner, owner(head, conn));
     if *owner == asking {
         return Ok(line);
@@ -304,6 +309,10 @@ fn refusal(http: StatusCode, code: Code, reason: &'static str, message: impl Int
 
 fn not_here(message: &str) -> Rejection {
     refusal(StatusCode::NOT_FOUND, Code::UNIMPLEMENTED, "carrier_path", message)
+}
+
+fn switched_off() -> Rejection {
+    not_here("this proxy has no HTTP carrier (`session.fallback`); use a WebSocket")
 }
 
 fn malformed(message: impl Into<String>) -> Rejection {

@@ -35,7 +35,10 @@ use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, call_gate, grpc_websockets, json};
+use super::{
+    AddressPermit, ConnInfo, ConnIo, Edge, Rejection, Visitor, call_gate, grpc_websockets, json,
+    upgrade_headers,
+};
 use crate::{
     session::{self, CloseReason, MAX_PACKET, Session, Side},
     wire::{Code, text_frame::TextFrameWriter},
@@ -57,7 +60,6 @@ pub(crate) fn upgrade(
     let handshake = upgrade::check(&request)?;
     let upgraded = hyper::upgrade::on(&mut request);
     let settings = edge.settings();
-    let principal = Principal::of(&settings, request.headers(), conn);
     let cancels = settings.limits.cancels_per_second;
     let (edge_, conn) = (Arc::clone(edge), conn.clone().with_brake(cancels));
     match handshake.subprotocol {
@@ -65,6 +67,7 @@ pub(crate) fn upgrade(
             let is_text = handshake.subprotocol == Subprotocol::TextSession;
             // Who types frames cannot keep what he has sent.
             let mut begun = begin(edge, &conn, !is_text)?;
+            let visitor = Visitor::of(request.headers(), &conn);
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
@@ -76,24 +79,25 @@ pub(crate) fn upgrade(
                 };
                 let link = Link::new(carrier, place, &edge.metrics);
                 // Boxed: this future goes away when the session runs, and must not size its task.
-                Box::new(Driver::new(edge, conn, principal, link, begun)).await;
+                Box::new(Driver::new(edge, conn, visitor, link, begun)).await;
             });
         }
         Subprotocol::GrpcWebSockets | Subprotocol::GrpcWebSocketsMultiplex => {
             let path =
                 (handshake.subprotocol == Subprotocol::GrpcWebSockets).then(|| request.uri().path().into());
+            let headers = upgrade_headers::pick(&settings, request.headers());
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let socket = socket(upgraded, grpc_websockets::max_message(&edge_.settings()));
-                grpc_websockets::serve(edge_, conn, socket, path, principal.into_upgrade_headers()).await;
+                grpc_websockets::serve(edge_, conn, socket, path, headers).await;
             });
         }
         Subprotocol::Json => {
             let uri = request.uri().clone();
+            let headers = upgrade_headers::pick(&settings, request.headers());
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let socket = socket(upgraded, json::max_message(&edge_, &conn, uri.path()));
-                let headers = principal.into_upgrade_headers();
                 json::serve(edge_, conn, socket, uri.path().into(), uri.query(), headers).await;
             });
         }

@@ -11,7 +11,7 @@ use tokio::{sync::oneshot::error::RecvError, time::Instant};
 use super::{Driver, State};
 use crate::{
     downstream::{
-        ConnInfo, call_gate,
+        ConnInfo, Principal, call_gate,
         carrier::{
             mailbox::{Answer, Arrival, Mailbox},
             token, too_many_sockets,
@@ -36,6 +36,7 @@ impl Driver {
     pub(super) fn greeted(&mut self, agent: &str) {
         tracing::debug!(session = %self.session_id, peer = %self.conn.peer, agent, "session opened");
         self.greeted = true;
+        self.visitor = None;
         self.learn();
         if let Some(token) = self.session.resume_tokens().next() {
             let mailbox = Mailbox::new(self.ready.waker(super::MAILBOX));
@@ -70,7 +71,9 @@ impl Driver {
 
     /// The client's Hello, unless it does something wrong. Not everybody may begin a session who may go on with one.
     pub(super) fn first_packet(&mut self, packet: Bytes, now: Instant) {
-        match self.unwelcome().filter(|_| !asks_to_resume(&packet)) {
+        // What is refused is counted: so who resumes is not asked about.
+        let unwelcome = if asks_to_resume(&packet) { None } else { self.unwelcome() };
+        match unwelcome {
             Some(reason) => self.session.close(reason),
             None => self.session.handle_packet(packet, now.into_std()),
         }
@@ -88,8 +91,8 @@ impl Driver {
 
     /// This carrier's client wants to go on with another session: its task gets the carrier.
     pub(super) fn ask(&mut self, hello: v1::Hello) {
-        let Some(link) = self.link.take() else { return };
-        let (arrival, answered) = Arrival::new(hello, self.conn.clone(), self.principal.clone(), link);
+        let (Some(visitor), Some(link)) = (self.visitor.take(), self.link.take()) else { return };
+        let (arrival, answered) = Arrival::new(hello, self.conn.clone(), *visitor, link);
         self.state = State::Asking(answered);
         match self.edge.sessions.elsewhere(&arrival.hello.resume_token) {
             None => self.edge.sessions.deliver(arrival),
@@ -151,7 +154,7 @@ impl Driver {
             self.adopt(arrival, now);
         }
         // If it has a carrier by now, it needs no place.
-        if letters.evicted && self.place.is_some() {
+        if letters.evicted.is_some_and(|lost| self.place.as_ref().is_some_and(|place| place.is(lost))) {
             let text = "there are more sessions without a carrier than the proxy keeps";
             self.session.close(CloseReason::new(Code::UNAVAILABLE, "parking_full", text));
         }
@@ -163,7 +166,7 @@ impl Driver {
         let known = self.session.resume_tokens().any(|token| token::same(token, &hello.resume_token));
         let refusal = if !known {
             Refusal::Failure(ResumeFailure::UnknownToken)
-        } else if arrival.principal != self.principal {
+        } else if Principal::of(&self.settings, &arrival.visitor) != self.principal {
             Refusal::Failure(ResumeFailure::WrongPrincipal)
         } else if let who @ (Recognized::No | Recognized::Later) = self.recognizes(&hello, &arrival.conn) {
             if who == Recognized::Later {

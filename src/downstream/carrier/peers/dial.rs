@@ -14,7 +14,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, INSTANCE, PATH, PROTOCOL, PeerError, TOKEN, finder::Place};
 use crate::{
     downstream::{
-        ConnInfo, Principal,
+        ConnInfo, Visitor,
         carrier::{
             socket::{Broken, CarrierIo, Incoming, Socket},
             token::InstanceId,
@@ -43,7 +43,7 @@ pub(super) struct Client {
     /// It holds the token: not for logs.
     pub(super) hello: v1::Hello,
     pub(super) conn: ConnInfo,
-    pub(super) principal: Principal,
+    pub(super) visitor: Visitor,
 }
 
 /// Connects to other instances, and is told by their certificates that it is them.
@@ -78,7 +78,7 @@ impl Dialer {
         let broken = |error| PeerError::Broken(place.name(), error);
         let mut request = Self::request(place).map_err(broken)?;
         let headers = request.headers_mut();
-        client.principal.write_to(headers);
+        client.visitor.write_to(headers);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
         let scheme = if client.conn.tls { "https" } else { "http" };

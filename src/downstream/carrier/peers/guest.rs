@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, FAILURE, INSTANCE, PATH, PROTOCOL, TOKEN};
 use crate::{
     downstream::{
-        ConnInfo, ConnIo, Edge, Principal,
+        ConnInfo, ConnIo, Edge, Visitor,
         carrier::{
             link::{Carrier, Link},
             mailbox::{Answer, Arrival},
@@ -36,14 +36,14 @@ pub(crate) fn answer(edge: &Arc<Edge>, mut request: Request<RequestBody>) -> Res
         Ok(Asked::Who) => StatusCode::OK,
         Ok(Asked::Link(conn)) => {
             // The relaying instance has checked the origin, and is believed what the client is and has.
-            let principal = Principal::relayed(&edge.settings(), request.headers());
+            let visitor = Visitor::relayed(request.headers());
             let upgraded = hyper::upgrade::on(&mut request);
             let edge_ = Arc::clone(edge);
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let Ok(parts) = downcast::<TokioIo<ConnIo>>(upgraded) else { return };
                 let io = CarrierIo::Http1(parts.io.into_inner());
-                receive(edge_, conn, principal, Socket::to_instance(io, &parts.read_buf, MAX_PACKET)).await;
+                receive(edge_, conn, visitor, Socket::to_instance(io, &parts.read_buf, MAX_PACKET)).await;
             });
             let headers = response.headers_mut();
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -95,7 +95,7 @@ fn client(headers: &HeaderMap) -> Option<ConnInfo> {
 }
 
 /// Brings the carrier to the session that its Hello asks for: one of our own, or none.
-async fn receive(edge: Arc<Edge>, conn: ConnInfo, principal: Principal, mut socket: Socket) {
+async fn receive(edge: Arc<Edge>, conn: ConnInfo, visitor: Visitor, mut socket: Socket) {
     let first = timeout(edge.settings().session.hello_timeout, poll_fn(|cx| socket.poll_read(cx))).await;
     let Ok(Incoming::Packet(packet)) = first else { return };
     let mut link = Link::new(Carrier::WebSocket(socket), None, &edge.metrics);
@@ -105,7 +105,7 @@ async fn receive(edge: Arc<Edge>, conn: ConnInfo, principal: Principal, mut sock
         let (code, text) = (Code::INVALID_ARGUMENT.to_close(), "the first packet must be one Hello");
         return link.farewell(code, text).await;
     };
-    let (arrival, answered) = Arrival::new(hello, conn, principal, link);
+    let (arrival, answered) = Arrival::new(hello, conn, visitor, link);
     edge.sessions.deliver(arrival);
     let (link, code, text) = match answered.await {
         Ok(Answer::Taken) | Err(_) => return,

@@ -119,7 +119,7 @@ impl Peers {
         let client = Client {
             hello: arrival.hello.clone(),
             conn: arrival.conn.clone(),
-            principal: arrival.principal.clone(),
+            visitor: arrival.visitor.clone(),
         };
         let opened = match timeout(PATIENCE, self.open(instance, &client)).await {
             Ok(opened) => opened,
