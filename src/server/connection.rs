@@ -354,7 +354,7 @@ fn answer(
 ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>> {
     Box::pin(async move {
         if door == Door::Peers {
-            return Ok(carrier::answer_peer(&edge, request));
+            return Ok(carrier::answer_peer(&edge, request).await);
         }
         let (version, leaving) = (request.version(), edge.drain.leaving.clone());
         let mut response = edge.handle(request, conn).await;

@@ -48,6 +48,7 @@ mod session_json;
 mod session_middlebox;
 mod session_peers;
 mod session_peers_drain;
+mod session_peers_http;
 mod session_refusals;
 mod session_reload;
 mod session_resume;

@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::downstream::carrier::{
-        http_carrier::{HttpCarriers, line::Owner},
+        http_carrier::{HttpCarriers, Owner},
         token::{self, InstanceId, Run},
     };
 

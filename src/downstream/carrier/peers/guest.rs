@@ -14,6 +14,7 @@ use crate::{
     downstream::{
         ConnInfo, ConnIo, Edge, Visitor,
         carrier::{
+            http_carrier::{self, Errand, ErrandKind, Owner, read},
             link::{Carrier, Link},
             mailbox::{Answer, Arrival},
             socket::{CarrierIo, Incoming, Socket},
@@ -28,11 +29,45 @@ use crate::{
     },
 };
 
-/// Answers a request on the peer port: who we are, or a link to one of our sessions.
-pub(crate) fn answer(edge: &Arc<Edge>, mut request: Request<RequestBody>) -> Response<Body> {
+/// Answers a request on the peer port: who we are, a link to one of our sessions, or a request for an HTTP carrier.
+pub(crate) async fn answer(edge: &Arc<Edge>, request: Request<RequestBody>) -> Response<Body> {
     let own = edge.sessions.instance().to_string();
+    let mut response = match ErrandKind::of(request.uri().path()) {
+        Some(kind) => run(edge, kind, request, &own).await,
+        None => link(edge, request, &own),
+    };
+    if let Ok(own) = own.parse() {
+        response.headers_mut().insert(INSTANCE, own);
+    }
+    response
+}
+
+/// Does what is asked of an HTTP carrier of ours. The other instance has checked everything but whose carrier it is.
+async fn run(edge: &Edge, kind: ErrandKind, request: Request<RequestBody>, own: &str) -> Response<Body> {
+    let (head, mut body) = request.into_parts();
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = match check(&request, &own) {
+    if head.headers.get(INSTANCE).is_none_or(|id| id != own) {
+        *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+        return response;
+    }
+    let Ok(body) = read(&mut body).await else {
+        *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+        return response;
+    };
+    match http_carrier::serve(edge, Errand { kind, owner: Owner::relayed(&head.headers), body }).await {
+        Ok(response) => response,
+        Err(rejection) => {
+            *response.status_mut() = rejection.http;
+            *response.body_mut() = Body::from(rejection.message);
+            response
+        }
+    }
+}
+
+/// Who we are, or a link to one of our sessions.
+fn link(edge: &Arc<Edge>, mut request: Request<RequestBody>, own: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = match check(&request, own) {
         Ok(Asked::Who) => StatusCode::OK,
         Ok(Asked::Link(conn)) => {
             // The relaying instance has checked the origin, and is believed what the client is and has.
@@ -52,9 +87,6 @@ pub(crate) fn answer(edge: &Arc<Edge>, mut request: Request<RequestBody>) -> Res
         }
         Err(status) => status,
     };
-    if let Ok(own) = own.parse() {
-        response.headers_mut().insert(INSTANCE, own);
-    }
     response
 }
 
