@@ -49,6 +49,9 @@ pub struct RouteSettings {
     pub timeout: Option<Duration>,
     /// The largest message, either way.
     pub max_message: u64,
+    /// How long its calls go on while their session has no carrier; zero: they end with the carrier that they run on.
+    /// `None`: as long as the session.
+    pub resume: Option<Duration>,
     /// Cookies that become metadata, in place of what the client says under that name. The settings' `cookies` must
     /// have their names.
     pub cookies: Vec<(String, HeaderName)>,
@@ -78,6 +81,7 @@ impl RouteSettings {
             dialects: Vec::new(),
             timeout: None,
             max_message: Limits::default().max_message,
+            resume: None,
             cookies: Vec::new(),
             request_metadata: MetadataRules::default(),
             response_metadata: None,

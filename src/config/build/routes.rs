@@ -7,6 +7,7 @@ use http::HeaderName;
 use super::{Builder, LARGEST_MESSAGE, metadata_rules::Way};
 use crate::{
     config::{
+        Duration,
         choice::{Defaults, DialectWord, UnknownFields},
         file::{Json, LogMessages, Route, Upstream},
         node::Position,
@@ -25,6 +26,8 @@ pub(super) struct Around<'a> {
     pub(super) upgrade_headers: &'a [HeaderName],
     /// Of routes that say nothing else.
     pub(super) max_message: u64,
+    /// The longest that a session waits without a carrier, of all listeners.
+    pub(super) resume: Time,
 }
 
 /// Where a route stands.
@@ -82,6 +85,7 @@ impl Builder<'_> {
         self.time(&mut timeout, route.timeout.as_ref());
         let mut max_message = around.max_message;
         self.size(&mut max_message, route.max_message.as_ref(), 1, LARGEST_MESSAGE);
+        let resume = self.route_resume(route.resume.as_ref(), around.resume);
         let hosts = route.hosts.as_ref().map(|hosts| self.hosts(&hosts.0)).unwrap_or_default();
         let metadata = self.conditions(route.metadata.as_ref(), around.upgrade_headers);
         let cookies = self.cookies(route.cookies.as_ref(), around.origins);
@@ -104,6 +108,7 @@ impl Builder<'_> {
             dialects,
             timeout: route.timeout.is_some().then_some(timeout),
             max_message,
+            resume,
             cookies,
             request_metadata: request_metadata.unwrap_or_default(),
             response_metadata: response_metadata.filter(|rules| !rules.is_empty()).map(Into::into),
@@ -116,6 +121,18 @@ impl Builder<'_> {
                 .map(|given| Arc::new(RouteLimits::new(given.calls_per_second, given.concurrent_calls))),
             ..RouteSettings::new(pattern, "")
         })
+    }
+
+    fn route_resume(&mut self, given: Option<&At<Duration>>, most: Time) -> Option<Time> {
+        let At { at, value: Duration(resume) } = given?;
+        if *resume > most {
+            let text = format!(
+                "calls end with their sessions, which wait for {most:?} at most; make `session.resume` (or that of a \
+                 listener) longer, or this shorter"
+            );
+            self.problems.add(*at, text);
+        }
+        Some(*resume)
     }
 
     fn route_upstreams(&mut self, at: Position, route: &Route, names: &[&str]) -> Vec<(String, u32)> {

@@ -34,6 +34,9 @@ section! { "a route"
         timeout: Option<At<Duration>>,
         /// The largest message, either way. Default: limits.max_message.
         max_message: Option<At<Size>>,
+        /// How long its calls go on while their session has no carrier; 0s: they end with the carrier. Default: as long
+        /// as the session.
+        resume: Option<At<Duration>>,
         /// Cookies that become metadata: `{ session: x-session }`. Needs a list of `origins` without "*".
         cookies: Option<Named<At<String>>>,
         /// What becomes of the metadata of calls.
