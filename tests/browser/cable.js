@@ -1,6 +1,7 @@
 // The cable between browser and proxy: it is cut at any byte, and can fall silent.
 
 import { connect, createServer } from "node:net";
+import { reset } from "./reset.js";
 
 /** Random numbers from a seed (mulberry32), so that a failure can be seen again. */
 export function seeded(seed) {
@@ -61,7 +62,7 @@ export async function startCable(target) {
 
   const server = createServer({ noDelay: true }, (client) => {
     if (box.refuse) {
-      client.resetAndDestroy();
+      reset(client);
       for (const resolve of refusals.splice(0)) resolve();
       return;
     }
@@ -77,11 +78,12 @@ export async function startCable(target) {
       silence: () => (silent = true),
       kill(how) {
         if (!links.delete(link)) return;
-        client[how === "reset" ? "resetAndDestroy" : "destroySoon"]();
+        const end = how === "reset" ? reset : (side) => side.destroySoon();
+        end(client);
         if (how === "half") {
           silent = true;
           left.add(proxy.on("close", () => left.delete(proxy)));
-        } else proxy[how === "reset" ? "resetAndDestroy" : "destroySoon"]();
+        } else end(proxy);
       },
     };
     links.add(link);
