@@ -38,6 +38,10 @@ export async function startCable(target) {
     /** WebSockets that were begun, and that `fate` has ended, by how. */
     sockets: 0,
     cuts: { reset: 0, close: 0, half: 0 },
+    /** Whether WebSockets are refused, with a 403. */
+    blocked: false,
+    /** Bytes that clients have sent on WebSockets, and on other connections. */
+    carried: { socket: 0, http: 0 },
     /** @type {(() => Fate | undefined) | undefined} what becomes of each WebSocket to come */
     fate: undefined,
     /** Whether connections are closed as they come; and what waits until so many were, from now on. */
@@ -70,6 +74,7 @@ export async function startCable(target) {
     /** @type {Fate | undefined} */
     let fate;
     let begun = false;
+    let upgrade = false;
     let silent = false;
     const link = {
       client,
@@ -93,13 +98,21 @@ export async function startCable(target) {
       if (silent || !links.has(link)) return;
       if (!begun && up) {
         begun = true;
-        link.socket = box.everything || /\r\nupgrade: websocket\r\n/i.test(chunk.toString("latin1"));
+        upgrade = /\r\nupgrade: websocket\r\n/i.test(chunk.toString("latin1"));
+        link.socket = box.everything || upgrade;
+        if (upgrade && box.blocked) {
+          links.delete(link);
+          proxy.destroy();
+          client.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+          return;
+        }
         if (link.socket) {
           box.sockets++;
           fate = box.fate?.();
           if (fate) fate.after += chunk.length;
         }
       }
+      if (up) box.carried[upgrade ? "socket" : "http"] += chunk.length;
       if (fate && chunk.length >= fate.after) {
         // The rest is lost; what came before still arrives, unless the reset is quicker.
         to.write(chunk.subarray(0, fate.after));
