@@ -8,6 +8,7 @@ mod call_gate;
 mod cancel_brake;
 pub mod carrier;
 mod client_certificate;
+mod client_pace;
 mod conn_io;
 mod cookies;
 mod cors;

@@ -28,6 +28,7 @@ mod metrics_docs;
 mod native;
 mod oracle;
 mod own_services;
+mod pace;
 mod process;
 mod reload;
 mod routes;
