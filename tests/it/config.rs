@@ -98,7 +98,8 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!(settings.downstream.upgrade_headers, ["cookie", "x-request-id"]);
     let routes = &settings.downstream.routes;
     assert_eq!(routes[0].timeout.unwrap().as_secs(), 3600);
-    assert_eq!(routes[3].timeout, None);
+    assert_eq!(routes[0].max_stream_age, Some(Duration::from_secs(1800)));
+    assert_eq!((routes[3].timeout, routes[3].max_stream_age), (None, None));
     assert_eq!((routes[2].max_message, routes[3].max_message), (4 << 20, 64 << 20));
     let json = JsonOptions { ignore_unknown: true, defaults: true, field_names: FieldNames::Original };
     assert_eq!((routes[0].json, routes[1].json), (JsonOptions::default(), json));

@@ -29,8 +29,8 @@ mod tokens;
 
 pub use algorithm::Algorithm;
 pub use api_keys::{ApiKey, InvalidApiKey};
-pub use authority::Authority;
 pub(crate) use authority::Identified;
+pub use authority::{Authority, Clock};
 pub(crate) use credentials::Shown;
 pub use fetch::{HttpUrl, InvalidUrl, JwksUrl};
 pub(crate) use gate::{Gate, Passed, check, remove_claimed};
