@@ -11,7 +11,7 @@ use bidiway::{
     config::{self, Config},
     downstream::{CallLimits, OwnServices},
     schema::{FieldNames, JsonOptions},
-    server::DrainSettings,
+    server::{Collector, DrainSettings},
     telemetry::TraceSettings,
     upstream::{Balance, HashKey, Retries},
 };
@@ -127,7 +127,8 @@ fn every_value_of_a_file_reaches_the_settings() {
     let tracing = settings.tracing.unwrap();
     assert_eq!(tracing.traces, TraceSettings { sample: 0.1, trust_parent: true });
     assert_eq!((&*tracing.service_name, tracing.headers["x-api-key"].is_sensitive()), ("bidiway", true));
-    assert_eq!(tracing.collector.endpoints[0].to_string(), "http://127.0.0.1:4317");
+    let Collector::Grpc(collector) = tracing.collector else { panic!("{:?}", tracing.collector) };
+    assert_eq!(collector.endpoints[0].to_string(), "http://127.0.0.1:4317");
 }
 
 #[test]

@@ -352,8 +352,9 @@ async fn a_worker_that_is_kept_busy_sheds_new_work_and_what_runs_goes_on() {
         let running = socket.open(TALK).await;
         socket.send(running, "before").await;
         assert_eq!(socket.message(running).await, b"before");
-        let lagging =
-            |count: u32| edge.metrics.encode().contains(&format!("bidiway_overload{{resource=\"event_loop\"}} {count}\n"));
+        let lagging = |count: u32| {
+            edge.metrics.encode().contains(&format!("bidiway_overload{{resource=\"event_loop\"}} {count}\n"))
+        };
         let done = CancellationToken::new();
         let busy = tokio::spawn(keep_busy(done.clone()));
         while !lagging(1) {

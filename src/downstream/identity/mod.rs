@@ -32,7 +32,7 @@ pub use api_keys::{ApiKey, InvalidApiKey};
 pub(crate) use authority::Identified;
 pub use authority::{Authority, Clock};
 pub(crate) use credentials::Shown;
-pub use fetch::{HttpUrl, InvalidUrl, JwksUrl};
+pub use fetch::JwksUrl;
 pub(crate) use gate::{Gate, Passed, check, remove_claimed};
 pub use key_set::{KeySet, KeySetError, LEAST_SECRET};
 pub(crate) use lease::SessionIdentity;
