@@ -85,6 +85,7 @@ impl Builder<'_> {
         let upstreams = self.route_upstreams(*at, route, names);
         let mut timeout = Time::ZERO;
         self.time(&mut timeout, route.timeout.as_ref());
+        let max_stream_age = self.stream_age(route.max_stream_age.as_ref());
         let mut max_message = around.max_message;
         self.size(&mut max_message, route.max_message.as_ref(), 1, LARGEST_MESSAGE);
         let resume = self.route_resume(route.resume.as_ref(), around.resume);
@@ -117,6 +118,7 @@ impl Builder<'_> {
             upstreams,
             dialects,
             timeout: route.timeout.is_some().then_some(timeout),
+            max_stream_age,
             max_message,
             resume,
             cookies,
