@@ -244,7 +244,7 @@ test("40 conversations are cut 40 times each", async (t) => {
 });
 
 /** Clients with an open call that are cut at once, while the proxy is away for `awayMs`: when they are back, in seconds after that. */
-async function returning(t, clients, awayMs) {
+async function returning(t, clients, awayMs, graceMs) {
   t.mock.timers.enable({ apis: ["setTimeout", "Date"], now: 1_000_000 });
   t.mock.method(Math, "random", random(7));
   const channels = [];
@@ -255,7 +255,7 @@ async function returning(t, clients, awayMs) {
   const second = (from) => Math.floor((Date.now() - from) / 1000);
   const welcome = (socket, resumed) => {
     const packet = Packet.encode(Packet.fromObject({ frames: [{ welcome: {
-      version: 1, limits: { maxStreams: 100, streamCredit: 65_536 }, resumeToken: Uint8Array.of(1), resumeGraceMs: 300_000, resumed, received: 0,
+      version: 1, limits: { maxStreams: 100, streamCredit: 65_536 }, resumeToken: Uint8Array.of(1), resumeGraceMs: graceMs, resumed, received: 0,
     } }] })).finish();
     socket.onmessage({ data: new Uint8Array(packet).buffer });
   };
@@ -305,10 +305,15 @@ async function returning(t, clients, awayMs) {
   return { buckets: Array.from(buckets, (count) => count ?? 0), attempts };
 }
 
-test("10,000 clients that are cut at once come back spread out: no second has more than twice the mean", async (t) => {
-  const { buckets, attempts } = await returning(t, 10_000, 60_000);
-  t.diagnostic(`back, by seconds: ${buckets}; attempts before: ${attempts}`);
-  const mean = 10_000 / buckets.length;
-  assert.equal(buckets.reduce((sum, count) => sum + count), 10_000);
-  assert.ok(Math.max(...buckets) <= 2 * mean, `${Math.max(...buckets)} in a second, ${mean} in the mean`);
-});
+// Of shorter absences nobody has waited for long enough to be far from the others: all are back within a few seconds.
+for (const [awayMs, graceMs] of [[10_000, 30_000], [60_000, 300_000]]) {
+  const name = `10,000 clients that are cut at once, for ${awayMs / 1000} s of a grace of ${graceMs / 1000} s, come back spread out`;
+  test(`${name}: no second has more than twice the mean`, async (t) => {
+    const { buckets, attempts } = await returning(t, 10_000, awayMs, graceMs);
+    t.diagnostic(`back, by seconds: ${buckets}; attempts before: ${attempts}`);
+    const mean = 10_000 / buckets.length;
+    assert.equal(buckets.reduce((sum, count) => sum + count), 10_000);
+    assert.ok(buckets.length > 5, "one moment has no mean");
+    assert.ok(Math.max(...buckets) <= 2 * mean, `${Math.max(...buckets)} in a second, ${mean} in the mean`);
+  });
+}
