@@ -80,6 +80,8 @@ pub struct ListenerSettings {
     /// Whether connections begin with a PROXY header (HAProxy's PROXY protocol 1 or 2), which is believed from trusted
     /// proxies. Those without are closed.
     pub proxy_protocol: bool,
+    /// How long sessions that begin here wait without a carrier; `None`: as the settings of sessions say.
+    pub resume: Option<Duration>,
     /// What is to be known of the certificates of `tls`, for the metrics.
     pub certificates: Vec<CertificateFacts>,
     /// A hash of what `tls` demands of clients' certificates; `None`: nothing. A reload that changes it takes back the
@@ -92,7 +94,15 @@ pub struct ListenerSettings {
 impl ListenerSettings {
     /// A port with every default.
     pub fn new(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        Self { address, tls, proxy_protocol: false, certificates: Vec::new(), client_trust: None, acme: None }
+        Self {
+            address,
+            tls,
+            proxy_protocol: false,
+            resume: None,
+            certificates: Vec::new(),
+            client_trust: None,
+            acme: None,
+        }
     }
 }
 

@@ -50,7 +50,9 @@ impl Service<Request<tonic::body::Body>> for Channel {
             deadline: None,
             tap: None,
             terms: None,
+            trip: None,
             response_rules: None,
+            pace: None,
         });
         let (sender, receiver) = call.split();
         let pump = Pump { body, sender, pending: Bytes::new(), ended: false };

@@ -2,7 +2,8 @@
 //!
 //! An [`Upstream`] belongs to one worker thread: its connections live there, shared by all sockets and calls of
 //! that worker. It speaks HTTP/2 through `h2` directly, because h2 shows what hyper hides: GOAWAY, the server's
-//! stream limit, and flow control that is given back only when the client has taken the bytes.
+//! stream limit, and flow control that is given back only when the client has taken the bytes. What is no gRPC service is
+//! asked by [`http_request`].
 
 mod balance;
 mod call;
@@ -14,11 +15,13 @@ mod dial;
 mod early_resets;
 mod endpoint;
 mod health;
+mod http_request;
 mod keepalive;
 mod lane;
 mod lifetime;
 mod local;
 mod member;
+mod pace;
 mod place;
 mod pool;
 mod resolve;
@@ -39,7 +42,9 @@ pub use call_receiver::CallReceiver;
 pub use channel::Channel;
 pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
+pub use http_request::{HttpError, HttpUrl, InvalidUrl, http_request};
 pub use local::LocalEndpoint;
+pub use pace::{Allowance, Turn};
 pub use retries::Retries;
 pub use roster::Roster;
 pub use settings::{DnsSettings, EjectionSettings, HealthSettings, Settings};

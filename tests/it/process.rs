@@ -12,7 +12,7 @@ use bidiway::demo::{
     v1::{self, lab_client::LabClient},
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
     process::{Child, ChildStdout, Command},
 };
@@ -68,7 +68,7 @@ async fn run(args: &[&str]) -> (Option<i32>, String, String) {
 #[tokio::test]
 async fn a_process_without_file_descriptors_lives_on_and_accepts_again() {
     let folder = Folder::new();
-    // Otherwise new connections are refused before that.
+    // This is about the wall itself. By default the process turns round before it: see the next test.
     let config = format!("{}overload: {{ files: 1 }}\n", reloadable("\"off\"", "http://127.0.0.1:1"));
     folder.write("bidiway.yaml", &config);
     let script =
@@ -99,6 +99,56 @@ async fn a_process_without_file_descriptors_lives_on_and_accepts_again() {
     assert!(metrics.contains(errors), "{metrics}");
     process.signal("TERM").await;
     assert_eq!(process.end().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_process_that_runs_out_of_file_descriptors_goes_on_with_what_it_has_and_takes_more_when_it_can() {
+    let script = format!("ulimit -n 64; exec {BINARY} {}", SERVE.join(" "));
+    let mut process = Process::start(Command::new("sh").args(["-c", &script]));
+    let address = process.address("listening on http://").await;
+    let admin = process.address("admin on http://").await;
+    let mut early = TcpStream::connect(address).await.unwrap();
+    assert!(again(&mut early, "/nothing").await.starts_with("HTTP/1.1 404 "));
+    let mut watcher = TcpStream::connect(admin).await.unwrap();
+    assert!(!again(&mut watcher, "/metrics").await.contains("bidiway_overload{resource=\"files\"}"));
+
+    let mut sockets = Vec::new();
+    for _ in 0..80 {
+        sockets.push(TcpStream::connect(address).await.unwrap());
+    }
+    let is = async |watcher: &mut TcpStream, line: &str| {
+        within(20, async { while !again(watcher, "/metrics").await.contains(line) {} }).await;
+    };
+    is(&mut watcher, "\nbidiway_overload{resource=\"files\"} 1\n").await;
+    // Whoever comes now waits or is turned away; whoever was there is served.
+    let late = tokio::time::timeout(Duration::from_secs(1), get(address, "/nothing")).await;
+    assert!(!matches!(late, Ok(Ok(_))), "{late:?}");
+    assert!(again(&mut early, "/nothing").await.starts_with("HTTP/1.1 404 "));
+
+    drop(sockets);
+    is(&mut watcher, "\nbidiway_overload{resource=\"files\"} 0\n").await;
+    assert_eq!(within(20, get(address, "/nothing")).await.unwrap().0, 404);
+    process.signal("TERM").await;
+    assert_eq!(process.end().await.code(), Some(0));
+}
+
+/// One more answer on a connection that is kept, with its head.
+async fn again(connection: &mut TcpStream, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    within(10, async {
+        loop {
+            assert_ne!(connection.read_buf(&mut answer).await.unwrap(), 0, "closed after {answer:?}");
+            let text = String::from_utf8_lossy(&answer);
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() == length.expect("a length").parse::<usize>().unwrap() {
+                return text.into_owned();
+            }
+        }
+    })
+    .await
 }
 
 #[tokio::test]
@@ -305,6 +355,37 @@ async fn a_signal_or_a_changed_file_brings_another_configuration_and_a_broken_on
         process.signal("TERM").await;
         assert_eq!(process.end().await.code(), Some(0));
     }
+}
+
+#[tokio::test]
+async fn a_broken_configuration_is_told_in_the_log_once_with_its_place_and_what_holds_is_told_too() {
+    let folder = Folder::new();
+    folder.write("bidiway.yaml", &reloadable("100ms", "http://127.0.0.1:1"));
+    let file = folder.path("bidiway.yaml");
+    let command = ["serve", "--log", "info", "--log-format", "json", "--config", file.to_str().unwrap()];
+    let mut process = Process::start(Command::new(BINARY).args(command));
+    process.address("listening on http://").await;
+    let admin = process.address("admin on http://").await;
+    let mut log = BufReader::new(process.child.stderr.take().unwrap()).lines();
+    let mut next = async |level: &str| -> serde_json::Value {
+        loop {
+            let line = within(20, log.next_line()).await.unwrap().unwrap();
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if line["level"] == level && line.to_string().contains("configuration") {
+                return line;
+            }
+        }
+    };
+    folder.write("bidiway.yaml", &reloadable("100ms", "http://127.0.0.1:1").replace("endpoints", "endpoint"));
+    let line = next("ERROR").await;
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains("bidiway.yaml:4:") && error.contains("did you mean `endpoints`?"), "{error}");
+    assert!(line["message"].as_str().unwrap().contains("the last good one stays"), "{line}");
+    told(admin, "bidiway_config_reloads_total{result=\"failed\"} 1").await;
+    folder.write("bidiway.yaml", &reloadable("100ms", "http://127.0.0.1:2"));
+    // The next line about it is the good news.
+    next("INFO").await;
+    told(admin, "bidiway_config_generation 2").await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bidiway::{
+    downstream::{self, RouteSettings, ServicePattern},
     telemetry::Metrics,
     upstream::{Call, Chunk, Received, Roster, Settings, Upstream},
     wire::{Code, Origin},
@@ -13,7 +14,7 @@ use futures_util::FutureExt;
 
 use crate::support::{
     calls::{Answer, answer, capacity, next, request, request_with_timeout, settings},
-    edge::{self, WebAnswer, edge_over, open},
+    edge::{self, WebAnswer, edge_over, edge_with, open},
     raw::{
         ACK, CANCEL, DATA, Frame, INITIAL_WINDOW_SIZE, PING, RST_STREAM, RawConnection, RawServer, encode,
         ok_headers, trailers,
@@ -193,6 +194,37 @@ async fn streams_of_sessions_and_calls_of_grpc_web_end_by_age_alike() {
     server.cancelled(4).await;
 }
 
+#[tokio::test]
+async fn a_route_has_a_greatest_age_of_its_own_in_every_dialect_and_others_have_none() {
+    let mut server = Waiting::start(true).await;
+    let old = RouteSettings {
+        max_stream_age: Some(Duration::from_millis(300)),
+        ..RouteSettings::new(ServicePattern::Service("chat.v1.Chat".into()), "chat")
+    };
+    let routes = vec![RouteSettings::new(ServicePattern::Any, "chat"), old];
+    let edge = edge_with(&server.server.url, downstream::Settings { routes, ..edge::settings() }).await;
+    const AGED: &str = "the call has reached the greatest age of its route, 300ms; call again";
+    within(20, async {
+        let mut socket = Socket::connect(edge.address).await;
+        let other = socket.open("/other.v1.Other/Do").await;
+        let stream = socket.open("/chat.v1.Chat/Talk").await;
+        let answer = socket.answer(stream).await;
+        assert_eq!((answer.code(), answer.by_proxy()), (Code::UNAVAILABLE, true), "{answer:?}");
+        assert_eq!(answer.trailers.message, AGED);
+        let (_sender, body) = open();
+        let request = edge.web("/chat.v1.Chat/Talk").body(body).unwrap();
+        let answer = WebAnswer::read(edge.send(edge::Http::Two, request).await).await.unwrap();
+        assert_eq!(answer.status(), (14, AGED.to_owned()));
+        server.begun(3).await;
+        server.cancelled(2).await;
+        socket.cancel(other).await;
+        server.cancelled(1).await;
+        let text = edge.metrics.encode();
+        assert!(text.contains("bidiway_calls_total{route=\"*\",dialect=\"session\",code=\"CANCELLED\",origin=\"client\"} 1\n"), "{text}");
+    })
+    .await;
+}
+
 /// Waits until the client has seen everything written so far; returns the DATA frames that it had sent before.
 async fn heard(connection: &mut RawConnection, frames: &mut Vec<Frame>) {
     connection.write(&encode(PING, 0, 0, b"12345678")).await;
@@ -206,8 +238,8 @@ async fn heard(connection: &mut RawConnection, frames: &mut Vec<Frame>) {
     }
 }
 
-#[tokio::test]
-async fn a_window_that_opens_byte_by_byte_does_not_make_a_frame_of_each() {
+/// Opens a window for 2000 bytes, byte by byte, with so much time between; returns how many frames these bytes come in.
+async fn frames_through_a_window_that_opens_each(pause: Duration) -> usize {
     let server = RawServer::bind().await;
     let ([upstream], _) = workers::<1>(settings(&[&format!("http://{}", server.address)]));
     let mut call = upstream.call(request());
@@ -215,7 +247,6 @@ async fn a_window_that_opens_byte_by_byte_does_not_make_a_frame_of_each() {
     let stream = connection.request().await;
     let total = 16 * 1024 + 2000;
     let body: Bytes = message(&vec![7; total - 5]);
-    let begun = tokio::time::Instant::now();
     let sender = tokio::spawn(async move {
         let mut rest = body;
         while !rest.is_empty() {
@@ -232,23 +263,43 @@ async fn a_window_that_opens_byte_by_byte_does_not_make_a_frame_of_each() {
         heard(&mut connection, &mut frames).await;
     }
     let first = frames.len();
+    // From here on time passes only as the test says, however slow the machine is: it passes by itself only while
+    // nothing wants to run, and somebody always does.
+    tokio::time::pause();
+    let never_idle = tokio::spawn(async {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    });
     for _ in 0..2000 {
         connection.write(&encode(8, 0, stream, &1_u32.to_be_bytes())).await;
         heard(&mut connection, &mut frames).await;
+        tokio::time::advance(pause).await;
     }
     // The last ones may wait for their time.
-    within(5, async {
-        while received(&frames) < total {
-            heard(&mut connection, &mut frames).await;
-        }
-    })
-    .await;
-    // A frame is 1 KiB, or all there is, or what came within 20 ms or half of that, as long as the machine is as quick.
-    let trickled = frames.len() - first;
-    let most = 500 + begun.elapsed().as_millis() / 10;
-    assert!(trickled as u128 <= most, "{trickled} frames for 2000 bytes, more than {most}");
+    for _ in 0..10 {
+        heard(&mut connection, &mut frames).await;
+        tokio::time::advance(pause).await;
+    }
+    never_idle.abort();
+    tokio::time::resume();
+    assert_eq!(received(&frames), total);
     assert!(frames.last().unwrap().ends_stream());
     let _call = sender.await.unwrap();
+    frames.len() - first
+}
+
+#[tokio::test]
+async fn a_window_that_opens_byte_by_byte_does_not_make_a_frame_of_each() {
+    // 1 KiB, and all that is left.
+    assert_eq!(frames_through_a_window_that_opens_each(Duration::ZERO).await, 2);
+}
+
+#[tokio::test]
+async fn of_a_window_that_opens_slowly_a_frame_is_what_came_in_the_meantime() {
+    // In 20 ms, or half of that: 2 s are 100 to 200 times as long.
+    let frames = frames_through_a_window_that_opens_each(Duration::from_millis(1)).await;
+    assert!((50..=200).contains(&frames), "{frames} frames");
 }
 
 #[tokio::test]

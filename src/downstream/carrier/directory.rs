@@ -14,7 +14,7 @@ use super::{
     mailbox::{Arrival, Mailbox},
     parking::{Parking, Place, Room},
     peers::Peers,
-    token::{self, InstanceId, Locator},
+    token::{self, InstanceId, Locator, Run},
 };
 use crate::{downstream::Settings, session::Refusal, telemetry::Metrics, wire::v1::ResumeFailure};
 
@@ -28,7 +28,7 @@ const REMEMBERED: usize = 1024;
 pub struct SessionDirectory {
     /// The carriers that are found by their names.
     pub(super) http: Arc<HttpCarriers>,
-    instance: InstanceId,
+    run: Run,
     /// Where other instances' sessions are.
     peers: Mutex<Option<Arc<Peers>>>,
     parking: Arc<Parking>,
@@ -55,7 +55,7 @@ impl SessionDirectory {
         };
         Ok(Arc::new(Self {
             http: Arc::default(),
-            instance,
+            run: Run::begin(instance)?,
             peers: Mutex::new(settings.peers.as_ref().map(|peers| Arc::new(Peers::new(peers)))),
             parking: Parking::new(room(settings), Arc::clone(metrics)),
             known: Mutex::default(),
@@ -75,13 +75,13 @@ impl SessionDirectory {
 
     /// The first token of a new session.
     pub(super) fn new_token(&self) -> Result<Bytes, getrandom::Error> {
-        token::mint(self.instance, token::new_locator()?)
+        token::mint(self.run, token::new_locator()?)
     }
 
     /// The next token of a session that has this one.
     pub(super) fn next_token(&self, token: &[u8]) -> Result<Bytes, getrandom::Error> {
         let locator = token::read(token).map_or_else(token::new_locator, |(_, locator)| Ok(locator))?;
-        token::mint(self.instance, locator)
+        token::mint(self.run, locator)
     }
 
     /// From now on, carriers with this session's tokens come into its mailbox. For one that began in a drain (`late`) the
@@ -98,12 +98,13 @@ impl SessionDirectory {
 
     /// Which instance this is.
     pub(super) fn instance(&self) -> InstanceId {
-        self.instance
+        self.run.instance
     }
 
     /// Whose session a token is, and the way there, if it is another instance's and there are any.
     pub(super) fn elsewhere(&self, token: &[u8]) -> Option<(Arc<Peers>, InstanceId)> {
-        let (instance, _) = token::read(token).filter(|&(instance, _)| instance != self.instance)?;
+        let (Run { instance, .. }, _) =
+            token::read(token).filter(|(run, _)| run.instance != self.run.instance)?;
         let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         Some((peers, instance))
     }
@@ -112,7 +113,9 @@ impl SessionDirectory {
     pub(super) fn deliver(&self, arrival: Arrival) {
         let failure = match token::read(&arrival.hello.resume_token) {
             None => ResumeFailure::UnknownToken,
-            Some((instance, _)) if instance != self.instance => ResumeFailure::OtherInstance,
+            Some((run, _)) if run.instance != self.run.instance => ResumeFailure::OtherInstance,
+            // It had this instance's name, and was restarted.
+            Some((run, _)) if run != self.run => ResumeFailure::StateLost,
             Some((_, locator)) => {
                 let known = self.known();
                 if let Some(mailbox) = known.sessions.get(&locator).cloned() {
@@ -133,6 +136,17 @@ impl SessionDirectory {
             self.http.vacated().await;
             let left = self.vacant.notified();
             if self.known().holding == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Completes when no session is left that a client could come back to.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let left = self.vacant.notified();
+            if self.known().sessions.is_empty() {
                 return;
             }
             left.await;

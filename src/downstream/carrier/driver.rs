@@ -28,7 +28,7 @@ use super::{
     ready::{KeyWaker, ReadyList},
 };
 use crate::{
-    downstream::{ConnInfo, Edge, Principal, Settings, call_gate, identity::SessionIdentity},
+    downstream::{ConnInfo, Edge, Principal, Settings, Visitor, call_gate, identity::SessionIdentity},
     session::{CloseReason, Event, Session, StreamId},
     wire::{Code, Outcome},
 };
@@ -63,8 +63,10 @@ pub(super) struct Driver {
     settings: Arc<Settings>,
     /// The carrier's connection, or the last one's.
     conn: ConnInfo,
-    /// Whom the session belongs to.
+    /// Whom the session belongs to, by the settings of its begin.
     principal: Principal,
+    /// Who has come with the first carrier, as long as it may want another session.
+    visitor: Option<Box<Visitor>>,
     session_id: Arc<str>,
     /// `None`: the session is parked, over, or about to be another's.
     link: Option<Link>,
@@ -108,11 +110,12 @@ impl Driver {
     pub(super) fn new(
         edge: Arc<Edge>,
         mut conn: ConnInfo,
-        principal: Principal,
+        visitor: Visitor,
         link: Link,
         begun: Begun,
     ) -> Self {
-        conn.shown.session = edge.settings().identity.clone().map(SessionIdentity::new);
+        let settings = edge.settings();
+        conn.shown.session = settings.identity.clone().map(SessionIdentity::new);
         let Begun { session, id: session_id } = begun;
         let ready = Arc::new(ReadyList::default());
         let (own, reader) = (ready.waker(SELF), ready.waker(CARRIER));
@@ -131,10 +134,11 @@ impl Driver {
                 Arc::clone(&ready),
                 link.carrier.is_text(),
             ),
-            settings: edge.settings(),
+            principal: Principal::of(&settings, &visitor),
+            visitor: Some(Box::new(visitor)),
+            settings,
             edge,
             conn,
-            principal,
             session_id,
             link: Some(link),
             session,
@@ -292,6 +296,7 @@ impl Driver {
                 self.stop();
             }
         }
+        self.calls.give_up(&mut self.session, now);
         while self.timer.as_mut().poll(cx).is_ready() {
             self.session.handle_timeout(now.into_std());
             let Some(next) = self.session.poll_timeout() else { break };
@@ -312,7 +317,7 @@ impl Driver {
     fn arm_timer(&mut self) {
         let session = self.session.poll_timeout().map(Instant::from_std);
         let place = self.place.as_ref().map(Place::next_look);
-        if let Some(next) = session.into_iter().chain(place).min()
+        if let Some(next) = session.into_iter().chain(place).chain(self.calls.next_given_up()).min()
             && (self.timer.is_elapsed() || next < self.timer.deadline())
         {
             self.timer.as_mut().reset(next);

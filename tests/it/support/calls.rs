@@ -27,7 +27,9 @@ pub(crate) fn request() -> Request {
         deadline: None,
         tap: None,
         terms: None,
+        trip: None,
         response_rules: None,
+        pace: None,
     }
 }
 
