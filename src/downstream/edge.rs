@@ -59,6 +59,8 @@ pub struct ConnInfo {
     pub(crate) brake: Option<Arc<CancelBrake>>,
     /// The host that the request names; `None` also where neither a route asks for it nor may ask later.
     pub(crate) host: Option<Arc<str>>,
+    /// Held by everything that goes on on the connection.
+    pub(crate) in_use: Arc<()>,
     /// What the request says its client is, for the log.
     pub(crate) user_agent: Option<Arc<str>>,
 }
@@ -78,8 +80,14 @@ impl ConnInfo {
             shown: Shown::default(),
             brake: None,
             host: None,
+            in_use: Arc::default(),
             user_agent: None,
         }
+    }
+
+    /// What whatever goes on on the connection has to hold, if it does not hold this.
+    pub fn in_use(&self) -> Arc<()> {
+        Arc::clone(&self.in_use)
     }
 
     /// How long a session that begins here waits without a carrier.

@@ -15,6 +15,7 @@ mod cors;
 mod drain;
 mod edge;
 mod exchange;
+mod forwarded;
 mod grpc_websockets;
 mod guard;
 mod hosts;
@@ -69,4 +70,4 @@ pub use route::{
 pub use route_limits::RouteLimits;
 pub use schema_pages::schema_router;
 pub use settings::{Limits, SessionSettings, Settings};
-pub use trusted_proxies::{InvalidNetwork, Network, TrustedProxies};
+pub use trusted_proxies::{ClientHeader, InvalidNetwork, Network, TrustedProxies};

@@ -36,6 +36,7 @@ pub struct LimitMetrics {
     throttled: Family<Limit, Counter<f64, AtomicU64>>,
     proxy_header_failures: Family<Why, Counter>,
     write_stalls: Counter,
+    idle_closes: Counter,
     overload: Family<OfResource, Gauge>,
     shed: Family<Shed, Counter>,
     memory_max_bytes: Gauge,
@@ -64,6 +65,11 @@ impl LimitMetrics {
             self.write_stalls.clone(),
         );
         r.register(
+            "idle_closes",
+            "HTTP/2 connections ended because nothing went on on them for too long",
+            self.idle_closes.clone(),
+        );
+        r.register(
             "overload",
             "Workers (event_loop) or processes that shed new work now",
             self.overload.clone(),
@@ -90,6 +96,11 @@ impl LimitMetrics {
     /// A client took nothing for too long.
     pub fn write_stalled(&self) {
         self.write_stalls.inc();
+    }
+
+    /// Nothing went on on a connection for too long.
+    pub fn idle_closed(&self) {
+        self.idle_closes.inc();
     }
 
     /// The process sheds new work because of a resource, or takes it again.

@@ -9,7 +9,7 @@ use std::{
 
 use bidiway::{
     config::{self, Config},
-    downstream::{CallLimits, OwnServices},
+    downstream::{CallLimits, ClientHeader, OwnServices},
     schema::{FieldNames, JsonOptions},
     server::{Collector, DrainSettings},
     telemetry::TraceSettings,
@@ -117,6 +117,7 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!(log.format, bidiway::telemetry::log::Format::Json);
     let given = &settings.downstream;
     assert!(given.trusted_proxies.contains("fd00::7".parse().unwrap()));
+    assert_eq!(given.trusted_proxies, given.trusted_proxies.clone().with_header(ClientHeader::Forwarded));
     assert!(!settings.listeners[1].proxy_protocol);
     let per_principal = CallLimits {
         calls_per_second: Some(50),

@@ -5,6 +5,7 @@
 mod access_log;
 #[cfg(feature = "acme")]
 mod acme;
+mod attacks;
 mod client_address;
 mod client_certificates;
 mod config;

@@ -46,6 +46,7 @@ impl Builder<'_> {
         limits.http2_streams = given.http2_streams.unwrap_or(limits.http2_streams);
         self.time(&mut limits.handshake_timeout, given.handshake_timeout.as_ref());
         self.time(&mut limits.header_timeout, given.header_timeout.as_ref());
+        self.time(&mut limits.idle_timeout, given.idle_timeout.as_ref());
         limits.connections_per_address =
             given.connections_per_address.unwrap_or(limits.connections_per_address);
         limits.upgrades_per_minute = given.upgrades_per_minute.or(limits.upgrades_per_minute);

@@ -30,6 +30,8 @@ section! { "limits"
         /// How long a client may take to send a request's headers; also how long an idle HTTP/1.1 connection is kept.
         /// Default: 10s.
         header_timeout: Option<At<Duration>>,
+        /// How long an HTTP/2 connection is kept that has no open request. Default: 10m.
+        idle_timeout: Option<At<Duration>>,
         /// Open HTTP/2 streams for each connection. Default: 250.
         http2_streams: Option<u32>,
         /// Open TCP connections for each client address; `trusted_proxies` have no such limit. Default: 1000.
