@@ -56,15 +56,14 @@ impl Worker {
             tasks: self.drain.tasks.clone(),
             spread: self.drain.spread,
         };
-        let (clock, cut) = (self.metrics.worker_clock(), drain.cut.clone());
-        tokio::spawn(async move { cut.run_until_cancelled(clock.run()).await });
         let mut follower =
             Follower { metrics: self.metrics.clone(), drain: drain.clone(), upstreams: HashMap::new() };
         let settings = &self.generation.settings;
         let plan = follower.plan(&self.generation);
         let edge =
             Edge::new(plan, self.metrics.clone(), drain.clone(), self.addresses, self.sessions.clone());
-        tokio::spawn(overload::watch_lag(Arc::downgrade(&edge)));
+        let clock = overload::keep_clock(self.metrics.worker_clock(), Arc::downgrade(&edge));
+        tokio::spawn(drain.cut.clone().run_until_cancelled_owned(clock));
         let public = self.listeners.into_iter().map(|listener| (listener, Door::Public, &self.places));
         let peers = self.peers.into_iter().map(|listener| (listener, Door::Peers, &self.peer_places));
         let mut doors = Vec::new();

@@ -22,7 +22,7 @@ mod tracer;
 mod upstream_calls;
 mod upstream_metrics;
 
-pub use backpressure::{Backpressure, Wait, WorkerClock};
+pub use backpressure::{Backpressure, Wait, WorkerClock, next_moment};
 pub use call_metrics::CallMetrics;
 pub use call_record::{CallGuard, CallRecord};
 pub use carrier_count::{CarrierCount, CarrierKind};
