@@ -24,7 +24,7 @@ mod upstream_metrics;
 
 pub use backpressure::{Backpressure, Wait, WorkerClock, next_moment};
 pub use call_metrics::CallMetrics;
-pub use call_record::{CallGuard, CallRecord};
+pub use call_record::{CallEnd, CallGuard, CallRecord};
 pub use carrier_count::{CarrierCount, CarrierKind};
 pub use identity_metrics::IdentityMetrics;
 pub use limit_metrics::LimitMetrics;
