@@ -15,8 +15,15 @@ use super::rate_table::{Bucket, Rate};
 /// A route's limits and what is used of them, in the whole process.
 #[derive(Debug)]
 pub struct RouteLimits {
-    calls: Option<(u32, Bucket)>,
+    calls: Option<u32>,
     concurrent: Option<u32>,
+    used: Arc<Used>,
+}
+
+/// What is used of a route's limits, whatever they are.
+#[derive(Debug, Default)]
+struct Used {
+    calls: Bucket,
     open: AtomicU32,
 }
 
@@ -31,26 +38,31 @@ pub(crate) enum RouteFull {
 
 /// One call of a route; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct RoutePermit(Arc<RouteLimits>);
+pub(crate) struct RoutePermit(Arc<Used>);
 
 impl RouteLimits {
     /// Limits of the calls that begin in a second, and of those that run.
     pub fn new(calls_per_second: Option<u32>, concurrent_calls: Option<u32>) -> Self {
-        let calls = calls_per_second.map(|calls| (calls, Bucket::default()));
-        Self { calls, concurrent: concurrent_calls, open: AtomicU32::new(0) }
+        Self { calls: calls_per_second, concurrent: concurrent_calls, used: Arc::default() }
+    }
+
+    /// The same limits, of which is used what is used of `before`: those of the same route, which they replace.
+    #[must_use]
+    pub fn in_place_of(&self, before: &Self) -> Self {
+        Self { used: Arc::clone(&before.used), ..*self }
     }
 
     /// A place for one more call.
-    pub(crate) fn enter(self: &Arc<Self>) -> Result<RoutePermit, RouteFull> {
-        let before = self.open.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn enter(&self) -> Result<RoutePermit, RouteFull> {
+        let before = self.used.open.fetch_add(1, Ordering::Relaxed);
         // From here on, dropping it gives it back.
-        let permit = RoutePermit(Arc::clone(self));
+        let permit = RoutePermit(Arc::clone(&self.used));
         if let Some(most) = self.concurrent.filter(|most| before >= *most) {
             return Err(RouteFull::Concurrent(most));
         }
-        if let Some((calls, bucket)) = &self.calls {
-            let taken = bucket.take(Rate::per_second(*calls), Instant::now());
-            taken.map_err(|wait| RouteFull::Rate(*calls, wait))?;
+        if let Some(calls) = self.calls {
+            let taken = self.used.calls.take(Rate::per_second(calls), Instant::now());
+            taken.map_err(|wait| RouteFull::Rate(calls, wait))?;
         }
         Ok(permit)
     }
@@ -74,7 +86,7 @@ mod tests {
         assert_eq!(limits.enter().unwrap_err(), RouteFull::Concurrent(2));
         drop(first);
         let _third = limits.enter().unwrap();
-        assert_eq!(limits.open.load(Ordering::Relaxed), 2);
+        assert_eq!(limits.used.open.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -86,5 +98,17 @@ mod tests {
         assert_eq!(limits.enter().unwrap_err(), RouteFull::Rate(2, wait));
         tokio::time::advance(wait).await;
         assert!(limits.enter().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limits_that_replace_others_go_on_from_what_is_used_of_them() {
+        let old = Arc::new(RouteLimits::new(Some(3), Some(2)));
+        let (first, _second) = (old.enter().unwrap(), old.enter().unwrap());
+        let new = Arc::new(RouteLimits::new(Some(3), Some(3)).in_place_of(&old));
+        let _third = new.enter().unwrap();
+        assert_eq!(new.enter().unwrap_err(), RouteFull::Concurrent(3));
+        drop(first);
+        assert!(matches!(new.enter(), Err(RouteFull::Rate(3, _))), "three have begun in this second");
+        assert_eq!(old.enter().unwrap_err(), RouteFull::Concurrent(2), "what came under the old ones counts");
     }
 }
