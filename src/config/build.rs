@@ -47,7 +47,8 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     let client_identity =
         b.client_identity(file.client_identity.as_ref(), &upgrade_headers, &file.listeners.0);
     let hosts = b.own_hosts(file.hosts.as_deref());
-    let trusted_proxies = b.trusted_proxies(file.trusted_proxies.as_deref(), &file.listeners.0);
+    let trusted_proxies =
+        b.trusted_proxies(file.trusted_proxies.as_deref(), file.client_header.as_ref(), &file.listeners.0);
     let overload = b.overload(file.overload.as_ref());
     let limits = downstream::Limits { overload, ..b.limits(file.limits.as_ref()) };
     let session = b.session(file.session.as_ref());

@@ -12,7 +12,10 @@ use super::{
     read::{Read, word},
 };
 use crate::{
-    downstream::identity::{Algorithm, Mode},
+    downstream::{
+        ClientHeader,
+        identity::{Algorithm, Mode},
+    },
     schema::FieldNames,
     server::tls::{ClientAuth, MinVersion},
     telemetry::{Dialect, log::Format},
@@ -338,6 +341,16 @@ pub(super) const UNKNOWN_FIELDS: [(&str, UnknownFields); 2] =
 pub(super) const DEFAULTS: [(&str, Defaults); 2] = [("omit", Defaults(false)), ("write", Defaults(true))];
 pub(super) const FIELD_NAMES: [(&str, FieldNames); 2] =
     [("camel", FieldNames::Camel), ("original", FieldNames::Original)];
+
+/// Where trusted proxies say who the client is.
+pub(super) const CLIENT_HEADER: [(&str, ClientHeader); 2] =
+    [("x-forwarded-for", ClientHeader::XForwarded), ("forwarded", ClientHeader::Forwarded)];
+
+impl Read for ClientHeader {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &CLIENT_HEADER)
+    }
+}
 
 impl Read for UnknownFields {
     fn read(node: &Node, problems: &mut Problems) -> Option<Self> {

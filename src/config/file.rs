@@ -38,7 +38,7 @@ use super::{
     problem::Problems,
     read::{At, AtLeastOne, Named, Read, Section, section},
 };
-use crate::telemetry::log::Format;
+use crate::{downstream::ClientHeader, telemetry::log::Format};
 
 section! { "the file"
     /// The configuration of Bidiway, an edge proxy that gives browsers the whole of gRPC.
@@ -57,6 +57,9 @@ section! { "the file"
         /// Proxies before this one, as networks (`10.0.0.0/8`) or addresses: from them `x-forwarded-for` and
         /// `x-forwarded-proto` are believed, and PROXY headers. Default: none.
         trusted_proxies: Option<Vec<At<String>>>,
+        /// Where these proxies say who the client is: "x-forwarded-for" (and -proto), or "forwarded" (RFC 7239). The
+        /// other is not believed. Default: x-forwarded-for.
+        client_header: Option<At<ClientHeader>>,
         /// Headers of the request that opens a WebSocket which reach services as metadata of its calls, and `cookie`
         /// of any request. `cookie` and `authorization` demand that `origins` has no `*`. Default: none.
         upgrade_headers: Option<Vec<At<String>>>,

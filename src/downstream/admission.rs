@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
 use super::{
-    Asked, ConnInfo, Edge, Plan, Route, call_gate, cookies, identity, message_log, trusted_proxies,
-    upgrade_headers,
+    Asked, ConnInfo, Edge, Plan, Route, Subject, call_gate, client_pace, cookies, identity, message_log,
+    trusted_proxies, upgrade_headers,
 };
 use crate::{
     telemetry::{CallRecord, Dialect},
@@ -68,12 +68,15 @@ pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, B
     plan.settings.client_identity.write_to(&mut opening.metadata, certificate);
     let route = plan.routes.find(&opening.asked());
     let mut record = record(edge, &plan, route, &opening);
+    let client = Subject::of(opening.conn.peer.ip());
     let admitted = places.and_then(|places| {
-        let (route, request, principal) = prepare(&plan, route, opening, timeout)?;
+        let (route, mut request, principal) = prepare(&plan, route, opening, timeout)?;
         if let Some(principal) = &principal {
             tracing::debug!(route = route.name, %principal, "caller verified");
         }
-        record.hold(places.go_on(edge, &route, principal.as_deref().map(call_gate::name))?);
+        let principal = principal.as_deref().map(call_gate::name);
+        record.hold(places.go_on(edge, &route, principal)?);
+        request.pace = client_pace::of(edge, client, principal, &route);
         Ok((route, request))
     });
     match admitted {
@@ -163,7 +166,8 @@ fn prepare(
     let identity::Passed { principal, terms } =
         identity::check(route, conn, path.path(), &mut metadata, deadline)?;
     let response_rules = route.settings.response_metadata.clone();
-    let request = Request { path, content_type, metadata, deadline, tap: None, response_rules, terms };
+    let request =
+        Request { path, content_type, metadata, deadline, tap: None, response_rules, terms, pace: None };
     Ok((Arc::clone(route), request, principal))
 }
 

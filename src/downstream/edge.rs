@@ -51,6 +51,8 @@ pub struct ConnInfo {
     pub(crate) brake: Option<Arc<CancelBrake>>,
     /// The host that the request names; `None` also where neither a route asks for it nor may ask later.
     pub(crate) host: Option<Arc<str>>,
+    /// Held by everything that goes on on the connection.
+    pub(crate) in_use: Arc<()>,
 }
 
 impl ConnInfo {
@@ -68,7 +70,13 @@ impl ConnInfo {
             shown: Shown::default(),
             brake: None,
             host: None,
+            in_use: Arc::default(),
         }
+    }
+
+    /// What whatever goes on on the connection has to hold, if it does not hold this.
+    pub fn in_use(&self) -> Arc<()> {
+        Arc::clone(&self.in_use)
     }
 
     /// Completes when the client has given too many calls up. For one task.

@@ -10,21 +10,25 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::rate_table::{Bucket, Rate};
+use super::{
+    CallLimits,
+    rate_table::{Bucket, Rate},
+};
 
 /// A route's limits and what is used of them, in the whole process.
 #[derive(Debug)]
 pub struct RouteLimits {
-    calls: Option<u32>,
-    concurrent: Option<u32>,
-    used: Arc<Used>,
+    limits: CallLimits,
+    pub(super) used: Arc<Used>,
 }
 
 /// What is used of a route's limits, whatever they are.
 #[derive(Debug, Default)]
-struct Used {
+pub(super) struct Used {
     calls: Bucket,
     open: AtomicU32,
+    pub(super) messages: Bucket,
+    pub(super) bytes: Bucket,
 }
 
 /// Why a route takes no more.
@@ -41,15 +45,25 @@ pub(crate) enum RouteFull {
 pub(crate) struct RoutePermit(Arc<Used>);
 
 impl RouteLimits {
-    /// Limits of the calls that begin in a second, and of those that run.
-    pub fn new(calls_per_second: Option<u32>, concurrent_calls: Option<u32>) -> Self {
-        Self { calls: calls_per_second, concurrent: concurrent_calls, used: Arc::default() }
+    /// These limits, of which nothing is used.
+    pub fn new(limits: CallLimits) -> Self {
+        Self { limits, used: Arc::default() }
     }
 
     /// The same limits, of which is used what is used of `before`: those of the same route, which they replace.
     #[must_use]
     pub fn in_place_of(&self, before: &Self) -> Self {
-        Self { used: Arc::clone(&before.used), ..*self }
+        Self { limits: self.limits, used: Arc::clone(&before.used) }
+    }
+
+    /// Whether messages may have to wait.
+    pub(super) fn bounds_traffic(&self) -> bool {
+        self.limits.bounds_traffic()
+    }
+
+    /// The limits themselves.
+    pub(super) fn traffic(&self) -> &CallLimits {
+        &self.limits
     }
 
     /// A place for one more call.
@@ -57,10 +71,10 @@ impl RouteLimits {
         let before = self.used.open.fetch_add(1, Ordering::Relaxed);
         // From here on, dropping it gives it back.
         let permit = RoutePermit(Arc::clone(&self.used));
-        if let Some(most) = self.concurrent.filter(|most| before >= *most) {
+        if let Some(most) = self.limits.concurrent_calls.filter(|most| before >= *most) {
             return Err(RouteFull::Concurrent(most));
         }
-        if let Some(calls) = self.calls {
+        if let Some(calls) = self.limits.calls_per_second {
             let taken = self.used.calls.take(Rate::per_second(calls), Instant::now());
             taken.map_err(|wait| RouteFull::Rate(calls, wait))?;
         }
@@ -80,7 +94,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_place_is_given_back_and_a_refused_one_was_never_taken() {
-        let limits = Arc::new(RouteLimits::new(None, Some(2)));
+        let limits =
+            Arc::new(RouteLimits::new(CallLimits { concurrent_calls: Some(2), ..CallLimits::default() }));
         let (first, _second) = (limits.enter().unwrap(), limits.enter().unwrap());
         assert_eq!(limits.enter().unwrap_err(), RouteFull::Concurrent(2));
         assert_eq!(limits.enter().unwrap_err(), RouteFull::Concurrent(2));
@@ -91,7 +106,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn calls_come_as_fast_as_the_route_takes_them() {
-        let limits = Arc::new(RouteLimits::new(Some(2), None));
+        let limits =
+            Arc::new(RouteLimits::new(CallLimits { calls_per_second: Some(2), ..CallLimits::default() }));
         let both = [limits.enter(), limits.enter()];
         assert!(both.iter().all(Result::is_ok));
         let wait = Duration::from_millis(500);
@@ -102,13 +118,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn limits_that_replace_others_go_on_from_what_is_used_of_them() {
-        let old = Arc::new(RouteLimits::new(Some(3), Some(2)));
+        let limits = |calls, concurrent| CallLimits {
+            calls_per_second: Some(calls),
+            concurrent_calls: Some(concurrent),
+            ..CallLimits::default()
+        };
+        let old = RouteLimits::new(limits(3, 2));
         let (first, _second) = (old.enter().unwrap(), old.enter().unwrap());
-        let new = Arc::new(RouteLimits::new(Some(3), Some(3)).in_place_of(&old));
+        let new = RouteLimits::new(limits(3, 3)).in_place_of(&old);
         let _third = new.enter().unwrap();
         assert_eq!(new.enter().unwrap_err(), RouteFull::Concurrent(3));
         drop(first);
         assert!(matches!(new.enter(), Err(RouteFull::Rate(3, _))), "three have begun in this second");
-        assert_eq!(old.enter().unwrap_err(), RouteFull::Concurrent(2), "what came under the old ones counts");
+        assert_eq!(old.enter().unwrap_err(), RouteFull::Concurrent(2), "what came under the new ones counts");
     }
 }

@@ -71,6 +71,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// How long a client may take to send a request's headers. 10 s.
     pub header_timeout: Duration,
+    /// How long an HTTP/2 connection is kept on which nothing goes on. 10 min.
+    pub idle_timeout: Duration,
     /// Open HTTP/2 streams per connection. 250.
     pub http2_streams: u32,
     /// Open TCP connections per client address; a trusted proxy has no such limit. 1,000.
@@ -163,6 +165,7 @@ impl Default for Limits {
             parked_bytes: 256 * 1024 * 1024,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(600),
             http2_streams: 250,
             connections_per_address: 1000,
             upgrades_per_minute: Some(600),

@@ -7,12 +7,12 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::ConnInfo;
+use super::{ConnInfo, forwarded};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The most entries of `x-forwarded-for` that are looked at, from the right. Chains of proxies are short.
+/// The most entries that are looked at, from the right. Chains of proxies are short.
 const MOST_HOPS: usize = 32;
 
 /// Addresses of one prefix: `10.0.0.0/8`, `2001:db8::/32`, or one address.
@@ -86,43 +86,80 @@ impl Network {
 
 /// The proxies that are believed when they say for whom they come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrustedProxies(Vec<Network>);
+pub struct TrustedProxies {
+    networks: Vec<Network>,
+    header: ClientHeader,
+}
+
+/// Where trusted proxies say for whom they come. Only one is believed: a proxy that writes one of them may pass on the
+/// other as its client wrote it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientHeader {
+    /// `x-forwarded-for`, and `x-forwarded-proto`.
+    #[default]
+    XForwarded,
+    /// `forwarded`: RFC 7239.
+    Forwarded,
+}
 
 impl TrustedProxies {
     /// Those with addresses in these networks.
     pub fn new(networks: Vec<Network>) -> Self {
-        Self(networks)
+        Self { networks, header: ClientHeader::default() }
+    }
+
+    /// They say it in this header.
+    pub fn with_header(self, header: ClientHeader) -> Self {
+        Self { header, ..self }
     }
 
     /// Nobody is.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.networks.is_empty()
     }
 
     /// Whether whoever has this address is believed.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(address))
+        self.networks.iter().any(|network| network.contains(address))
     }
 
-    /// Who makes a request on a connection. A trusted proxy's `x-forwarded-for` names the client: its last address
-    /// that is no trusted proxy's. So what a client writes itself is never taken for its address: the proxy that it
-    /// comes to appends the true one. `x-forwarded-proto` tells the scheme. From anybody else, neither is believed.
+    /// Who makes a request on a connection. A trusted proxy's `x-forwarded-for` (or `forwarded`) names the client: its
+    /// last address that is no trusted proxy's. So what a client writes itself is never taken for its address: the proxy
+    /// that it comes to appends the true one. `x-forwarded-proto` tells the scheme. From anybody else, neither is
+    /// believed.
     pub(crate) fn client(&self, conn: &ConnInfo, headers: &HeaderMap) -> Option<ConnInfo> {
         if self.is_empty() || conn.unnamed || !self.contains(conn.peer.ip()) {
             return None;
         }
-        let mut client = conn.peer;
-        for entry in entries_from_the_right(headers).take(MOST_HOPS) {
-            // An entry that cannot be read ends what is known: whoever wrote it is the last that has a name.
-            let Some(address) = entry.and_then(address) else { break };
-            client = address;
+        let (client, tls, chain) = match self.header {
+            ClientHeader::XForwarded => {
+                let client =
+                    self.first_untrusted(entries_from_the_right(headers).map(|it| it.and_then(address)));
+                (client, scheme(headers), chain(headers, &conn.forwarded_for))
+            }
+            ClientHeader::Forwarded => {
+                let elements = forwarded::elements(headers);
+                let hops = elements.iter().rev().map(|element| element.as_ref()?.client.as_deref());
+                let client = self.first_untrusted(hops.map(|client| client.and_then(address)));
+                let tls = elements.last().and_then(|nearest| nearest.as_ref()?.tls);
+                (client, tls, forwarded::chain(&elements, &conn.forwarded_for))
+            }
+        };
+        let (peer, tls) = (client.unwrap_or(conn.peer), tls.unwrap_or(conn.tls));
+        Some(ConnInfo { peer, tls, forwarded_for: chain, by_proxy: true, ..conn.clone() })
+    }
+
+    /// Of addresses that proxies wrote one after another, the last one first: the first that is no trusted proxy's, or
+    /// else the last of all. One that cannot be read ends what is known: whoever wrote it is the last that has a name.
+    fn first_untrusted(&self, hops: impl Iterator<Item = Option<SocketAddr>>) -> Option<SocketAddr> {
+        let mut client = None;
+        for address in hops.take(MOST_HOPS).map_while(|address| address) {
+            client = Some(address);
             if !self.contains(address.ip()) {
                 break;
             }
         }
-        let tls = scheme(headers).unwrap_or(conn.tls);
-        let chain = chain(headers, &conn.forwarded_for);
-        Some(ConnInfo { peer: client, tls, forwarded_for: chain, by_proxy: true, ..conn.clone() })
+        client
     }
 }
 
@@ -136,7 +173,7 @@ fn entries_from_the_right(headers: &HeaderMap) -> impl Iterator<Item = Option<&s
 }
 
 /// An entry's address; some proxies write the port too, and brackets.
-fn address(entry: &str) -> Option<SocketAddr> {
+pub(super) fn address(entry: &str) -> Option<SocketAddr> {
     let bare = entry.strip_prefix('[').and_then(|entry| entry.strip_suffix(']')).unwrap_or(entry);
     let without_port = bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0));
     without_port.or_else(|_| entry.parse::<SocketAddr>()).ok()
@@ -287,6 +324,41 @@ mod tests {
         assert!(tls(&[("x-forwarded-proto", "http, https")]));
         assert!(!tls(&[("x-forwarded-proto", "ftp")]));
         assert!(!tls(&[]));
+    }
+
+    #[test]
+    fn of_forwarded_the_same_holds() {
+        let proxies = trusted(&["10.0.0.0/8", "fd00::/8"]).with_header(ClientHeader::Forwarded);
+        let said = |text| client(&proxies, "10.0.0.1:5000", &[("forwarded", text)]).unwrap();
+        let address = |text| said(text).0;
+        assert_eq!(address("for=203.0.113.9"), "203.0.113.9");
+        assert_eq!(address("For=\"203.0.113.9:4711\"; by=10.0.0.1; PROTO=https"), "203.0.113.9");
+        assert_eq!(address("for=\"[2001:db8::7]:4711\""), "2001:db8::7");
+        assert_eq!(address("for=\"[2001:db8::7]\";host=\"a,b;for=1.2.3.4\""), "2001:db8::7");
+        assert_eq!(address("for=198.51.100.66, for=203.0.113.9"), "203.0.113.9", "the first is the client's");
+        assert_eq!(address("for=203.0.113.9,for=10.9.9.9 , for=\"[fd00::2]\""), "203.0.113.9");
+        assert_eq!(address("for=203.0.113.9, for=unknown, for=10.2.2.2"), "10.2.2.2");
+        assert_eq!(address("for=203.0.113.9, for=_hidden"), "10.0.0.1");
+        assert_eq!(address("for=203.0.113.9, by=10.0.0.9"), "10.0.0.1", "it does not say for whom");
+        assert_eq!(address("for=203.0.113.9, for=\"10.0.0.2"), "10.0.0.1", "a quote without an end");
+        assert_eq!(address("for=203.0.113.9;for=10.2.2.2"), "10.0.0.1", "twice is once too often");
+
+        assert!(said("for=203.0.113.9;proto=HTTPS").1 && !said("for=203.0.113.9;proto=http").1);
+        assert!(said("for=1.1.1.1;proto=http, for=10.2.2.2;proto=https").1, "the nearest proxy's");
+        assert!(!said("for=203.0.113.9").1);
+        let chain = said("for=198.51.100.66, for=\"[2001:db8::7]:4711\", for=_x, for=10.2.2.2").2;
+        assert_eq!(chain, "198.51.100.66, 2001:db8::7, unknown, 10.2.2.2, 10.0.0.1");
+
+        // One of the two: the other is perhaps the client's own word.
+        let both = [
+            ("forwarded", "for=203.0.113.9"),
+            ("x-forwarded-for", "198.51.100.66"),
+            ("x-forwarded-proto", "https"),
+        ];
+        let (address, tls, chain) = client(&proxies, "10.0.0.1:5000", &both).unwrap();
+        assert_eq!((&*address, tls, &*chain), ("203.0.113.9", false, "203.0.113.9, 10.0.0.1"));
+        let (address, ..) = client(&trusted(&["10.0.0.0/8"]), "10.0.0.1:5000", &both).unwrap();
+        assert_eq!(address, "198.51.100.66");
     }
 
     #[test]

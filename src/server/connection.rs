@@ -6,16 +6,19 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response, StatusCode, Version,
     header::{CONNECTION, Entry},
 };
+use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -268,12 +271,14 @@ impl Connections {
             let cancels = settings.limits.cancels_per_second.filter(|_| !by_proxy);
             conn.with_brake(cancels)
         };
-        let brake = conn.cancel_storm();
+        let (brake, in_use) = (conn.cancel_storm(), conn.in_use());
         let service = {
             let (edge, asked, door) = (self.edge.clone(), asked.clone(), self.door);
             service_fn(move |request| {
                 asked.note(request.version());
-                answer(door, edge.clone(), request, conn.clone())
+                let open = conn.in_use();
+                let answer = answer(door, edge.clone(), request, conn.clone());
+                async move { answer.await.map(|response| response.map(|body| Answer { body, _open: open })) }
             })
         };
         // During the drain only clients should come that want to go on with their sessions. They may say so first, and
@@ -294,6 +299,10 @@ impl Connections {
             ended = http.as_mut() => Some(ended),
             () = shutdown => None,
             () = first_request_overdue(&asked, limit) => None,
+            () = idle(&asked, &in_use, self.edge.settings().limits.idle_timeout) => {
+                self.metrics.limits().idle_closed();
+                None
+            }
             () = brake => {
                 self.metrics.limits().limited("cancels");
                 debug!(%peer, "too many calls were opened and given up");
@@ -349,17 +358,43 @@ fn answer(
     })
 }
 
-/// Whether a connection has had a request.
+/// The body of a response, until which is sent the connection is in use.
+struct Answer {
+    body: Body,
+    _open: Arc<()>,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// How many requests a connection has had.
 #[derive(Debug, Default)]
 struct Asked {
-    flag: AtomicBool,
+    requests: AtomicU32,
     http1: AtomicBool,
     first: Notify,
 }
 
 impl Asked {
     fn note(&self, version: Version) {
-        if !self.flag.swap(true, Ordering::Relaxed) {
+        if self.requests.fetch_add(1, Ordering::Relaxed) == 0 {
             self.http1.store(version < Version::HTTP_2, Ordering::Relaxed);
             self.first.notify_one();
         }
@@ -370,7 +405,7 @@ impl Asked {
     }
 
     fn already(&self) -> bool {
-        self.flag.load(Ordering::Relaxed)
+        self.requests.load(Ordering::Relaxed) > 0
     }
 
     /// Completes with the first request. For one task.
@@ -378,6 +413,21 @@ impl Asked {
         if !self.already() {
             self.first.notified().await;
         }
+    }
+}
+
+/// Completes when an HTTP/2 connection has had nothing to do for so long, and up to a quarter of that; otherwise never.
+/// Of HTTP/1.1, hyper limits the time until the next request.
+async fn idle(asked: &Asked, in_use: &Arc<()>, limit: Duration) {
+    // Here and in the service.
+    const BY_ITSELF: usize = 2;
+    let (mut seen, mut quarters) = (0, 0);
+    while quarters < 4 {
+        sleep(limit / 4).await;
+        let requests = asked.requests.load(Ordering::Relaxed);
+        let is_idle = requests == seen && requests > 0 && Arc::strong_count(in_use) <= BY_ITSELF;
+        quarters = if is_idle && !asked.over_http1() { quarters + 1 } else { 0 };
+        seen = requests;
     }
 }
 

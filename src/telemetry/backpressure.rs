@@ -265,7 +265,7 @@ mod tests {
             sleep(TICK * 2).await;
             wait.end(&counted.up);
             assert_eq!(counted.up.get(), 0.5);
-            sleep(REST).await;
+            sleep_until(next_moment(REST) + TICK / 2).await;
             wakes.take();
             for _ in 0..10 {
                 wait.begin();

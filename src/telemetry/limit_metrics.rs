@@ -1,5 +1,7 @@
 //! Limits and overload in metrics.
 
+use std::{sync::atomic::AtomicU64, time::Duration};
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -31,8 +33,10 @@ struct Why {
 #[derive(Debug, Default)]
 pub struct LimitMetrics {
     limited: Family<Limit, Counter>,
+    throttled: Family<Limit, Counter<f64, AtomicU64>>,
     proxy_header_failures: Family<Why, Counter>,
     write_stalls: Counter,
+    idle_closes: Counter,
     overload: Family<OfResource, Gauge>,
     shed: Family<Shed, Counter>,
     memory_max_bytes: Gauge,
@@ -46,6 +50,11 @@ impl LimitMetrics {
             self.limited.clone(),
         );
         r.register(
+            "throttled_seconds",
+            "Time in which calls held messages back because of a limit of their client or route",
+            self.throttled.clone(),
+        );
+        r.register(
             "proxy_header_failures",
             "Connections without a PROXY header that is believed",
             self.proxy_header_failures.clone(),
@@ -54,6 +63,11 @@ impl LimitMetrics {
             "write_stalls",
             "Connections closed because their clients took nothing for too long",
             self.write_stalls.clone(),
+        );
+        r.register(
+            "idle_closes",
+            "HTTP/2 connections ended because nothing went on on them for too long",
+            self.idle_closes.clone(),
         );
         r.register(
             "overload",
@@ -69,6 +83,11 @@ impl LimitMetrics {
         self.limited.get_or_create(&Limit { limit }).inc();
     }
 
+    /// A call has held messages back for so long.
+    pub fn throttled(&self, limit: &'static str, time: Duration) {
+        self.throttled.get_or_create(&Limit { limit }).inc_by(time.as_secs_f64());
+    }
+
     /// A connection did not begin with a PROXY header that is believed; `reason` is a stable word.
     pub fn proxy_header_failed(&self, reason: &'static str) {
         self.proxy_header_failures.get_or_create(&Why { reason }).inc();
@@ -77,6 +96,11 @@ impl LimitMetrics {
     /// A client took nothing for too long.
     pub fn write_stalled(&self) {
         self.write_stalls.inc();
+    }
+
+    /// Nothing went on on a connection for too long.
+    pub fn idle_closed(&self) {
+        self.idle_closes.inc();
     }
 
     /// The process sheds new work because of a resource, or takes it again.

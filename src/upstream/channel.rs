@@ -51,6 +51,7 @@ impl Service<Request<tonic::body::Body>> for Channel {
             tap: None,
             terms: None,
             response_rules: None,
+            pace: None,
         });
         let (sender, receiver) = call.split();
         let pump = Pump { body, sender, pending: Bytes::new(), ended: false };

@@ -9,7 +9,7 @@ use std::{
 
 use bidiway::{
     config::{self, Config},
-    downstream::{CallLimits, OwnServices},
+    downstream::{CallLimits, ClientHeader, OwnServices},
     schema::{FieldNames, JsonOptions},
     server::DrainSettings,
     telemetry::TraceSettings,
@@ -116,8 +116,14 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!(log.format, bidiway::telemetry::log::Format::Json);
     let given = &settings.downstream;
     assert!(given.trusted_proxies.contains("fd00::7".parse().unwrap()));
+    assert_eq!(given.trusted_proxies, given.trusted_proxies.clone().with_header(ClientHeader::Forwarded));
     assert!(!settings.listeners[1].proxy_protocol);
-    let per_principal = CallLimits { calls_per_second: Some(50), concurrent_calls: Some(100) };
+    let per_principal = CallLimits {
+        calls_per_second: Some(50),
+        concurrent_calls: Some(100),
+        messages_per_second: Some(500),
+        bytes_per_second: Some(1 << 20),
+    };
     assert_eq!(given.limits.per_principal, per_principal);
     assert_eq!((given.limits.upgrades_per_minute, given.limits.cancels_per_second), (Some(600), Some(100)));
     assert_eq!(given.limits.overload.max_memory, Some(2 << 30));

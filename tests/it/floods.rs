@@ -52,7 +52,7 @@ async fn comes_to(edge: &Edge, name: &str, value: u64) {
 }
 
 /// Calls whose requests are reset right behind their heads.
-fn rapid_resets(calls: u32) -> Vec<u8> {
+pub(crate) fn rapid_resets(calls: u32) -> Vec<u8> {
     let both = |call: u32| [call_headers(2 * call + 1, ECHO), rst_stream(2 * call + 1, 8)].concat();
     (0..calls).flat_map(both).collect()
 }

@@ -118,7 +118,7 @@ async fn sockets_that_come_too_fast_are_closed_with_a_code_that_a_page_can_see()
 #[tokio::test]
 async fn calls_that_come_too_fast_are_refused_in_every_dialect_with_the_time_to_come_again() {
     let mut settings = settings();
-    settings.limits.per_address = CallLimits { calls_per_second: Some(1), concurrent_calls: None };
+    settings.limits.per_address = CallLimits { calls_per_second: Some(1), ..CallLimits::default() };
     let (edge, upstream) = echoing(settings).await;
     within(10, async {
         let mut socket = Socket::connect(edge.address).await;
@@ -148,7 +148,7 @@ async fn calls_that_come_too_fast_are_refused_in_every_dialect_with_the_time_to_
 #[tokio::test]
 async fn a_client_has_so_many_calls_at_a_time_and_its_place_is_free_when_one_ends() {
     let mut settings = settings();
-    settings.limits.per_address = CallLimits { calls_per_second: None, concurrent_calls: Some(2) };
+    settings.limits.per_address = CallLimits { concurrent_calls: Some(2), ..CallLimits::default() };
     let (edge, _upstream) = echoing(settings).await;
     within(10, async {
         let mut socket = Socket::connect(edge.address).await;
@@ -178,7 +178,8 @@ async fn a_route_takes_as_much_as_it_may_and_other_routes_do_not_notice() {
         limits,
         ..RouteSettings::new(ServicePattern::Service(service.into()), "chat")
     };
-    let limits = Arc::new(RouteLimits::new(None, Some(1)));
+    let limits =
+        Arc::new(RouteLimits::new(CallLimits { concurrent_calls: Some(1), ..CallLimits::default() }));
     let routes = vec![route("chat.v1.Chat", Some(limits)), route("other.v1.Other", None)];
     let (edge, _upstream) = echoing(Settings { routes, ..settings() }).await;
     within(10, async {

@@ -5,6 +5,7 @@
 mod access_log;
 #[cfg(feature = "acme")]
 mod acme;
+mod attacks;
 mod client_address;
 mod client_certificates;
 mod config;
@@ -28,6 +29,7 @@ mod metrics_docs;
 mod native;
 mod oracle;
 mod own_services;
+mod pace;
 mod process;
 mod reload;
 mod routes;

@@ -9,7 +9,7 @@ use bidiway::{
     },
     downstream,
     server::{ListenerSettings, Server, Settings},
-    session::Event,
+    session::{self, Event},
     telemetry::Metrics,
 };
 use tokio::{
@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, transport::Channel};
 
-use crate::support::{calls, edge, http::get, socket::Socket, within};
+use crate::support::{calls, carrier::Carrier, edge, http::get, socket::Socket, within};
 
 struct Proxy {
     address: SocketAddr,
@@ -275,6 +275,26 @@ async fn a_connection_without_a_request_is_closed() {
     let mut request = tonic::Request::new(payload(7));
     request.metadata_mut().insert("demo-delay-ms", "500".parse().unwrap());
     assert_eq!(lab.unary(request).await.unwrap().into_inner().number, 7);
+}
+
+#[tokio::test]
+async fn an_http2_connection_on_which_nothing_goes_on_is_ended_and_one_with_silent_streams_is_not() {
+    let proxy = proxy(|_, downstream| downstream.limits.idle_timeout = Duration::from_millis(200)).await;
+    let mut socket = Carrier::Http2.connect_to(proxy.address, session::Settings::default()).await;
+    let mut lab = lab(proxy.address).await;
+    lab.unary(payload(1)).await.unwrap();
+    metric(&proxy.metrics, "bidiway_idle_closes_total 1").await;
+    metric(&proxy.metrics, "bidiway_connections_open 1").await;
+    // The client notices nothing of it, and this call takes longer than that.
+    let mut request = tonic::Request::new(payload(7));
+    request.metadata_mut().insert("demo-delay-ms", "1000".parse().unwrap());
+    assert_eq!(lab.unary(request).await.unwrap().into_inner().number, 7);
+    metric(&proxy.metrics, "bidiway_idle_closes_total 1").await;
+    // Nor was the WebSocket's touched.
+    assert_eq!(within(10, socket.unary("/demo.v1.Lab/Unary", "")).await.code().0, 0);
+    drop(socket);
+    metric(&proxy.metrics, "bidiway_idle_closes_total 2").await;
+    metric(&proxy.metrics, "bidiway_connections_open 0").await;
 }
 
 #[tokio::test]

@@ -14,7 +14,9 @@ use crate::{
         problem::did_you_mean,
         read::{At, Named},
     },
-    downstream::{HostPattern, MessageLog, RouteLimits, RouteSettings, ServicePattern, conflicts},
+    downstream::{
+        CallLimits, HostPattern, MessageLog, RouteLimits, RouteSettings, ServicePattern, conflicts,
+    },
     schema::JsonOptions,
 };
 
@@ -93,6 +95,14 @@ impl Builder<'_> {
         let dialects =
             dialects.flat_map(|At { value: DialectWord(dialects), .. }| *dialects).copied().collect();
         let log_messages = route.log_messages.as_ref().map(|given| self.log_messages(given));
+        let limits = route.limits.as_ref().map(|given| {
+            Arc::new(RouteLimits::new(CallLimits {
+                calls_per_second: given.calls_per_second,
+                concurrent_calls: given.concurrent_calls,
+                messages_per_second: given.messages_per_second,
+                bytes_per_second: self.bytes_per_second(given.bytes_per_second.as_ref()),
+            }))
+        });
         let pattern = pattern::parse(&route.service.value)
             .map_err(|error| self.problems.add(route.service.at, error))
             .ok()?;
@@ -110,10 +120,7 @@ impl Builder<'_> {
             json: route.json.as_ref().map(json).unwrap_or_default(),
             log_messages,
             auth: self.route_auth(route.auth.as_ref()),
-            limits: route
-                .limits
-                .as_ref()
-                .map(|given| Arc::new(RouteLimits::new(given.calls_per_second, given.concurrent_calls))),
+            limits,
             ..RouteSettings::new(pattern, "")
         })
     }

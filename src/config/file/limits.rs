@@ -30,6 +30,8 @@ section! { "limits"
         /// How long a client may take to send a request's headers; also how long an idle HTTP/1.1 connection is kept.
         /// Default: 10s.
         header_timeout: Option<At<Duration>>,
+        /// How long an HTTP/2 connection is kept that has no open request. Default: 10m.
+        idle_timeout: Option<At<Duration>>,
         /// Open HTTP/2 streams for each connection. Default: 250.
         http2_streams: Option<u32>,
         /// Open TCP connections for each client address; `trusted_proxies` have no such limit. Default: 1000.
@@ -51,12 +53,17 @@ section! { "limits"
 }
 
 section! { "call limits"
-    /// What one client may call.
+    /// What one client may call, and send.
     struct CallLimits {
         /// Calls that begin in a second, and as many at once. Default: no limit.
         calls_per_second: Option<u32>,
         /// Calls that run. Default: no limit.
         concurrent_calls: Option<u32>,
+        /// Messages that the client sends in a second, in all its calls together, and as many at once. More wait.
+        /// Default: no limit.
+        messages_per_second: Option<u32>,
+        /// The same of the messages' bytes, 1KiB to 1GiB. Default: no limit.
+        bytes_per_second: Option<At<Size>>,
     }
 }
 

@@ -84,6 +84,11 @@ section! { "a route's limits"
         calls_per_second: Option<u32>,
         /// Calls that run. Default: no limit.
         concurrent_calls: Option<u32>,
+        /// Messages that clients send in a second, in all calls together, and as many at once. More wait. Default: no
+        /// limit.
+        messages_per_second: Option<u32>,
+        /// The same of the messages' bytes, 1KiB to 1GiB. Default: no limit.
+        bytes_per_second: Option<At<Size>>,
     }
 }
 

@@ -8,12 +8,13 @@ use crate::{
     config::{
         Duration, Size,
         choice::{
-            AlgorithmName, CLIENT_AUTH, DEFAULTS, DIALECTS, Defaults, DialectWord, FIELD_NAMES, FORMAT,
-            Keepalive, MIN_VERSION, ON_FAILURE, OnFailure, ROUTE_MODE, RouteMode, UNKNOWN_FIELDS,
-            UnknownFields,
+            AlgorithmName, CLIENT_AUTH, CLIENT_HEADER, DEFAULTS, DIALECTS, Defaults, DialectWord,
+            FIELD_NAMES, FORMAT, Keepalive, MIN_VERSION, ON_FAILURE, OnFailure, ROUTE_MODE, RouteMode,
+            UNKNOWN_FIELDS, UnknownFields,
         },
         read::{At, AtLeastOne, Named},
     },
+    downstream::ClientHeader,
     downstream::identity::Algorithm,
     schema::FieldNames,
     server::tls::{ClientAuth, MinVersion},
@@ -58,6 +59,7 @@ value_schema!(
 value_schema!(DialectWord, "DialectWord", json_schema!({ "enum": DIALECTS.map(|(word, _)| word) }));
 value_schema!(UnknownFields, "UnknownFields", json_schema!({ "enum": UNKNOWN_FIELDS.map(|(word, _)| word) }));
 value_schema!(Defaults, "Defaults", json_schema!({ "enum": DEFAULTS.map(|(word, _)| word) }));
+value_schema!(ClientHeader, "ClientHeader", json_schema!({ "enum": CLIENT_HEADER.map(|(word, _)| word) }));
 value_schema!(FieldNames, "FieldNames", json_schema!({ "enum": FIELD_NAMES.map(|(word, _)| word) }));
 value_schema!(
     AlgorithmName,

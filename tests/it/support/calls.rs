@@ -28,6 +28,7 @@ pub(crate) fn request() -> Request {
         tap: None,
         terms: None,
         response_rules: None,
+        pace: None,
     }
 }
 
