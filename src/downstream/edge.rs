@@ -5,10 +5,15 @@ use std::{
     mem,
     net::SocketAddr,
     sync::{Arc, PoisonError, RwLock, Weak},
+    time::Duration,
 };
 
 use axum::{Router, body::Body};
-use http::{HeaderValue, Method, Request, Response, Version, header::CONTENT_TYPE, request::Parts};
+use http::{
+    HeaderValue, Method, Request, Response, Version,
+    header::{CONTENT_TYPE, USER_AGENT},
+    request::Parts,
+};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
@@ -26,7 +31,11 @@ use super::{
     route::host_of,
     schema_pages::public_schema_router,
 };
-use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
+use crate::{
+    schema::Schema,
+    telemetry::{ClientNames, Metrics},
+    upstream::Upstream,
+};
 
 /// What is known of the connection a request came on.
 #[derive(Clone, Debug)]
@@ -37,6 +46,8 @@ pub struct ConnInfo {
     pub tls: bool,
     /// The certificate that the client has shown in the handshake.
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// How long sessions that begin on its listener wait without a carrier; `None`: as the settings say.
+    pub resume: Option<Duration>,
     /// What services read in `x-forwarded-for`: the client's IP address, behind it those of proxies; made once for all
     /// calls.
     pub(crate) forwarded_for: HeaderValue,
@@ -53,6 +64,8 @@ pub struct ConnInfo {
     pub(crate) host: Option<Arc<str>>,
     /// Held by everything that goes on on the connection.
     pub(crate) in_use: Arc<()>,
+    /// What the request says its client is, for the log.
+    pub(crate) user_agent: Option<Arc<str>>,
 }
 
 impl ConnInfo {
@@ -64,6 +77,7 @@ impl ConnInfo {
             peer,
             tls,
             certificate: None,
+            resume: None,
             forwarded_for,
             unnamed: false,
             by_proxy: false,
@@ -71,12 +85,18 @@ impl ConnInfo {
             brake: None,
             host: None,
             in_use: Arc::default(),
+            user_agent: None,
         }
     }
 
     /// What whatever goes on on the connection has to hold, if it does not hold this.
     pub fn in_use(&self) -> Arc<()> {
         Arc::clone(&self.in_use)
+    }
+
+    /// How long a session that begins here waits without a carrier.
+    pub(crate) fn resume_grace(&self, settings: &Settings) -> Duration {
+        self.resume.unwrap_or(settings.session.resume)
     }
 
     /// Completes when the client has given too many calls up. For one task.
@@ -221,6 +241,7 @@ impl Edge {
             conn.host = host_of(&head).map(Into::into);
         }
         drop(plan);
+        conn.user_agent = head.headers.get(USER_AGENT).and_then(ClientNames::printable).map(Into::into);
         let version = head.version;
         let mut conn = self.settings().trusted_proxies.client(&conn, &head.headers).unwrap_or(conn);
         let cors = match guard::check(&self, &head, &conn) {

@@ -59,7 +59,7 @@ pub use origin::{InvalidOrigin, Origins};
 pub(crate) use overload::LagMeter;
 pub use overload::{Overload, OverloadSettings, Residue, Resource, Strain};
 pub use own_services::OwnServices;
-pub(crate) use principal::Principal;
+pub(crate) use principal::{Principal, Visitor};
 pub use rate_table::{Rate, RateTable};
 pub(crate) use rejection::Rejection;
 pub(crate) use request_kind::RequestKind;

@@ -47,8 +47,14 @@ pub struct RouteSettings {
     pub dialects: Vec<Dialect>,
     /// The longest a call may take: also the deadline of calls that have none. `None`: no limit.
     pub timeout: Option<Duration>,
+    /// The greatest age of a call, which ends so that its client calls again; its upstream's holds besides. `None`: no
+    /// limit.
+    pub max_stream_age: Option<Duration>,
     /// The largest message, either way.
     pub max_message: u64,
+    /// How long its calls go on while their session has no carrier; zero: they end with the carrier that they run on.
+    /// `None`: as long as the session.
+    pub resume: Option<Duration>,
     /// Cookies that become metadata, in place of what the client says under that name. The settings' `cookies` must
     /// have their names.
     pub cookies: Vec<(String, HeaderName)>,
@@ -77,7 +83,9 @@ impl RouteSettings {
             upstreams: vec![(upstream.into(), 1)],
             dialects: Vec::new(),
             timeout: None,
+            max_stream_age: None,
             max_message: Limits::default().max_message,
+            resume: None,
             cookies: Vec::new(),
             request_metadata: MetadataRules::default(),
             response_metadata: None,

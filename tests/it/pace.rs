@@ -177,7 +177,6 @@ async fn five_by_json_lines(edge: &Edge) -> usize {
 
 /// Sees that of five messages of this size two go at once and each other half a second later, and that all come back.
 async fn assert_paced(count: &AtomicUsize, size: usize, five: impl Future<Output = usize>, what: &str) {
-    println!("{what}");
     count.store(0, SeqCst);
     let clock = async {
         exactly(count, 2 * size).await;

@@ -7,6 +7,7 @@ use http::HeaderName;
 use super::{Builder, LARGEST_MESSAGE, metadata_rules::Way};
 use crate::{
     config::{
+        Duration,
         choice::{Defaults, DialectWord, UnknownFields},
         file::{Json, LogMessages, Route, Upstream},
         node::Position,
@@ -27,6 +28,8 @@ pub(super) struct Around<'a> {
     pub(super) upgrade_headers: &'a [HeaderName],
     /// Of routes that say nothing else.
     pub(super) max_message: u64,
+    /// The longest that a session waits without a carrier, of all listeners.
+    pub(super) resume: Time,
 }
 
 /// Where a route stands.
@@ -82,8 +85,10 @@ impl Builder<'_> {
         let upstreams = self.route_upstreams(*at, route, names);
         let mut timeout = Time::ZERO;
         self.time(&mut timeout, route.timeout.as_ref());
+        let max_stream_age = self.stream_age(route.max_stream_age.as_ref());
         let mut max_message = around.max_message;
         self.size(&mut max_message, route.max_message.as_ref(), 1, LARGEST_MESSAGE);
+        let resume = self.route_resume(route.resume.as_ref(), around.resume);
         let hosts = route.hosts.as_ref().map(|hosts| self.hosts(&hosts.0)).unwrap_or_default();
         let metadata = self.conditions(route.metadata.as_ref(), around.upgrade_headers);
         let cookies = self.cookies(route.cookies.as_ref(), around.origins);
@@ -113,7 +118,9 @@ impl Builder<'_> {
             upstreams,
             dialects,
             timeout: route.timeout.is_some().then_some(timeout),
+            max_stream_age,
             max_message,
+            resume,
             cookies,
             request_metadata: request_metadata.unwrap_or_default(),
             response_metadata: response_metadata.filter(|rules| !rules.is_empty()).map(Into::into),
@@ -123,6 +130,18 @@ impl Builder<'_> {
             limits,
             ..RouteSettings::new(pattern, "")
         })
+    }
+
+    fn route_resume(&mut self, given: Option<&At<Duration>>, most: Time) -> Option<Time> {
+        let At { at, value: Duration(resume) } = given?;
+        if *resume > most {
+            let text = format!(
+                "calls end with their sessions, which wait for {most:?} at most; make `session.resume` (or that of a \
+                 listener) longer, or this shorter"
+            );
+            self.problems.add(*at, text);
+        }
+        Some(*resume)
     }
 
     fn route_upstreams(&mut self, at: Position, route: &Route, names: &[&str]) -> Vec<(String, u32)> {
