@@ -73,7 +73,7 @@ mod tests {
     use super::*;
     use crate::{
         downstream,
-        server::TracingSettings,
+        server::{Collector, TracingSettings},
         telemetry::TraceSettings,
         upstream::{self, ClientTls},
     };
@@ -96,14 +96,11 @@ mod tests {
         assert_eq!(new.max_connections, 7);
 
         let mut new = listening(&[1]);
-        let collector = "http://127.0.0.1:4317".parse().unwrap();
+        let collector = vec!["http://127.0.0.1:4317".parse().unwrap()];
+        let collector = upstream::Settings::new("tracing", collector, ClientTls::trusting_nobody());
         new.tracing = Some(TracingSettings {
             traces: TraceSettings { sample: 1.0, trust_parent: false },
-            collector: Arc::new(upstream::Settings::new(
-                "tracing",
-                vec![collector],
-                ClientTls::trusting_nobody(),
-            )),
+            collector: Collector::Grpc(Arc::new(collector)),
             headers: HeaderMap::new(),
             service_name: "bidiway".to_owned(),
         });
