@@ -67,7 +67,7 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
   /** When the session is given up; 0 while it is connected. */
   let expires = 0;
   let attempts = 0;
-  /** @type {BidiwayError | undefined} what ended the last connection, until there is another */
+  /** @type {BidiwayError | undefined} what ended the last connection */
   let lastError;
   /** @type {Metadata | undefined} default metadata that the proxy has not heard of */
   let fresh;
@@ -240,7 +240,6 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
               if (!token?.length) throw new RangeError("resumed_without_token");
               forget(welcome[0x28], "received");
               expires = 0;
-              lastError = undefined;
               grace();
               patience();
               replay();

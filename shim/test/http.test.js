@@ -459,6 +459,48 @@ test("where a WebSocket has worked, its loss and one refusal are no reason to le
   assert.equal((await call.status).code, Code.OK);
 });
 
+test("the choice of HTTP ends when it was to end, however often the session begins anew meanwhile", async (t) => {
+  const { proxy, peer, tick } = await talking(t);
+  let last = peer;
+  for (let i = 0; i < 3; i++) {
+    tick(190_000);
+    last.close(1006);
+    await settle();
+    tick(250);
+    await settle();
+    last = proxy.last;
+    assert.equal(last.protocols, "http");
+    last.welcome({ resumed: true, received: 2, resumeToken: T1 });
+    await settle();
+    last.send({ pong: last.take("ping")[0].ping });
+    await settle();
+  }
+  // A minute after the last Welcome, ten after the first.
+  tick(600_000 - 3 * 190_250);
+  await settle();
+  assert.deepEqual(proxy.last.protocols, ["bidiway.v1"]);
+});
+
+test("where WebSockets have worked, one failure of each of several channels is no reason to leave them", async (t) => {
+  const { channel, proxy, http } = setup(t);
+  const url = `http://proxy${tests}.test/bidiway/session`;
+  const channels = [channel, ...[1, 2, 3].map(() => createChannel({ url, WebSocket: proxy.WebSocket, fetch: http.fetch, idleTimeoutMs: 0 }))];
+  for (const channel of channels) {
+    channel.open({ method: METHOD });
+    await settle();
+    proxy.last.accept();
+    await settle();
+    proxy.last.welcome({ resumeToken: T1 });
+    await settle();
+  }
+  // An instance goes, and takes a connection of each with it.
+  for (const peer of [...proxy.peers]) peer.close(1006);
+  await settle();
+  assert.equal(http.log.length, 0);
+  assert.deepEqual(proxy.peers.map(({ protocols }) => protocols[0]), Array(8).fill("bidiway.v1"));
+  await Promise.all(channels.map((channel) => channel.close()));
+});
+
 test("WebSockets that are killed soon after each Welcome are left for HTTP at the second time, for a minute", async (t) => {
   const { channel, proxy, tick } = setup(t);
   channel.open({ method: METHOD });

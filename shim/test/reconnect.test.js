@@ -2,9 +2,10 @@
 // over fake WebSockets.
 
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { test } from "node:test";
 import { BidiwayError, Code } from "../src/durable.js";
-import { connected, isOpen, resume, setup, talking } from "./durable.js";
+import { METHOD, T1, T2, connected, isOpen, pair, resume, setup, talking } from "./durable.js";
 import { settle } from "./fake.js";
 
 test("a provider whose metadata expires is asked again in time, and the proxy is told", async (t) => {
@@ -27,6 +28,25 @@ test("a provider whose metadata expires is asked again in time, and the proxy is
   tick(1e6);
   await settle();
   assert.equal(asked, 3);
+});
+
+test("metadata that expires keeps no process alive", () => {
+  const program = `
+    import { createChannel } from ${JSON.stringify(new URL("../src/durable.js", import.meta.url).href)};
+    import { fakeProxy } from ${JSON.stringify(new URL("./fake.js", import.meta.url).href)};
+    const { WebSocket, peers } = fakeProxy();
+    const metadata = () => ({ expiresAt: Date.now() + 3_600_000 });
+    const channel = createChannel({ url: "ws://proxy.test/", WebSocket, metadata, fetch: null, idleTimeoutMs: 0 });
+    const ready = channel.connect();
+    setTimeout(() => {
+      peers[0].accept();
+      peers[0].welcome({ resumeToken: Uint8Array.of(1) });
+    });
+    await ready;
+    console.log(channel.state);
+  `;
+  const { status, signal, stdout } = spawnSync(process.execPath, ["--input-type=module", "--eval", program], { timeout: 60_000, encoding: "utf8" });
+  assert.deepEqual({ status, signal, stdout }, { status: 0, signal: null, stdout: "ready\n" });
 });
 
 test("a provider that fails to renew is asked again, more and more often", async (t) => {
@@ -60,6 +80,90 @@ test("refresh() sets other metadata for the calls to come and for the next conne
   const { hello } = await resume(proxy, 2);
   assert.equal(hello.metadata[0].text, "2");
   await assert.rejects(channel.refresh({ "a b": "3" }), /a b/);
+  await channel.close();
+});
+
+test("metadata that is refreshed between Hello and Welcome is sent behind Welcome, on the first connection and on the next", async (t) => {
+  setup(t);
+  const { channel, proxy } = pair({ metadata: { n: "1" } });
+  const call = channel.open({ method: METHOD });
+  await settle();
+  proxy.last.accept();
+  await settle();
+  assert.equal(proxy.last.take("hello")[0].hello.metadata[0].text, "1");
+  await channel.refresh({ n: "2" });
+  assert.equal(proxy.last.frames.length, 0);
+  proxy.last.welcome({ resumeToken: T1 });
+  await settle();
+  assert.deepEqual(proxy.last.frames.map(({ kind }) => kind), ["refresh", "open"]);
+  assert.equal(proxy.last.take("refresh")[0].refresh.metadata[0].text, "2");
+
+  proxy.last.close(1006);
+  await settle();
+  proxy.last.accept();
+  await settle();
+  assert.equal(proxy.last.take("hello")[0].hello.metadata[0].text, "2");
+  await channel.refresh({ n: "3" });
+  proxy.last.welcome({ resumed: true, received: 1, resumeToken: T2 });
+  await settle();
+  assert.deepEqual(proxy.last.frames.map(({ kind }) => kind), ["ack", "refresh"]);
+  assert.equal(proxy.last.take("refresh")[0].refresh.metadata[0].text, "3");
+  assert.ok(await isOpen(call));
+  // Once.
+  proxy.last.send({ ping: 1 });
+  await settle();
+  assert.equal(proxy.last.take("refresh").length, 0);
+  await channel.close();
+});
+
+test("a connection that works has nothing to do with what ended the one before it", async (t) => {
+  const tick = setup(t);
+  const errors = [];
+  const { channel, proxy, peer } = await talking({ metadata: (lastError) => void errors.push(lastError?.closeCode) }, { resumeToken: undefined });
+  peer.close(1012);
+  await settle();
+  tick(250);
+  await settle();
+  assert.deepEqual(errors, [undefined, 1012]);
+  proxy.last.accept();
+  proxy.last.welcome();
+  await settle();
+  tick(10_000);
+  proxy.last.send({ goAway: { lastStream: 0, code: 14, message: "restart", reconnectDelayMs: 0 } });
+  await settle();
+  const states = [];
+  channel.on("state", (state, reason) => states.push([state, reason]));
+  channel.open({ method: METHOD });
+  await settle();
+  assert.deepEqual(errors, [undefined, 1012, undefined]);
+  assert.deepEqual(states, [["connecting", undefined]]);
+  await channel.close();
+});
+
+test("a session that was healthy is forgiven what failed before it, also when it ends without a connection", async (t) => {
+  const tick = setup(t);
+  let asked = 0;
+  const { channel, proxy, peer } = await talking({ metadata: () => ({ n: `${++asked}` }) });
+  // The provider's second chance is used up, until the session has been healthy.
+  peer.close(4016, "expired");
+  await settle();
+  proxy.last.accept();
+  proxy.last.welcome({ resumeToken: T1 });
+  const call = channel.open({ method: METHOD });
+  await settle();
+  tick(10_000);
+  proxy.last.close(1006);
+  await settle();
+  proxy.last.accept();
+  await settle();
+  const before = asked;
+  proxy.last.close(4016, "expired");
+  assert.equal((await call.status).code, Code.UNAUTHENTICATED);
+  await settle();
+  assert.equal(channel.state, "reconnecting");
+  tick(250);
+  await settle();
+  assert.equal(asked, before + 1, "asked once more");
   await channel.close();
 });
 

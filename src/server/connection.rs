@@ -307,6 +307,9 @@ impl Connections {
             drain.draining.cancelled().await;
             if late {
                 let _ = timeout(limit, asked.first()).await;
+            } else if !asked.already() {
+                // Just opened, its first request is on its way; or it waits in reserve, as browsers' do.
+                let _ = timeout(limit.min(drain.spread.max(LAST_WORDS)), asked.first()).await;
             } else if asked.over_http1() {
                 // Closed while it is idle, it may cost its client a request that is on its way. Its next answer says
                 // `connection: close`; who has none to come may have closed it by itself when this is over.

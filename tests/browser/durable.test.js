@@ -29,7 +29,7 @@ async function behind(t, settings) {
 
 /** Cuts connections until so many that were in use have been cut. */
 async function cutting(box, times) {
-  for (let cuts = 0; cuts < times; cuts += box.cut(Math.random() < 0.7 ? "reset" : "end")) await pause(Math.random() * 40);
+  for (let cuts = 0; cuts < times && !box.stopped; cuts += box.cut(Math.random() < 0.7 ? "reset" : "end")) await pause(Math.random() * 40);
 }
 
 /** How each kind of bad company is kept. */
@@ -111,16 +111,6 @@ test("in Chromium", { timeout: 300_000 }, async (t) => {
     return { box, ...tab };
   };
 
-  await t.test("a conversation is cut 1,000 times, and no message is lost or comes twice", { timeout: 200_000 }, async (t) => {
-    const { box, run } = await visit(t, {}, { fetch: null });
-    await run("begin");
-    await cutting(box, 1000);
-    const { sent, read, code } = await run("end");
-    assert.equal(code, 0);
-    assert.equal(read, sent);
-    t.diagnostic(`${sent} messages each way`);
-  });
-
   for (const [name, settings] of Object.entries(COMPANY)) {
     await t.test(`when ${name}, all four kinds of calls work`, { timeout: 30_000 }, async (t) => {
       const { box, run } = await visit(t, settings);
@@ -158,5 +148,16 @@ test("in Chromium", { timeout: 300_000 }, async (t) => {
     const { sent, read, code } = await run("end");
     assert.equal(code, 0);
     assert.equal(read, sent);
+  });
+
+  // The last one: Chromium makes pages wait whose WebSockets have failed so often, others of the same site, too.
+  await t.test("a conversation is cut 1,000 times, and no message is lost or comes twice", { timeout: 200_000 }, async (t) => {
+    const { box, run } = await visit(t, {}, { fetch: null });
+    await run("begin");
+    await cutting(box, 1000);
+    const { sent, read, code } = await run("end");
+    assert.equal(code, 0);
+    assert.equal(read, sent);
+    t.diagnostic(`${sent} messages each way`);
   });
 });

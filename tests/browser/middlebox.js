@@ -17,7 +17,7 @@ import { reset } from "./reset.js";
 export async function startMiddlebox(origin) {
   const { hostname, port } = new URL(origin);
   const open = new Set();
-  const box = { sockets: "pass", hold: false, drop: false, requests: [] };
+  const box = { sockets: "pass", hold: false, drop: false, stopped: false, requests: [] };
   const server = createServer((client) => {
     if (box.drop) return void reset(client);
     const upstream = connect(Number(port), hostname);
@@ -80,6 +80,7 @@ export async function startMiddlebox(origin) {
       return used;
     },
     stop() {
+      box.stopped = true;
       box.cut();
       server.close();
     },

@@ -1,7 +1,7 @@
 // Starts the real proxy with its demo services, and real Chromium pages on it.
 
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -21,31 +21,54 @@ export const CARRIERS = [
 ];
 
 /** Runs `bidiway demo` on free ports. */
-export async function startProxy() {
+export function startProxy() {
   const free = "127.0.0.1:0";
-  const child = spawn(BINARY, ["demo", "--http", free, "--https", free, "--admin", free, "--services", free], {
-    stdio: ["ignore", "pipe", "pipe"],
+  return run(["demo", "--http", free, "--https", free, "--admin", free, "--services", free], {
+    http: /http:\/\/[^/\s]+(?=\/\s)/,
+    https: /https:\/\/[^/\s]+(?=\/\s)/,
+    services: /(?<=services +)http:\/\/[^/\s]+/,
+    admin: /http:\/\/[^/\s]+(?=\/metrics)/,
   });
+}
+
+/** Runs `bidiway serve` with these lines of configuration, on free ports. */
+export async function serveEdge(...lines) {
+  const folder = mkdtempSync(join(tmpdir(), "bidiway-edge-"));
+  const config = join(folder, "edge.yaml");
+  const free = `{ address: "127.0.0.1:0" }`;
+  writeFileSync(config, [`listeners: [${free}]`, `admin: ${free}`, `drain: 0s`, ...lines].join("\n"));
+  const edge = await run(["serve", "--config", config], {
+    url: /(?<=listening on )http:[^\s"]+/,
+    admin: /(?<=admin on )http:[^\s"]+/,
+  });
+  const stop = async () => {
+    await edge.stop();
+    rmSync(folder, { recursive: true, force: true });
+  };
+  return { ...edge, stop };
+}
+
+/** Runs the binary until it has printed all these. */
+async function run(args, wanted) {
+  const child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "pipe"] });
   let output = "";
-  const origins = await new Promise((resolve, reject) => {
+  const found = await new Promise((resolve, reject) => {
     const look = (chunk) => {
       output += chunk;
-      const [http] = output.match(/http:\/\/[^/\s]+(?=\/\s)/) ?? [];
-      const [https] = output.match(/https:\/\/[^/\s]+(?=\/\s)/) ?? [];
-      const [admin] = output.match(/http:\/\/[^/\s]+(?=\/metrics)/) ?? [];
-      if (http && https && admin) resolve({ http, https, admin });
+      const found = Object.entries(wanted).map(([name, pattern]) => [name, pattern.exec(output)?.[0]]);
+      if (found.every(([, text]) => text)) resolve(Object.fromEntries(found));
     };
     child.stdout.on("data", look);
     child.stderr.on("data", look);
     child.on("error", reject);
-    child.on("exit", (code) => reject(new Error(`${BINARY} demo ended with ${code}:\n${output}`)));
+    child.on("exit", (code) => reject(new Error(`${BINARY} ${args[0]} ended with ${code}:\n${output}`)));
   });
   return {
-    ...origins,
+    ...found,
     pid: child.pid,
     /** What it has printed. */
     log: () => output,
-    metrics: async () => (await fetch(`${origins.admin}/metrics`)).text(),
+    metrics: async () => (await fetch(`${found.admin}/metrics`)).text(),
     stop: () =>
       new Promise((resolve) => {
         if (child.exitCode !== null || child.signalCode) return resolve();

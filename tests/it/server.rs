@@ -217,6 +217,27 @@ async fn a_call_that_outlives_the_drain_deadline_ends_with_unavailable() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_just_opened_when_the_drain_begins_has_its_first_request_answered() {
+    let proxy = proxy(|settings, _| settings.drain.spread = Duration::from_secs(3600)).await;
+    within(20, async {
+        let mut new = TcpStream::connect(proxy.address).await.unwrap();
+        let mut session = Socket::connect(proxy.address).await;
+        let stream = session.open("/demo.v1.Lab/Unary").await;
+        session.send(stream, "").await;
+        session.finish(stream).await;
+        session.answer(stream).await;
+        metric(&proxy.metrics, "bidiway_connections_open 2").await;
+        proxy.shutdown.send(()).unwrap();
+        assert_eq!(goaway(&mut session).await.reconnect_delay_ms, 0);
+        assert_eq!(session.close_frame().await.0, 1001);
+        let text = answer(&mut new).await;
+        assert!(text.starts_with("HTTP/1.1 404") && text.contains("connection: close"), "{text}");
+        proxy.serving.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn idle_connections_do_not_hold_up_a_drain() {
     let proxy = proxy(|_, _| {}).await;
     let mut asked = TcpStream::connect(proxy.address).await.unwrap();
