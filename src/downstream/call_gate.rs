@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     session::CloseReason,
-    telemetry::CallGuard,
+    telemetry::{CallEnd, CallGuard},
     wire::{Code, Origin, Outcome},
 };
 
@@ -48,6 +48,11 @@ impl CallLimits {
 /// by themselves, which they do not do with a `RetryInfo` detail.
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
+/// A call whose deadline is over so soon was opened to be reset: it counts as one that its client gave up. So does one
+/// that the proxy ends because of its request. Either way the proxy resets it at the service, as often as the client
+/// likes.
+const HOPELESS: Duration = Duration::from_millis(100);
+
 /// A call's places, until it ends.
 #[derive(Debug)]
 pub(crate) struct CallPlaces {
@@ -58,9 +63,12 @@ pub(crate) struct CallPlaces {
 }
 
 impl CallGuard for CallPlaces {
-    fn ended(&self, code: Code, origin: Origin) {
+    fn ended(&self, end: CallEnd) {
+        let CallEnd { code, origin, faulty_request, duration } = end;
+        let is_given_up = (code, origin) == (Code::CANCELLED, Origin::Client);
+        let is_hopeless = (code, origin) == (Code::DEADLINE_EXCEEDED, Origin::Proxy) && duration < HOPELESS;
         if let Some(brake) = &self.brake
-            && (code, origin) == (Code::CANCELLED, Origin::Client)
+            && (is_given_up || is_hopeless || faulty_request)
         {
             brake.count();
         }

@@ -89,8 +89,8 @@ impl Allowance for ClientPace {
                 (Whose::Client(subject), _) => {
                     self.addresses.rates.reserve((*name, *subject), *rate, count, now)
                 }
-                (Whose::Route(limits), Counted::Messages) => limits.messages.reserve(*rate, count, now),
-                (Whose::Route(limits), Counted::Bytes) => limits.bytes.reserve(*rate, count, now),
+                (Whose::Route(limits), Counted::Messages) => limits.used.messages.reserve(*rate, count, now),
+                (Whose::Route(limits), Counted::Bytes) => limits.used.bytes.reserve(*rate, count, now),
             };
             let at = now + wait;
             if !wait.is_zero() && turn.is_none_or(|turn| at > turn.at) {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     mem,
     net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -51,6 +51,9 @@ pub struct ConnInfo {
     /// What services read in `x-forwarded-for`: the client's IP address, behind it those of proxies; made once for all
     /// calls.
     pub(crate) forwarded_for: HeaderValue,
+    /// A trusted proxy made the connection, and says that it does not know for whom, or for itself: what comes on it is
+    /// not the proxy's word.
+    pub unnamed: bool,
     /// A trusted proxy made the request, for the client.
     pub(crate) by_proxy: bool,
     /// What the request says about its client besides metadata.
@@ -76,6 +79,7 @@ impl ConnInfo {
             certificate: None,
             resume: None,
             forwarded_for,
+            unnamed: false,
             by_proxy: false,
             shown: Shown::default(),
             brake: None,
@@ -137,6 +141,10 @@ pub struct Plan {
     pub settings: Arc<Settings>,
     /// Routes to this worker's upstreams.
     pub routes: Arc<Routes>,
+    /// Those upstreams.
+    upstreams: Vec<Upstream>,
+    /// Their schemas, which all workers share, by name.
+    pub(crate) schemas: Vec<Schema>,
     /// What is no call.
     pages: Router,
 }
@@ -144,32 +152,41 @@ pub struct Plan {
 impl Plan {
     /// Routes and pages over a worker's upstreams and their schemas, by their names. All but the upstreams is shared by
     /// the workers.
-    pub fn new(
+    fn new(
         settings: Arc<Settings>,
         upstreams: &HashMap<String, Upstream>,
         schemas: &HashMap<String, Schema>,
         metrics: &Metrics,
         drain: &Drain,
+        edge: Weak<Edge>,
     ) -> Arc<Self> {
-        let routes = own_services::routes(&settings, upstreams, schemas, metrics, drain);
+        let routes = own_services::routes(&settings, upstreams, schemas, metrics, drain, edge);
         let mut extra = settings.pages.clone();
         if settings.schema_endpoint {
             extra = extra.merge(public_schema_router("/bidiway/schema", schemas, routes.clone()));
         }
-        Arc::new(Self { settings, routes, pages: pages::router(extra) })
+        let upstreams = upstreams.values().cloned().collect();
+        let mut schemas: Vec<_> = schemas.values().cloned().collect();
+        schemas.sort_by(|a, b| a.name().cmp(b.name()));
+        Arc::new(Self { settings, routes, upstreams, schemas, pages: pages::router(extra) })
     }
 }
 
 impl Edge {
-    /// A worker's front door. All but the plan is shared by the workers.
+    /// A worker's front door, over its upstreams and their schemas, by their names. All else is shared by the workers.
     pub fn new(
-        plan: Arc<Plan>,
+        settings: Arc<Settings>,
+        upstreams: &HashMap<String, Upstream>,
+        schemas: &HashMap<String, Schema>,
         metrics: Arc<Metrics>,
         drain: Drain,
         addresses: Arc<AddressTable>,
         sessions: Arc<SessionDirectory>,
     ) -> Arc<Self> {
-        Arc::new(Self { plan: RwLock::new(plan), metrics, drain, addresses, sessions, lag: Lag::default() })
+        Arc::new_cyclic(|edge| {
+            let plan = Plan::new(settings, upstreams, schemas, &metrics, &drain, Weak::clone(edge));
+            Self { plan: RwLock::new(plan), metrics, drain, addresses, sessions, lag: Lag::default() }
+        })
     }
 
     /// What there is too little of for new work, if anything.
@@ -193,10 +210,22 @@ impl Edge {
         Arc::clone(&self.plan().routes)
     }
 
-    /// From now on, whatever begins goes by this plan.
-    pub fn follow(&self, plan: Arc<Plan>) {
+    /// From now on, whatever begins goes by these.
+    pub fn follow(
+        self: &Arc<Self>,
+        settings: Arc<Settings>,
+        upstreams: &HashMap<String, Upstream>,
+        schemas: &HashMap<String, Schema>,
+    ) {
+        let edge = Arc::downgrade(self);
+        let plan = Plan::new(settings, upstreams, schemas, &self.metrics, &self.drain, edge);
         let old = mem::replace(&mut *self.plan.write().unwrap_or_else(PoisonError::into_inner), plan);
         drop(old);
+    }
+
+    /// Closes the connections to services that no call uses.
+    pub fn close_unused(&self) {
+        self.plan().upstreams.iter().for_each(Upstream::close_unused);
     }
 
     /// Answers one request: guard, dialect, call. Never fails; every refusal is an answer.

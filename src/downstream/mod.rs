@@ -57,7 +57,7 @@ pub use hosts::Hosts;
 pub use message_log::MessageLog;
 pub use origin::{InvalidOrigin, Origins};
 pub(crate) use overload::LagMeter;
-pub use overload::{Overload, OverloadSettings, Resource, Strain};
+pub use overload::{Overload, OverloadSettings, Residue, Resource, Strain};
 pub use own_services::OwnServices;
 pub(crate) use principal::{Principal, Visitor};
 pub use rate_table::{Rate, RateTable};

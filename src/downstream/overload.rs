@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::{sync::watch, time::Instant};
+
 /// What can run short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
@@ -50,7 +52,8 @@ pub struct OverloadSettings {
     pub files: f64,
     /// How long what can go on may wait for its worker, on and on, before new work is refused there. 500 ms.
     pub lag: Duration,
-    /// Whether `/readyz` says 503 meanwhile. No: balancers would bring it all to the others, and back.
+    /// Whether `/readyz` says 503 meanwhile. No: balancers would bring it all to the others, and back. While new
+    /// connections are closed it does in any case.
     pub readiness: bool,
 }
 
@@ -71,6 +74,8 @@ pub(crate) const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub struct Overload {
     memory: AtomicU8,
     files: AtomicU8,
+    /// Whether there is any strain, for those who wait for it.
+    is_strained: watch::Sender<bool>,
 }
 
 impl Overload {
@@ -83,6 +88,12 @@ impl Overload {
             .max_by_key(|(_, strain)| *strain)
     }
 
+    /// Completes while the process runs short of something.
+    pub async fn strained(&self) {
+        // The sender is here.
+        let _ = self.is_strained.subscribe().wait_for(|is_strained| *is_strained).await;
+    }
+
     /// `used` (a part of what there is) of a resource of the process was measured. Returns its strain, if it changed.
     pub fn measured(&self, resource: Resource, used: f64, threshold: f64) -> Option<Strain> {
         let strain = match resource {
@@ -93,6 +104,8 @@ impl Overload {
         let before = read(strain);
         let after = next(before, used, threshold);
         strain.store(after as u8, Ordering::Relaxed);
+        let is_strained = self.strain().is_some();
+        self.is_strained.send_if_modified(|was| std::mem::replace(was, is_strained) != is_strained);
         (before != after).then_some(after)
     }
 }
@@ -118,6 +131,33 @@ fn next(before: Strain, used: f64, threshold: f64) -> Strain {
         _ => Strain::None,
     };
     at(used).max(at(used + HYSTERESIS).min(before))
+}
+
+/// How long nobody must have been there until what is still in use is nobody's.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// What stays in use when nobody is there any more: memory that the allocator keeps for what comes next. Refusing work
+/// frees none of it, so nobody is refused because of it: a process must not shut itself up for good.
+#[derive(Debug, Default)]
+pub struct Residue {
+    /// Since when nobody is there.
+    since: Option<Instant>,
+    kept: f64,
+}
+
+impl Residue {
+    /// What of `used` counts against the threshold. Both are parts of what there is; `idle`: nobody is there.
+    pub fn beyond(&mut self, used: f64, threshold: f64, idle: bool, now: Instant) -> f64 {
+        match self.since {
+            _ if !idle => self.since = None,
+            None => self.since = Some(now),
+            Some(since) if now - since >= SETTLED => self.kept = used,
+            Some(_) => {}
+        }
+        self.kept = self.kept.min(used);
+        // As much as lets work in again, and no more: what is used beyond counts as ever.
+        used - (self.kept - (threshold - 2.0 * HYSTERESIS)).max(0.0)
+    }
 }
 
 /// Whether one worker's event loop lags.
@@ -153,6 +193,8 @@ impl LagMeter {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -181,6 +223,39 @@ mod tests {
         assert_eq!(overload.strain(), Some((Resource::Memory, Strain::Critical)));
         overload.measured(Resource::Memory, 0.1, 0.8);
         assert_eq!(overload.strain(), Some((Resource::Files, Strain::Shedding)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stays_in_use_when_nobody_is_there_shuts_nobody_out() {
+        let (overload, mut residue) = (Overload::default(), Residue::default());
+        let mut at = async |used, idle, seconds| {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            overload.measured(Resource::Memory, residue.beyond(used, 0.8, idle, Instant::now()), 0.8);
+            overload.strain().map(|(_, strain)| strain)
+        };
+        assert_eq!(at(0.97, false, 0).await, Some(Strain::Critical));
+        assert_eq!(at(0.97, false, 100).await, Some(Strain::Critical), "there is somebody");
+        assert_eq!(at(0.97, true, 1).await, Some(Strain::Critical));
+        assert_eq!(at(0.97, true, 9).await, Some(Strain::Critical), "it may be on its way back");
+        assert_eq!(at(0.97, true, 2).await, None);
+        assert_eq!(at(0.98, false, 1).await, None, "it is let in, and what was kept is used again");
+        assert_eq!(at(1.08, false, 1).await, Some(Strain::Shedding), "and no more than that");
+        assert_eq!(at(0.75, false, 1).await, None);
+        assert_eq!(at(0.85, false, 1).await, Some(Strain::Shedding), "it is not kept any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_strain_is_told_as_long_as_there_is_any() {
+        let overload = Overload::default();
+        let is_strained = || overload.strained().now_or_never().is_some();
+        assert!(!is_strained());
+        overload.measured(Resource::Memory, 0.85, 0.8);
+        overload.measured(Resource::Files, 0.99, 0.8);
+        assert!(is_strained() && is_strained());
+        overload.measured(Resource::Files, 0.1, 0.8);
+        assert!(is_strained());
+        overload.measured(Resource::Memory, 0.1, 0.8);
+        assert!(!is_strained());
     }
 
     #[test]

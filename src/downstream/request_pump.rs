@@ -146,7 +146,7 @@ where
 }
 
 fn invalid_text(error: InvalidBase64) -> Box<Outcome> {
-    Box::new(Outcome::proxy(Code::INVALID_ARGUMENT, format!("the request cannot be read: {error}")))
+    Box::new(Outcome::faulty_request(Code::INVALID_ARGUMENT, format!("the request cannot be read: {error}")))
 }
 
 pub(super) fn invalid_request(error: &EnvelopeError) -> Box<Outcome> {
@@ -157,5 +157,5 @@ pub(super) fn invalid_request(error: &EnvelopeError) -> Box<Outcome> {
             Code::INVALID_ARGUMENT
         }
     };
-    Box::new(Outcome::proxy(code, format!("the request is not valid: {error}")))
+    Box::new(Outcome::faulty_request(code, format!("the request is not valid: {error}")))
 }

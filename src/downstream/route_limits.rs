@@ -18,9 +18,15 @@ use super::{
 /// A route's limits and what is used of them, in the whole process.
 #[derive(Debug)]
 pub struct RouteLimits {
+    limits: CallLimits,
+    pub(super) used: Arc<Used>,
+}
+
+/// What is used of a route's limits, whatever they are.
+#[derive(Debug, Default)]
+pub(super) struct Used {
     calls: Bucket,
     open: AtomicU32,
-    limits: CallLimits,
     pub(super) messages: Bucket,
     pub(super) bytes: Bucket,
 }
@@ -36,13 +42,18 @@ pub(crate) enum RouteFull {
 
 /// One call of a route; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct RoutePermit(Arc<RouteLimits>);
+pub(crate) struct RoutePermit(Arc<Used>);
 
 impl RouteLimits {
     /// These limits, of which nothing is used.
     pub fn new(limits: CallLimits) -> Self {
-        let [calls, messages, bytes] = Default::default();
-        Self { calls, open: AtomicU32::new(0), limits, messages, bytes }
+        Self { limits, used: Arc::default() }
+    }
+
+    /// The same limits, of which is used what is used of `before`: those of the same route, which they replace.
+    #[must_use]
+    pub fn in_place_of(&self, before: &Self) -> Self {
+        Self { limits: self.limits, used: Arc::clone(&before.used) }
     }
 
     /// Whether messages may have to wait.
@@ -56,15 +67,15 @@ impl RouteLimits {
     }
 
     /// A place for one more call.
-    pub(crate) fn enter(self: &Arc<Self>) -> Result<RoutePermit, RouteFull> {
-        let before = self.open.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn enter(&self) -> Result<RoutePermit, RouteFull> {
+        let before = self.used.open.fetch_add(1, Ordering::Relaxed);
         // From here on, dropping it gives it back.
-        let permit = RoutePermit(Arc::clone(self));
+        let permit = RoutePermit(Arc::clone(&self.used));
         if let Some(most) = self.limits.concurrent_calls.filter(|most| before >= *most) {
             return Err(RouteFull::Concurrent(most));
         }
         if let Some(calls) = self.limits.calls_per_second {
-            let taken = self.calls.take(Rate::per_second(calls), Instant::now());
+            let taken = self.used.calls.take(Rate::per_second(calls), Instant::now());
             taken.map_err(|wait| RouteFull::Rate(calls, wait))?;
         }
         Ok(permit)
@@ -90,7 +101,7 @@ mod tests {
         assert_eq!(limits.enter().unwrap_err(), RouteFull::Concurrent(2));
         drop(first);
         let _third = limits.enter().unwrap();
-        assert_eq!(limits.open.load(Ordering::Relaxed), 2);
+        assert_eq!(limits.used.open.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -103,5 +114,22 @@ mod tests {
         assert_eq!(limits.enter().unwrap_err(), RouteFull::Rate(2, wait));
         tokio::time::advance(wait).await;
         assert!(limits.enter().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limits_that_replace_others_go_on_from_what_is_used_of_them() {
+        let limits = |calls, concurrent| CallLimits {
+            calls_per_second: Some(calls),
+            concurrent_calls: Some(concurrent),
+            ..CallLimits::default()
+        };
+        let old = RouteLimits::new(limits(3, 2));
+        let (first, _second) = (old.enter().unwrap(), old.enter().unwrap());
+        let new = RouteLimits::new(limits(3, 3)).in_place_of(&old);
+        let _third = new.enter().unwrap();
+        assert_eq!(new.enter().unwrap_err(), RouteFull::Concurrent(3));
+        drop(first);
+        assert!(matches!(new.enter(), Err(RouteFull::Rate(3, _))), "three have begun in this second");
+        assert_eq!(old.enter().unwrap_err(), RouteFull::Concurrent(2), "what came under the new ones counts");
     }
 }

@@ -1,6 +1,6 @@
 //! What the downstream side needs to know.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     CallLimits, ClientIdentity, Hosts, Origins, OverloadSettings, OwnServices, RouteSettings, TrustedProxies,
@@ -125,6 +125,24 @@ impl Settings {
         this.identity = Some(Arc::clone(old));
         for auth in this.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
             auth.authority = Arc::clone(old);
+        }
+    }
+}
+
+impl Settings {
+    /// Routes that `old` settings had too, by what metrics call them, go on with what is used of their limits.
+    pub fn keep_route_limits(self: &mut Arc<Self>, old: &Self) {
+        let before: HashMap<_, _> =
+            old.routes.iter().filter_map(|route| Some((route.label(), route.limits.as_ref()?))).collect();
+        if before.is_empty() {
+            return;
+        }
+        for route in &mut Arc::make_mut(self).routes {
+            if let Some(limits) = &route.limits
+                && let Some(before) = before.get(&route.label())
+            {
+                route.limits = Some(Arc::new(limits.in_place_of(before)));
+            }
         }
     }
 }

@@ -128,7 +128,7 @@ impl TrustedProxies {
     /// that it comes to appends the true one. `x-forwarded-proto` tells the scheme. From anybody else, neither is
     /// believed.
     pub(crate) fn client(&self, conn: &ConnInfo, headers: &HeaderMap) -> Option<ConnInfo> {
-        if self.is_empty() || !self.contains(conn.peer.ip()) {
+        if self.is_empty() || conn.unnamed || !self.contains(conn.peer.ip()) {
             return None;
         }
         let (client, tls, chain) = match self.header {

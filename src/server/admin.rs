@@ -67,7 +67,7 @@ struct Admin {
 
 const INDEX: &str = "Bidiway's admin port\n\
     /healthz  200 while the process lives\n\
-    /readyz   200 while it takes new work, 503 before it has started and while it drains\n\
+    /readyz   200 while it takes new work, 503 before it has started, while it drains, and while it closes new connections\n\
     /metrics  OpenMetrics\n\
     /config   what became of the latest configurations, as JSON\n\
     /schema   the upstreams' services as JSON; ?service=NAME: its descriptors; /schema/UPSTREAM.binpb: all\n";

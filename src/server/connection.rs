@@ -179,23 +179,20 @@ impl Connections {
         mut open: OpenConnection,
     ) {
         let terms = Arc::clone(&self.terms.read().unwrap_or_else(PoisonError::into_inner));
-        let Some((peer, by_tls)) = self.admit(&terms, &mut socket, peer, &mut open).await else { return };
+        let Some(conn) = self.admit(&terms, &mut socket, peer, &mut open).await else { return };
         // A small frame must not wait for the acknowledgement of the one before it.
         let _ = socket.set_nodelay(true);
         let (io, certificate) = match &terms.tls {
             None => (ConnIo::plain(socket, open), None),
             // Boxed, so that the handshake's state does not stay part of this task.
-            Some(acceptor) => match Box::pin(self.handshake(acceptor, socket, peer, open)).await {
+            Some(acceptor) => match Box::pin(self.handshake(acceptor, socket, conn.peer, open)).await {
                 Some(shaken) => shaken,
                 None => return,
             },
         };
         let io = io.with_write_timeout(self.edge.settings().limits.write_timeout);
-        let conn = ConnInfo {
-            certificate,
-            resume: terms.resume,
-            ..ConnInfo::new(peer, by_tls || terms.tls.is_some())
-        };
+        let tls = conn.tls || terms.tls.is_some();
+        let conn = ConnInfo { certificate, resume: terms.resume, tls, ..conn };
         self.serve_http(&terms, io, conn).await;
     }
 
@@ -206,32 +203,32 @@ impl Connections {
         socket: &mut TcpStream,
         peer: SocketAddr,
         open: &mut OpenConnection,
-    ) -> Option<(SocketAddr, bool)> {
+    ) -> Option<ConnInfo> {
         if self.door == Door::Peers {
-            return Some((peer, false));
+            return Some(ConnInfo::new(peer, false));
         }
         if let Some((resource, Strain::Critical)) = self.edge.addresses.overload.strain() {
             self.metrics.limits().shed(resource.as_str(), "connection");
             return None;
         }
-        let (mut client, mut by_tls) = (peer, false);
+        let mut conn = ConnInfo::new(peer, false);
         if terms.proxy_protocol {
             // Boxed, so that its buffer does not stay part of this task.
             let header = Box::pin(self.proxy_header(socket, peer)).await?;
-            client = header.client.unwrap_or(peer);
-            by_tls = header.tls.unwrap_or(false);
+            conn = ConnInfo::new(header.client.unwrap_or(peer), header.tls.unwrap_or(false));
+            conn.unnamed = header.client.is_none();
         }
         let settings = self.edge.settings();
-        if !settings.trusted_proxies.contains(client.ip()) {
+        if !settings.trusted_proxies.contains(conn.peer.ip()) {
             let limit = settings.limits.connections_per_address;
-            let place = self.edge.addresses.hold(Held::Connections, Subject::of(client.ip()), limit);
+            let place = self.edge.addresses.hold(Held::Connections, Subject::of(conn.peer.ip()), limit);
             let Some(place) = place else {
                 self.metrics.limits().limited("connections_per_address");
                 return None;
             };
             open.hold(place);
         }
-        Some((client, by_tls))
+        Some(conn)
     }
 
     /// What a trusted proxy says at the connection's begin.
@@ -289,7 +286,7 @@ impl Connections {
         let conn = {
             // A proxy's connection is that of many clients.
             let settings = self.edge.settings();
-            let by_proxy = settings.trusted_proxies.contains(peer.ip());
+            let by_proxy = settings.trusted_proxies.contains(peer.ip()) && !conn.unnamed;
             let cancels = settings.limits.cancels_per_second.filter(|_| !by_proxy);
             conn.with_brake(cancels)
         };

@@ -7,18 +7,21 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::admin::Readiness;
 use crate::{
-    downstream::{AddressTable, Edge, LagMeter, OverloadSettings, Resource, Strain},
+    downstream::{AddressTable, Edge, LagMeter, OverloadSettings, Residue, Resource, Strain},
     telemetry::{Metrics, WorkerClock, next_moment},
 };
 
 /// How often the process is measured: while it is far from its limits, and while it is not. An idle one is to sleep.
 const FAR: Duration = Duration::from_secs(1);
 const NEAR: Duration = Duration::from_millis(250);
+
+/// How soon after one look for connections without calls comes the next, while the process runs short.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// "Too many open files", of the process; on Linux, where there is `/proc`.
 const EMFILE: i32 = 24;
@@ -41,13 +44,16 @@ pub(super) async fn watch(
         metrics.limits().memory_max(most);
     }
     let most_files = file_limit();
+    let mut residue = Residue::default();
     loop {
         let mut is_near = false;
         if settings.memory < 1.0
             && let (Some(used), Some(most)) = (resident(), most_memory)
         {
             is_near |= part(used, most) >= settings.memory * NEARNESS;
-            let change = addresses.overload.measured(Resource::Memory, part(used, most), settings.memory);
+            let idle = metrics.has_no_clients();
+            let counted = residue.beyond(part(used, most), settings.memory, idle, Instant::now());
+            let change = addresses.overload.measured(Resource::Memory, counted, settings.memory);
             tell(&metrics, Resource::Memory, used, most, change);
         }
         if settings.files < 1.0
@@ -58,7 +64,9 @@ pub(super) async fn watch(
             let change = addresses.overload.measured(Resource::Files, part(used, most), settings.files);
             tell(&metrics, Resource::Files, used, most, change);
         }
-        readiness.overloaded(settings.readiness && addresses.overload.strain().is_some());
+        // Who closes every connection must not have the balancer send it more.
+        let least = if settings.readiness { Strain::Shedding } else { Strain::Critical };
+        readiness.overloaded(addresses.overload.strain().is_some_and(|(_, strain)| strain >= least));
         sleep_until(next_moment(if is_near { NEAR } else { FAR })).await;
     }
 }
@@ -80,6 +88,19 @@ fn tell(metrics: &Metrics, resource: Resource, used: u64, most: u64, change: Opt
         }
     }
     metrics.limits().overload(resource, change.is_some_and(|strain| strain > Strain::None));
+}
+
+/// Closes a worker's connections to services that no call uses, while the process runs short: what their queues once
+/// needed goes with them.
+pub(super) async fn relieve(addresses: Arc<AddressTable>, edge: Weak<Edge>) {
+    loop {
+        addresses.overload.strained().await;
+        match edge.upgrade() {
+            Some(edge) => edge.close_unused(),
+            None => return,
+        }
+        sleep(AGAIN).await;
+    }
 }
 
 /// Keeps a worker's clock, as long as the worker lives, and looks at how late it is. Late is who has more to do than

@@ -17,7 +17,7 @@ use super::{
     reload::{Generation, News},
 };
 use crate::{
-    downstream::{AddressTable, Drain, Edge, OpenConnection, Plan, carrier::SessionDirectory},
+    downstream::{AddressTable, Drain, Edge, OpenConnection, carrier::SessionDirectory},
     telemetry::Metrics,
     upstream::{Roster, Upstream},
 };
@@ -60,14 +60,22 @@ impl Worker {
             spread: self.drain.spread,
             late_spread: self.drain.late_spread,
         };
-        let mut follower =
-            Follower { metrics: self.metrics.clone(), drain: drain.clone(), upstreams: HashMap::new() };
-        let settings = &self.generation.settings;
-        let plan = follower.plan(&self.generation);
-        let edge =
-            Edge::new(plan, self.metrics.clone(), drain.clone(), self.addresses, self.sessions.clone());
+        let mut follower = Follower::default();
+        let Generation { settings, schemas, .. } = &*self.generation;
+        let addresses = self.addresses;
+        let edge = Edge::new(
+            settings.downstream.clone(),
+            &follower.upstreams(&self.generation),
+            schemas,
+            self.metrics.clone(),
+            drain.clone(),
+            addresses.clone(),
+            self.sessions.clone(),
+        );
         let clock = overload::keep_clock(self.metrics.worker_clock(), Arc::downgrade(&edge));
         tokio::spawn(drain.cut.clone().run_until_cancelled_owned(clock));
+        let relief = overload::relieve(addresses, Arc::downgrade(&edge));
+        tokio::spawn(drain.cut.clone().run_until_cancelled_owned(relief));
         let public = self.listeners.into_iter().map(|listener| (listener, Door::Public, &self.places));
         let peers = self.peers.into_iter().map(|listener| (listener, Door::Peers, &self.peer_places));
         let mut doors = Vec::new();
@@ -87,10 +95,8 @@ impl Worker {
 }
 
 /// Brings a worker to each new generation of the configuration.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Follower {
-    metrics: Arc<Metrics>,
-    drain: Drain,
     /// Those of the current generation.
     upstreams: HashMap<String, (Arc<Roster>, Upstream)>,
 }
@@ -99,7 +105,8 @@ impl Follower {
     /// Follows until the server stops. What runs goes on as it is.
     async fn run(mut self, mut news: mpsc::Receiver<News>, edge: Arc<Edge>, doors: Vec<Weak<Connections>>) {
         while let Some(News { generation, done }) = news.recv().await {
-            edge.follow(self.plan(&generation));
+            let upstreams = self.upstreams(&generation);
+            edge.follow(generation.settings.downstream.clone(), &upstreams, &generation.schemas);
             for (door, terms) in doors.iter().zip(Terms::of(&generation.settings)) {
                 if let Some(door) = door.upgrade() {
                     door.follow(terms);
@@ -111,16 +118,14 @@ impl Follower {
     }
 
     /// Upstreams whose settings are the same keep their connections. The others' close with their last call.
-    fn plan(&mut self, generation: &Generation) -> Arc<Plan> {
-        let Generation { settings, rosters, schemas } = generation;
+    fn upstreams(&mut self, generation: &Generation) -> HashMap<String, Upstream> {
         let mut before = mem::take(&mut self.upstreams);
-        for (name, roster) in rosters {
+        for (name, roster) in &generation.rosters {
             let kept = before.remove(name).filter(|(before, _)| Arc::ptr_eq(before, roster));
             let upstream = kept.map_or_else(|| Upstream::of(roster), |(_, upstream)| upstream);
             self.upstreams.insert(name.clone(), (roster.clone(), upstream));
         }
-        let upstreams = self.upstreams.iter().map(|(name, (_, upstream))| (name.clone(), upstream.clone()));
-        Plan::new(settings.downstream.clone(), &upstreams.collect(), schemas, &self.metrics, &self.drain)
+        self.upstreams.iter().map(|(name, (_, upstream))| (name.clone(), upstream.clone())).collect()
     }
 }
 

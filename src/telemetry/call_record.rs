@@ -41,7 +41,20 @@ impl ClientNames {
 /// What a call holds until its end.
 pub trait CallGuard: fmt::Debug + Send + Sync {
     /// It has ended so.
-    fn ended(&self, code: Code, origin: Origin);
+    fn ended(&self, end: CallEnd);
+}
+
+/// How a call has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct CallEnd {
+    /// Its status.
+    pub code: Code,
+    /// Who made the status.
+    pub origin: Origin,
+    /// Whether the proxy has ended it because of its request.
+    pub faulty_request: bool,
+    /// How long it took.
+    pub duration: Duration,
 }
 
 /// What is known of a call while it runs. It ends exactly once: with `end`, or, when it is dropped before, as
@@ -178,15 +191,16 @@ impl CallRecord {
 
     /// The call is over.
     pub fn end(mut self, outcome: &Outcome) {
-        self.close(outcome.status.code, outcome.origin, &outcome.status.message);
+        let (code, origin) = (outcome.status.code, outcome.origin);
+        self.close(code, origin, outcome.faulty_request, &outcome.status.message);
     }
 
-    fn close(&mut self, code: Code, origin: Origin, message: &str) {
+    fn close(&mut self, code: Code, origin: Origin, faulty_request: bool, message: &str) {
         self.ended = true;
-        if let Some(guard) = self.guard.take() {
-            guard.ended(code, origin);
-        }
         let duration = self.began.elapsed();
+        if let Some(guard) = self.guard.take() {
+            guard.ended(CallEnd { code, origin, faulty_request, duration });
+        }
         self.up.flush(&self.metrics.up);
         self.down.flush(&self.metrics.down);
         self.metrics.active.dec();
@@ -251,7 +265,7 @@ impl CallRecord {
 impl Drop for CallRecord {
     fn drop(&mut self) {
         if !self.ended {
-            self.close(Code::CANCELLED, Origin::Client, "");
+            self.close(Code::CANCELLED, Origin::Client, false, "");
         }
     }
 }
@@ -317,7 +331,8 @@ mod tests {
     }
 
     fn outcome(code: Code, message: &str, origin: Origin) -> Outcome {
-        Outcome { status: Status::new(code, message), origin, trailers: HeaderMap::new() }
+        let trailers = HeaderMap::new();
+        Outcome { status: Status::new(code, message), origin, trailers, faulty_request: false }
     }
 
     #[tokio::test(start_paused = true)]

@@ -404,6 +404,11 @@ impl Metrics {
         self.connections_open.dec();
     }
 
+    /// Whether there is neither a connection nor a session of any client.
+    pub fn has_no_clients(&self) -> bool {
+        self.connections_open.get() == 0 && self.sessions_open.get() == 0
+    }
+
     /// `accept` failed; `kind` is a stable word such as `too_many_files`.
     pub fn accept_error(&self, kind: &'static str) {
         self.accept_errors.get_or_create(&Kind { kind }).inc();

@@ -26,7 +26,7 @@ mod upstream_metrics;
 
 pub use backpressure::{Backpressure, Wait, WorkerClock, next_moment};
 pub use call_metrics::CallMetrics;
-pub use call_record::{CallGuard, CallRecord, ClientNames};
+pub use call_record::{CallEnd, CallGuard, CallRecord, ClientNames};
 pub use carrier_count::{CarrierCount, CarrierKind};
 pub use identity_metrics::IdentityMetrics;
 pub use limit_metrics::LimitMetrics;

@@ -10,6 +10,7 @@ mod call;
 mod call_receiver;
 mod channel;
 mod chunk;
+mod complaints;
 mod connection;
 mod dial;
 mod early_resets;
@@ -84,6 +85,12 @@ impl Upstream {
     /// Which endpoint cannot be connected to, and why; `None` when the last attempts went well. Clients are not told.
     pub fn connect_error(&self) -> Option<String> {
         self.pool.connect_error()
+    }
+
+    /// Closes the connections that no call uses. What their queues once needed goes with them: an HTTP/2 connection
+    /// keeps it as long as it lives.
+    pub fn close_unused(&self) {
+        self.pool.close_unused();
     }
 
     /// Starts a call. Never blocks and never fails here: every failure is the call's

@@ -107,6 +107,19 @@ impl Place {
         self.note(&state);
     }
 
+    /// Closes the connections that no call uses.
+    pub(super) fn close_unused(&self) {
+        let mut state = self.state();
+        state.links.retain(|link| {
+            let is_used = link.in_flight() > 0;
+            if !is_used {
+                link.close();
+            }
+            is_used
+        });
+        self.note(&state);
+    }
+
     /// No new calls from now on: what runs may finish, and connections close behind the last call. Returns the calls
     /// that have to go elsewhere.
     pub(super) fn retire(&self) -> VecDeque<Arc<Lane>> {

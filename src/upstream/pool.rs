@@ -10,6 +10,7 @@ use tokio::{runtime::Handle, sync::watch, task::AbortHandle, time::Instant};
 use super::{
     Settings,
     balance::{Balancer, Candidate},
+    complaints::Complaints,
     connection::{Link, connect},
     keepalive::Keepalive,
     lane::{Lane, Opened},
@@ -24,6 +25,12 @@ use crate::{
     wire::{Code, Outcome},
 };
 
+/// The most endpoints that are dialled for one call. One call must not go round the thousands that a service may have.
+const MOST_ENDPOINTS: usize = 5;
+
+/// The most endpoints that one call lets dial whether they are back.
+const MOST_PROBES: usize = 5;
+
 /// An upstream's connections.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -32,6 +39,7 @@ pub(super) struct Pool {
     budget: RetryBudget,
     keepalive: Arc<Keepalive>,
     table: Mutex<Table>,
+    complaints: Mutex<Complaints>,
     worker: OnceLock<Worker>,
 }
 
@@ -110,6 +118,7 @@ impl Pool {
             budget: RetryBudget::new(),
             keepalive: Arc::new(Keepalive::new(settings)),
             table: Mutex::new(table),
+            complaints: Mutex::default(),
             worker: OnceLock::new(),
             roster,
         });
@@ -261,10 +270,15 @@ impl Pool {
     /// Dials members whose backoff is over while calls go elsewhere: no call has to wait to find out whether they are
     /// back.
     fn probe(self: &Arc<Self>, candidates: &[Candidate], now: Instant) {
+        let mut dialled = 0;
         for place in candidates.iter().map(|candidate| &candidate.place).filter(|place| place.is_failing()) {
+            if dialled == MOST_PROBES {
+                return;
+            }
             let mut state = place.state();
             let due = state.failure.as_ref().is_some_and(|failure| failure.until <= now);
             if due && state.dialing == 0 && !state.retired {
+                dialled += 1;
                 self.dial(place, &mut state);
             }
         }
@@ -275,6 +289,12 @@ impl Pool {
             link.enter();
             Slot { pool: self.clone(), place: place.clone(), link: link.clone() }
         })
+    }
+
+    /// Closes the connections that no call uses.
+    pub(super) fn close_unused(&self) {
+        let candidates = lock(&self.table).candidates.clone();
+        candidates.iter().for_each(|candidate| candidate.place.close_unused());
     }
 
     /// A slot is free: the call that waits longest at this place takes it.
@@ -295,13 +315,20 @@ impl Pool {
         self.worker().runtime.spawn(run(self.clone(), place.clone()));
     }
 
+    /// Logs that a member cannot be connected to, unless the log has enough of that.
+    fn complain(&self, member: &Member, error: &str) {
+        if let Some(unlogged) = lock(&self.complaints).one_more(Instant::now()) {
+            let (upstream, unlogged) = (&self.settings().name, (unlogged > 0).then_some(unlogged));
+            tracing::warn!(upstream, endpoint = %member, error, unlogged, "cannot connect");
+        }
+    }
+
     /// Returns whether the connection is wanted.
     fn connected(self: &Arc<Self>, place: &Arc<Place>, link: Arc<Link>) -> bool {
         if !link.check() {
             // Otherwise its calls would dial again and again without a pause.
-            let (upstream, endpoint) = (&self.settings().name, &place.member);
             let error = "the server closed the connection at once (GOAWAY)";
-            tracing::warn!(upstream, %endpoint, error, "cannot connect");
+            self.complain(&place.member, error);
             self.failed(place, error.to_owned());
             return false;
         }
@@ -343,8 +370,8 @@ impl Pool {
         let candidates = lock(&self.table).candidates.clone();
         let avoid = Some(place.member.id);
         for lane in waiting {
-            // Elsewhere, if there is an elsewhere that has not failed this call too.
-            if lane.count_attempt() < candidates.len() {
+            // Elsewhere, if there is an elsewhere that has not failed this call too, and not for ever.
+            if lane.count_attempt() < candidates.len().min(MOST_ENDPOINTS) {
                 self.metrics().calls().retried(Retry::Connect);
                 self.seat(lane, avoid);
             } else {
@@ -437,9 +464,10 @@ async fn run(pool: Arc<Pool>, place: Arc<Place>) {
     let (link, connection) = match connect(&member.endpoint, member.address, &settings).await {
         Ok((link, connection)) => (Arc::new(link), connection),
         Err(error) => {
-            tracing::warn!(upstream = settings.name, endpoint = %member, %error, "cannot connect");
+            let error = error.to_string();
+            pool.complain(member, &error);
             pool.metrics().connect_failed();
-            return pool.failed(&place, error.to_string());
+            return pool.failed(&place, error);
         }
     };
     tracing::debug!(upstream = settings.name, endpoint = %member, limit = link.limit(), "connected");

@@ -134,7 +134,7 @@ pub(super) fn no_trailers() -> Outcome {
 }
 
 fn upstream(status: Status, trailers: HeaderMap) -> Outcome {
-    Outcome { status, origin: Origin::Upstream, trailers }
+    Outcome { status, origin: Origin::Upstream, trailers, faulty_request: false }
 }
 
 /// Whether a stream that was reset before its headers speaks against the server. Connections that are lost are counted

@@ -143,6 +143,8 @@ pub struct Outcome {
     pub origin: Origin,
     /// Trailing metadata without the status headers, already filtered for the client.
     pub trailers: HeaderMap,
+    /// Whether the proxy has ended the call because its request was invalid or too large.
+    pub faulty_request: bool,
 }
 
 impl Outcome {
@@ -151,13 +153,18 @@ impl Outcome {
         let origin = Origin::Proxy;
         let mut trailers = HeaderMap::with_capacity(4);
         trailers.insert(ORIGIN_HEADER, HeaderValue::from_static(origin.as_str()));
-        Self { status: Status::new(code, message), origin, trailers }
+        Self { status: Status::new(code, message), origin, trailers, faulty_request: false }
+    }
+
+    /// The same for a call whose request was invalid or too large.
+    pub fn faulty_request(code: Code, message: impl Into<String>) -> Self {
+        Self { faulty_request: true, ..Self::proxy(code, message) }
     }
 
     /// The client cancelled, or its connection was lost. Nobody is left to read it; it is for logs and metrics.
     pub fn cancelled(message: impl Into<String>) -> Self {
         let status = Status::new(Code::CANCELLED, message);
-        Self { status, origin: Origin::Client, trailers: HeaderMap::new() }
+        Self { status, origin: Origin::Client, trailers: HeaderMap::new(), faulty_request: false }
     }
 
     /// All trailers as gRPC writes them: the metadata and the status headers.

@@ -291,3 +291,28 @@ async fn requests_for_other_names_than_those_listed_are_refused_in_every_dialect
     assert_eq!(upstream.requests(), 2);
     assert!(edge.metrics.encode().contains("bidiway_refused_total{reason=\"host\"} 2"));
 }
+
+#[tokio::test]
+async fn where_a_proxy_header_names_nobody_what_the_client_writes_is_not_believed() {
+    let (upstream, mut calls) = telling().await;
+    let edge = edge_behind_tcp_proxy(&upstream.url, behind_a_proxy()).await;
+    within(20, async {
+        let mut local = V2_SIGNATURE.to_vec();
+        local.extend([0x20, 0, 0, 0]);
+        for header in [b"PROXY UNKNOWN\r\n".to_vec(), local] {
+            let mut io = tcp(edge.address).await;
+            io.write_all(&header).await.unwrap();
+            let body = message(b"hi");
+            let head = format!(
+                "POST {TALK} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-forwarded-for: 203.0.113.9\r\n\
+                 x-forwarded-proto: https\r\nx-real-ip: 203.0.113.9\r\n\
+                 content-type: application/grpc-web+proto\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            io.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+            let headers = calls.recv().await.unwrap();
+            assert_eq!(told(&headers), ["x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http"]);
+        }
+    })
+    .await;
+}

@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use bidiway::{downstream::Settings, session, wire::Code};
+use bidiway::{
+    downstream::Settings,
+    session,
+    wire::{Code, v1},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
@@ -13,11 +17,11 @@ use crate::support::{
     carrier::{Carrier, tcp},
     edge::{BOTH, Edge, Http, WebAnswer, edge_with, open, settings, whole},
     raw::{
-        CONTINUATION, ENHANCE_YOUR_CALM, HEADERS, PING, RawConnection, call_headers, encode, rst_stream,
-        settings_frame,
+        CONTINUATION, ENHANCE_YOUR_CALM, Frame, HEADERS, PING, RST_STREAM, RawConnection, call_headers,
+        call_headers_with, data, encode, rst_stream, settings_frame,
     },
     socket::Socket,
-    upstream::{Flooding, Scripted, Waiting, echo, message},
+    upstream::{Exchange, Flooding, Scripted, Waiting, echo, message},
     within,
 };
 
@@ -404,6 +408,127 @@ async fn a_flood_of_sessions_that_say_nothing_is_over_when_their_time_is() {
         assert_serves(&edge).await;
         comes_to(&edge, "bidiway_sessions_open", 0).await;
         assert_eq!(counted(&edge, "bidiway_sessions_total{closed=\"hello_timeout\"}"), 50);
+    })
+    .await;
+}
+
+/// How a call ends that costs its client nothing, by the proxy's own hand.
+#[derive(Clone, Copy, Debug)]
+enum Provoked {
+    /// By an invalid request.
+    Invalid,
+    /// By a message that is too large.
+    TooLarge,
+    /// By a deadline that nobody could keep.
+    Deadline,
+}
+
+#[tokio::test]
+async fn calls_that_a_client_makes_the_proxy_reset_again_and_again_cost_the_connection() {
+    for provoked in [Provoked::Invalid, Provoked::TooLarge, Provoked::Deadline] {
+        let mut waiting = Waiting::start(true).await;
+        let mut settings = settings();
+        settings.limits.cancels_per_second = Some(2);
+        settings.routes[0].max_message = 100;
+        let edge = edge_with(&waiting.server.url, settings).await;
+        within(20, async {
+            let mut attacker = RawConnection::to(edge.address, None).await;
+            let mut calls = 0;
+            loop {
+                let stream = 2 * calls + 1;
+                let head = match provoked {
+                    Provoked::Deadline => call_headers_with(stream, ECHO, &[("grpc-timeout", "30m")]),
+                    Provoked::Invalid | Provoked::TooLarge => call_headers(stream, ECHO),
+                };
+                let open = [head, data(stream, 0, &message(b"hi"))].concat();
+                if attacker.io.write_all(&open).await.is_err() {
+                    break;
+                }
+                calls += 1;
+                assert!(calls < 100, "nobody stops it");
+                let bad: &[u8] = match provoked {
+                    Provoked::Invalid => &[0x80, 0, 0, 0, 0],
+                    Provoked::TooLarge => &[0, 0, 1, 0, 0],
+                    Provoked::Deadline => &[],
+                };
+                if !bad.is_empty() {
+                    tokio::select! {
+                        begun = waiting.begun.recv() => begun.unwrap(),
+                        () = async { while attacker.any_frame().await.is_some() {} } => break,
+                    }
+                    let _ = attacker.io.write_all(&data(stream, 0, bad)).await;
+                }
+                let ended = |frame: &Frame| {
+                    frame.stream == stream && (frame.ends_stream() || frame.kind == RST_STREAM)
+                };
+                let mut last = attacker.any_frame().await;
+                while last.as_ref().is_some_and(|frame| !ended(frame)) {
+                    last = attacker.any_frame().await;
+                }
+                if last.is_none() {
+                    break;
+                }
+            }
+            assert!((20..60).contains(&calls), "{provoked:?}: {calls}");
+            comes_to(&edge, "bidiway_limited_total{limit=\"cancels\"}", 1).await;
+            comes_to(&edge, "bidiway_calls_active{route=\"*\",dialect=\"grpc\"}", 0).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn calls_that_a_session_makes_the_proxy_reset_again_and_again_close_it() {
+    for provoked in [Provoked::TooLarge, Provoked::Deadline] {
+        let silent = Scripted::start(|exchange: Exchange| async move {
+            let _held = exchange;
+            std::future::pending::<()>().await;
+        });
+        let upstream = silent.await;
+        let mut settings = settings();
+        settings.limits.cancels_per_second = Some(2);
+        settings.routes[0].max_message = 100;
+        let edge = edge_with(&upstream.url, settings).await;
+        within(20, async {
+            let mut attacker = Carrier::Http1.connect(&edge).await;
+            let mut calls = 0;
+            while attacker.closed.is_none() {
+                let timeout_ms = if matches!(provoked, Provoked::Deadline) { 30 } else { 0 };
+                let open = v1::Open { method: ECHO.into(), timeout_ms, ..v1::Open::default() };
+                let stream = attacker.open_with(open).await;
+                if timeout_ms == 0 {
+                    attacker.send(stream, vec![7; 101]).await;
+                }
+                calls += 1;
+                assert!(calls < 100, "nobody stops it");
+                tokio::select! {
+                    _ = attacker.next_of(stream) => {}
+                    () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                }
+            }
+            let (code, reason) = attacker.close_frame().await;
+            assert_eq!(code, 4008, "{reason}");
+            assert!((20..60).contains(&calls), "{provoked:?}: {calls}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn deadlines_that_a_service_could_have_kept_are_no_flood() {
+    let upstream = Waiting::start(true).await;
+    let mut settings = settings();
+    settings.limits.cancels_per_second = Some(1);
+    let edge = edge_with(&upstream.server.url, settings).await;
+    within(20, async {
+        let mut socket = Carrier::Http1.connect(&edge).await;
+        for _ in 0..40 {
+            let open = v1::Open { method: ECHO.into(), timeout_ms: 200, ..v1::Open::default() };
+            socket.open_with(open).await;
+        }
+        comes_to(&edge, "bidiway_calls_total{route=\"*\",dialect=\"session\",code=\"DEADLINE_EXCEEDED\",origin=\"proxy\"}", 40).await;
+        assert_eq!((socket.closed.is_none(), counted(&edge, "bidiway_sessions_open")), (true, 1));
+        assert_eq!(counted(&edge, "bidiway_limited_total{limit=\"cancels\"}"), 0);
     })
     .await;
 }

@@ -425,3 +425,38 @@ async fn what_the_process_uses_is_measured_and_too_little_memory_is_noticed() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_service_connection_that_no_call_uses_is_closed_when_something_runs_short() {
+    for resource in [Resource::Memory, Resource::Files] {
+        let (edge, upstream) = echoing(unwatched()).await;
+        let connections = async |count: u64| {
+            let line = format!("bidiway_upstream_connections{{upstream=\"chat\"}} {count}\n");
+            while !edge.metrics.encode().contains(&line) {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(10, async {
+            let mut socket = Socket::connect(edge.address).await;
+            assert_eq!(socket.unary(TALK, "1").await.code(), Code::OK);
+            connections(1).await;
+            let strain = |used| edge.clients.overload.measured(resource, used, 0.8);
+            strain(0.85);
+            connections(0).await;
+            strain(0.5);
+            // One that is used stays, and goes when its last call is over and there is still too little.
+            let running = socket.open(TALK).await;
+            socket.send(running, "before").await;
+            assert_eq!(socket.message(running).await, b"before");
+            strain(0.85);
+            socket.send(running, "meanwhile").await;
+            assert_eq!(socket.message(running).await, b"meanwhile");
+            connections(1).await;
+            socket.finish(running).await;
+            assert_eq!(socket.answer(running).await.code(), Code::OK);
+            connections(0).await;
+            assert_eq!(upstream.connections(), 2);
+        })
+        .await;
+    }
+}

@@ -2,11 +2,12 @@
 
 use std::{fs, os::unix::fs::symlink, sync::Arc, time::Duration};
 
-use bidiway::{session::Settings, upstream::provider};
+use bidiway::{session::Settings, upstream::provider, wire::Code};
 use bytes::Bytes;
 use h2::server::Builder;
 use http::Request;
 use http_body_util::BodyExt;
+use prost::Message as _;
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::{
@@ -15,6 +16,7 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::{
     carrier::{Carrier, tcp},
@@ -412,4 +414,105 @@ async fn tls_sessions_are_resumed_across_a_reload_unless_clients_have_to_show_ot
     folder.write("a.yaml", &text.replace("tls: {", "tls: { client_ca: edge.pem, client_auth: optional, "));
     live.generation(generation + 1).await;
     assert_eq!(connect(&both).await.unwrap(), HandshakeKind::Full, "it is asked for a certificate again");
+}
+
+const HEALTH: &str = "/grpc.health.v1.Health";
+
+/// A question for the health of a service, as bytes.
+fn health_of(service: &str) -> Bytes {
+    tonic_health::pb::HealthCheckRequest { service: service.to_owned() }.encode_to_vec().into()
+}
+
+/// One upstream, which is another one with each number; and the services of the proxy's own.
+fn with_own_services(url: &str, number: u64) -> String {
+    let text = config(&[("blue", url)], &[("a.Echo", "blue")], PLAIN);
+    let own = "serve: { health: true, reflection: true }";
+    format!("{own}\n{}", text.replace("schema:", &format!("connect_timeout: {}s, schema:", number + 1)))
+}
+
+#[tokio::test]
+async fn reloads_leave_no_connections_behind_where_the_proxy_has_services_of_its_own() {
+    let blue = parrot("blue").await;
+    let folder = Folder::new();
+    folder.write("a.yaml", &with_own_services(&blue.url, 1));
+    let live = Live::start(folder.path("a.yaml"));
+    let mut session = session(&live).await;
+    for generation in 1..=6 {
+        folder.write("a.yaml", &with_own_services(&blue.url, generation));
+        live.generation(generation).await;
+        assert_eq!(asked(&mut session, "/a.Echo/X").await, "blue:x");
+        let answer = session.unary(&format!("{HEALTH}/Check"), health_of("")).await;
+        assert_eq!(answer.code(), Code::OK);
+    }
+    assert_eq!(live.metric("bidiway_upstream_connects_total{upstream=\"blue\"}"), 6, "each was another one");
+    live.shows("bidiway_upstream_connections{upstream=\"blue\"}", 1).await;
+}
+
+#[tokio::test]
+async fn a_watch_of_the_proxys_own_health_goes_by_the_routes_that_there_are_and_holds_no_others() {
+    let blue = parrot("blue").await;
+    let folder = Folder::new();
+    folder.write("a.yaml", &with_own_services(&blue.url, 1));
+    let live = Live::start(folder.path("a.yaml"));
+    let mut session = session(&live).await;
+    let watch = session.unary_request(&format!("{HEALTH}/Watch"), health_of("a.Echo")).await;
+    let mut status = async || {
+        let message = within(30, session.message(watch)).await;
+        tonic_health::pb::HealthCheckResponse::decode(&*message).unwrap().status()
+    };
+    assert_eq!(status().await, ServingStatus::NotServing, "its upstream answers with nonsense");
+    live.shows("bidiway_upstream_connections{upstream=\"blue\"}", 1).await;
+    folder.write("a.yaml", &with_own_services(&blue.url, 1).replace("a.Echo", "b.Echo"));
+    live.generation(2).await;
+    assert_eq!(status().await, ServingStatus::ServiceUnknown);
+    folder.write("a.yaml", &with_own_services(&blue.url, 2).replace("a.Echo", "b.Echo"));
+    live.generation(3).await;
+    live.shows("bidiway_upstream_connections{upstream=\"blue\"}", 0).await;
+}
+
+#[tokio::test]
+async fn what_is_used_of_a_routes_limits_stays_used_when_the_configuration_changes() {
+    let blue = parrot("blue").await;
+    let folder = Folder::new();
+    let limited = |calls: u32| {
+        let text = config(&[("blue", &blue.url)], &[("a.Echo", "blue")], PLAIN);
+        let limits = format!("upstream: blue, limits: {{ concurrent_calls: {calls} }} }}");
+        text.replace("upstream: blue }", &limits)
+    };
+    folder.write("a.yaml", &limited(2));
+    let live = Live::start(folder.path("a.yaml"));
+    let mut session = session(&live).await;
+    for _ in 0..2 {
+        let stream = session.open("/a.Echo/X").await;
+        session.send(stream, "held").await;
+        assert_eq!(session.message(stream).await, b"blue:held");
+    }
+    let refused = |answer: String| assert!(answer.contains("open calls, which is the limit"), "{answer}");
+    refused(asked(&mut session, "/a.Echo/X").await);
+    folder.write("a.yaml", &format!("{}# another\n", limited(2)));
+    live.generation(2).await;
+    refused(asked(&mut session, "/a.Echo/X").await);
+    folder.write("a.yaml", &limited(3));
+    live.generation(3).await;
+    let third = session.open("/a.Echo/X").await;
+    session.send(third, "held").await;
+    assert_eq!(session.message(third).await, b"blue:held");
+    refused(asked(&mut session, "/a.Echo/X").await);
+    folder.write("a.yaml", &limited(1));
+    live.generation(4).await;
+    session.finish(third).await;
+    assert_eq!(session.answer(third).await.code(), Code::OK);
+    refused(asked(&mut session, "/a.Echo/X").await);
+}
+
+#[tokio::test]
+async fn readiness_ends_while_new_connections_are_closed() {
+    let blue = parrot("blue").await;
+    let folder = Folder::new();
+    let text = config(&[("blue", &blue.url)], &[("a.Echo", "blue")], PLAIN);
+    let more = "admin: { address: 127.0.0.1:0 }\noverload: { max_memory: 1MiB }\n";
+    folder.write("a.yaml", &format!("{more}{text}"));
+    let live = Live::start(folder.path("a.yaml"));
+    live.shows("bidiway_overload{resource=\"memory\"}", 1).await;
+    within(10, async { while get(live.admin.unwrap(), "/readyz").await.unwrap().0 != 503 {} }).await;
 }

@@ -6,6 +6,7 @@ use bidiway::{
     upstream::{Call, Received, Settings, Upstream},
     wire::{Code, Origin},
 };
+use bytes::Bytes;
 use futures_util::FutureExt;
 use h2::server;
 use tokio::net::TcpListener;
@@ -14,6 +15,7 @@ use crate::support::{
     calls::{
         Answer, answer, assert_unreachable, next, request, request_with_timeout, settings, unary, upstream,
     },
+    edge::{self, Http, WebAnswer, edge_over, whole},
     raw::{
         self, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS, PING, RawServer, ok_headers, rst_stream,
         settings_frame, trailers,
@@ -456,4 +458,22 @@ async fn a_restarting_server_costs_no_call() {
         tokio::select! { () = calls => {}, _ = serve => {} }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_call_is_not_taken_round_all_endpoints_that_cannot_be_reached() {
+    // Nobody listens on this port.
+    let urls: Vec<String> = (1..=40).map(|n| format!("http://127.0.0.{n}:1")).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let edge = edge_over(settings(&urls), edge::settings()).await;
+    let response = edge.send(Http::Two, edge.web("/a.B/C").body(whole(Bytes::new())).unwrap()).await;
+    let answer = within(10, WebAnswer::read(response)).await.unwrap();
+    assert_eq!(answer.status().0, 14);
+    let text = edge.metrics.encode();
+    let failures = text
+        .lines()
+        .find_map(|line| line.strip_prefix("bidiway_upstream_connect_failures_total{upstream=\"chat\"} "));
+    let failures: u32 = failures.unwrap().parse().unwrap();
+    // Five, and whether those before are back.
+    assert!((5..=10).contains(&failures), "{failures}");
 }

@@ -43,7 +43,8 @@ section! { "limits"
         per_address: Option<CallLimits>,
         /// What one verified principal may call. Default: no limits.
         per_principal: Option<CallLimits>,
-        /// Calls of one connection or session that its client gives up in a second, for long; ten times as many at once.
+        /// Calls of one connection or session that its client gives up, or makes the proxy give up, in a second, for
+        /// long; ten times as many at once.
         /// Default: 100.
         cancels_per_second: Option<u32>,
         /// How long a client may take nothing of what is sent to it. Default: 2m.

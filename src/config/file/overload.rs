@@ -21,7 +21,8 @@ section! { "overload"
         /// How long everything may wait for its worker thread, on and on, before that one refuses new calls and
         /// sessions. Default: 500ms.
         lag: Option<At<Duration>>,
-        /// Whether /readyz says 503 meanwhile (memory and files). Default: false.
+        /// Whether /readyz says 503 meanwhile (memory and files), and not only while new connections are closed.
+        /// Default: false.
         readiness: Option<bool>,
     }
 }

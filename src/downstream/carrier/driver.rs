@@ -329,7 +329,11 @@ impl Driver {
     }
 
     fn drain_events(&mut self) {
-        while let Some(event) = self.session.poll_event() {
+        loop {
+            if let Some(reason) = call_gate::cancel_storm(&self.edge, &self.conn) {
+                self.session.close(reason);
+            }
+            let Some(event) = self.session.poll_event() else { return };
             match event {
                 Event::Data { stream, bytes, remaining, first, last } => {
                     self.calls.data(&mut self.session, stream, bytes, remaining, first, last);
@@ -342,9 +346,6 @@ impl Driver {
                 }
                 Event::Cancelled { stream, code, reason } => {
                     self.calls.cancelled(stream, code, reason);
-                    if let Some(reason) = call_gate::cancel_storm(&self.edge, &self.conn) {
-                        self.session.close(reason);
-                    }
                 }
                 Event::Writable { stream } => self.calls.writable(stream),
                 Event::Greeted { agent } => self.greeted(&agent),

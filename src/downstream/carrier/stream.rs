@@ -104,7 +104,7 @@ impl Stream {
                     "a request message of {} bytes is larger than the limit of {} bytes",
                     self.up_size, self.max_message
                 );
-                return Err(Box::new(Outcome::proxy(Code::RESOURCE_EXHAUSTED, message)));
+                return Err(Box::new(Outcome::faulty_request(Code::RESOURCE_EXHAUSTED, message)));
             };
             Chunk::message(size, bytes)
         } else {

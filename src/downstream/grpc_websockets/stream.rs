@@ -271,5 +271,5 @@ impl Stream {
 }
 
 fn invalid(message: &str) -> Box<Outcome> {
-    Box::new(Outcome::proxy(Code::INVALID_ARGUMENT, message))
+    Box::new(Outcome::faulty_request(Code::INVALID_ARGUMENT, message))
 }

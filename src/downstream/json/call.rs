@@ -409,7 +409,8 @@ impl JsonCall {
                 })?;
                 let limit = self.route.settings.max_message;
                 if json.len() as u64 > limit {
-                    return Err(Box::new(too_large("as JSON, a response message", json.len() as u64, limit)));
+                    let outcome = too_large("as JSON, a response message", json.len() as u64, limit);
+                    return Err(Box::new(Outcome { faulty_request: false, ..outcome }));
                 }
                 if let Some(record) = &mut self.record {
                     record.message_down(message.len() as u64);
@@ -449,16 +450,16 @@ impl JsonCall {
 }
 
 fn invalid(message: impl Into<String>) -> Outcome {
-    Outcome::proxy(Code::INVALID_ARGUMENT, message)
+    Outcome::faulty_request(Code::INVALID_ARGUMENT, message)
 }
 
 fn unreadable(error: &JsonError) -> Outcome {
-    Outcome::proxy(error.code(), error.to_string())
+    Outcome::faulty_request(error.code(), error.to_string())
 }
 
 pub(super) fn too_large(what: &str, size: u64, limit: u64) -> Outcome {
     let message = format!("{what} has {size} bytes, more than the limit of {limit} bytes");
-    Outcome::proxy(Code::RESOURCE_EXHAUSTED, message)
+    Outcome::faulty_request(Code::RESOURCE_EXHAUSTED, message)
 }
 
 fn no_schema(route: &Route) -> Outcome {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use tonic_health::pb::{
 
 use super::{HEALTH, REFLECTION, REFLECTION_ALPHA};
 use crate::{
-    downstream::{Drain, Routes},
+    downstream::{Drain, Edge},
     upstream::Upstream,
 };
 
@@ -36,14 +36,14 @@ const REMEMBERED: usize = 1000;
 /// Answers for the proxy (the empty name) and for services that routes serve, by asking their upstreams.
 #[derive(Clone, Debug)]
 pub(super) struct Health {
-    routes: Arc<Routes>,
+    edge: Weak<Edge>,
     drain: Drain,
     said: Arc<Mutex<HashMap<String, (Instant, ServingStatus)>>>,
 }
 
 impl Health {
-    pub(super) fn new(routes: Arc<Routes>, drain: Drain) -> Self {
-        Self { routes, drain, said: Arc::default() }
+    pub(super) fn new(edge: Weak<Edge>, drain: Drain) -> Self {
+        Self { edge, drain, said: Arc::default() }
     }
 
     /// `ServiceUnknown`: no route serves it.
@@ -54,9 +54,9 @@ impl Health {
         if matches!(service, "" | HEALTH | REFLECTION | REFLECTION_ALPHA) {
             return ServingStatus::Serving;
         }
-        let Some(upstream) = self.routes.of_service(service).next().map(|route| route.upstream()) else {
-            return ServingStatus::ServiceUnknown;
-        };
+        let Some(edge) = self.edge.upgrade() else { return ServingStatus::NotServing };
+        let upstream = edge.routes().of_service(service).next().map(|route| route.upstream().clone());
+        let Some(upstream) = upstream else { return ServingStatus::ServiceUnknown };
         let remembered = {
             let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
             said.get(service).filter(|(at, _)| at.elapsed() < FRESH).map(|(_, status)| *status)
@@ -64,7 +64,7 @@ impl Health {
         if let Some(status) = remembered {
             return status;
         }
-        let status = timeout(TIMEOUT, ask(upstream, service)).await.unwrap_or(ServingStatus::NotServing);
+        let status = timeout(TIMEOUT, ask(&upstream, service)).await.unwrap_or(ServingStatus::NotServing);
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.len() >= REMEMBERED {
             said.retain(|_, (at, _)| at.elapsed() < FRESH);

@@ -1,14 +1,15 @@
 //! gRPC services of Bidiway's own, about what it fronts: health and reflection.
 //!
 //! They are ordinary services behind an upstream of their own within the process, so that clients of every dialect reach
-//! them, and their calls are counted, logged and limited like all others.
+//! them, and their calls are counted, logged and limited like all others. Routes lead to them, so they own no routes: they
+//! look at what their worker's edge goes by whenever they are asked. So they are gone with the last route to them.
 
 mod health;
 mod reflection;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, Weak},
 };
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use tonic_reflection::pb::{
     v1alpha::server_reflection_server::ServerReflectionServer as AlphaServer,
 };
 
-use super::{Drain, RouteSettings, Routes, ServicePattern, Settings};
+use super::{Drain, Edge, RouteSettings, Routes, ServicePattern, Settings};
 use crate::{
     schema::{self, Descriptors, Reflection, Schema, Source},
     telemetry::{Metrics, SchemaMetrics},
@@ -74,6 +75,7 @@ pub(super) fn routes(
     schemas: &HashMap<String, Schema>,
     metrics: &Metrics,
     drain: &Drain,
+    edge: Weak<Edge>,
 ) -> Arc<Routes> {
     let services = settings.own_services;
     if services.names().next().is_none() {
@@ -85,7 +87,7 @@ pub(super) fn routes(
     local.keepalive = None;
     let own = OwnUpstream { services, upstream: Upstream::new(Arc::new(local)), connections };
     let routes = own.routes_with(&settings.routes, upstreams, schemas, metrics);
-    own.start(routes.clone(), schemas, drain);
+    own.start(edge, drain);
     routes
 }
 
@@ -121,14 +123,15 @@ impl OwnUpstream {
         Schema::new(NAME, settings, Reflection { channel, runtime: Handle::current() }, metrics)
     }
 
-    /// Starts serving, within the worker's runtime, until the worker's last call is over.
-    fn start(self, routes: Arc<Routes>, schemas: &HashMap<String, Schema>, drain: &Drain) {
+    /// Starts serving, within the worker's runtime, until no route leads here any more, or the worker's last call is
+    /// over.
+    fn start(self, edge: Weak<Edge>, drain: &Drain) {
         let mut own = RoutesBuilder::default();
         if self.services.health {
-            own.add_service(HealthServer::new(Health::new(routes.clone(), drain.clone())));
+            own.add_service(HealthServer::new(Health::new(edge.clone(), drain.clone())));
         }
         if self.services.reflection {
-            let service = ReflectionService::new(self.services, routes, schemas, DESCRIPTORS.clone());
+            let service = ReflectionService::new(edge, DESCRIPTORS.clone());
             own.add_service(ServerReflectionServer::new(service.clone()));
             own.add_service(AlphaServer::new(service));
         }

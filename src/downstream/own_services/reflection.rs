@@ -2,9 +2,9 @@
 //! schemas of their upstreams, each file byte for byte.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashSet},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use futures_util::{Stream, StreamExt};
@@ -20,9 +20,8 @@ use tonic_reflection::pb::{
     v1alpha,
 };
 
-use super::OwnServices;
 use crate::{
-    downstream::Routes,
+    downstream::{Edge, Plan},
     schema::{Descriptors, Schema},
 };
 
@@ -32,31 +31,61 @@ type Trouble = Option<String>;
 /// Answers from the schemas, which load what is asked for and remember it.
 #[derive(Clone, Debug)]
 pub(super) struct ReflectionService {
-    own: OwnServices,
-    routes: Arc<Routes>,
-    schemas: Arc<[Schema]>,
+    edge: Weak<Edge>,
     /// Of the proxy's own services.
     descriptors: Arc<Descriptors>,
 }
 
 impl ReflectionService {
-    pub(super) fn new(
-        own: OwnServices,
-        routes: Arc<Routes>,
-        schemas: &HashMap<String, Schema>,
-        descriptors: Arc<Descriptors>,
-    ) -> Self {
-        let mut schemas: Vec<_> = schemas.values().cloned().collect();
-        schemas.sort_by(|a, b| a.name().cmp(b.name()));
-        Self { own, routes, schemas: schemas.into(), descriptors }
+    pub(super) fn new(edge: Weak<Edge>, descriptors: Arc<Descriptors>) -> Self {
+        Self { edge, descriptors }
     }
 
+    async fn answer(&self, question: Option<Question>, sent: &mut HashSet<String>) -> Answer {
+        match self.edge.upgrade() {
+            Some(edge) => {
+                Known { plan: edge.plan(), descriptors: &self.descriptors }.answer(question, sent).await
+            }
+            None => failed(Code::Unavailable, "the proxy is going away"),
+        }
+    }
+
+    /// A conversation: an answer to each question, in order.
+    fn converse(
+        &self,
+        questions: impl Stream<Item = Result<ServerReflectionRequest, Status>> + Send + Unpin + 'static,
+    ) -> Answers {
+        let state = (self.clone(), questions, HashSet::new());
+        Box::pin(futures_util::stream::unfold(state, |(service, mut questions, mut sent)| async move {
+            let answer = match questions.next().await? {
+                Ok(request) => {
+                    let answer = service.answer(request.message_request.clone(), &mut sent).await;
+                    Ok(ServerReflectionResponse {
+                        valid_host: request.host.clone(),
+                        original_request: Some(request),
+                        message_response: Some(answer),
+                    })
+                }
+                Err(status) => Err(status),
+            };
+            Some((answer, (service, questions, sent)))
+        }))
+    }
+}
+
+/// What there is to tell for one question.
+struct Known<'a> {
+    plan: Arc<Plan>,
+    descriptors: &'a Descriptors,
+}
+
+impl Known<'_> {
     /// The services of a schema that routes serve.
     async fn services(&self, schema: &Schema, trouble: &mut Trouble) -> Vec<String> {
         match schema.services().await {
             Ok(mut services) => {
                 services.retain(|service| {
-                    let mut routes = self.routes.of_service(service);
+                    let mut routes = self.plan.routes.of_service(service);
                     routes.any(|route| route.settings.main_upstream() == schema.name())
                 });
                 services
@@ -70,9 +99,10 @@ impl ReflectionService {
 
     async fn list(&self) -> Answer {
         let mut trouble = None;
-        let mut names: BTreeSet<String> = self.own.names().map(str::to_owned).collect();
+        let mut names: BTreeSet<String> =
+            self.plan.settings.own_services.names().map(str::to_owned).collect();
         let own = names.len();
-        for schema in &*self.schemas {
+        for schema in &self.plan.schemas {
             names.extend(self.services(schema, &mut trouble).await);
         }
         match trouble {
@@ -87,12 +117,12 @@ impl ReflectionService {
     /// The first descriptors in which something is found. Those of the service that `symbol` names come first; the
     /// others are loaded only when it is not there.
     async fn find<T>(&self, symbol: &str, look: impl Fn(&Descriptors) -> Option<T>) -> Result<T, Answer> {
-        if let Some(found) = look(&self.descriptors) {
+        if let Some(found) = look(self.descriptors) {
             return Ok(found);
         }
         let mut trouble = None;
         let mut others = Vec::new();
-        for schema in &*self.schemas {
+        for schema in &self.plan.schemas {
             for service in self.services(schema, &mut trouble).await {
                 let rest = symbol.strip_prefix(&*service);
                 if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
@@ -158,28 +188,6 @@ impl ReflectionService {
             }
             Err(answer) => answer,
         }
-    }
-
-    /// A conversation: an answer to each question, in order.
-    fn converse(
-        &self,
-        questions: impl Stream<Item = Result<ServerReflectionRequest, Status>> + Send + Unpin + 'static,
-    ) -> Answers {
-        let state = (self.clone(), questions, HashSet::new());
-        Box::pin(futures_util::stream::unfold(state, |(service, mut questions, mut sent)| async move {
-            let answer = match questions.next().await? {
-                Ok(request) => {
-                    let answer = service.answer(request.message_request.clone(), &mut sent).await;
-                    Ok(ServerReflectionResponse {
-                        valid_host: request.host.clone(),
-                        original_request: Some(request),
-                        message_response: Some(answer),
-                    })
-                }
-                Err(status) => Err(status),
-            };
-            Some((answer, (service, questions, sent)))
-        }))
     }
 }
 

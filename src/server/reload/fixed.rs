@@ -26,9 +26,6 @@ pub(super) fn keep(running: &Settings, new: &mut Settings) -> Vec<&'static str> 
     fix("drain", running.drain == new.drain);
     new.drain = running.drain;
 
-    fix("tracing", running.tracing == new.tracing);
-    new.tracing.clone_from(&running.tracing);
-
     let (before, now) = (&running.downstream, Arc::make_mut(&mut new.downstream));
     fix("instance", before.instance == now.instance);
     now.instance.clone_from(&before.instance);
@@ -71,8 +68,15 @@ fn matched(running: &[ListenerSettings], new: Vec<ListenerSettings>) -> (Vec<Lis
 mod tests {
     use std::time::Duration;
 
+    use http::HeaderMap;
+
     use super::*;
-    use crate::downstream;
+    use crate::{
+        downstream,
+        server::{Collector, TracingSettings},
+        telemetry::TraceSettings,
+        upstream::{self, ClientTls},
+    };
 
     fn listening(ports: &[u16]) -> Settings {
         let listener = |&port| ListenerSettings::new(SocketAddr::from(([127, 0, 0, 1], port)), None);
@@ -90,6 +94,18 @@ mod tests {
         new.max_connections = 7;
         assert!(keep(&running, &mut new).is_empty());
         assert_eq!(new.max_connections, 7);
+
+        let mut new = listening(&[1]);
+        let collector = vec!["http://127.0.0.1:4317".parse().unwrap()];
+        let collector = upstream::Settings::new("tracing", collector, ClientTls::trusting_nobody());
+        new.tracing = Some(TracingSettings {
+            traces: TraceSettings { sample: 1.0, trust_parent: false },
+            collector: Collector::Grpc(Arc::new(collector)),
+            headers: HeaderMap::new(),
+            service_name: "bidiway".to_owned(),
+        });
+        assert_eq!(keep(&running, &mut new), ["tracing"], "named once");
+        assert_eq!(new.tracing, None);
 
         let mut new = listening(&[1]);
         new.workers = 9;

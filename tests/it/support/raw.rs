@@ -264,6 +264,11 @@ impl RawConnection {
 
 /// The request of a native call.
 pub(crate) fn call_headers(stream: u32, path: &str) -> Vec<u8> {
+    call_headers_with(stream, path, &[])
+}
+
+/// The same with more of its own.
+pub(crate) fn call_headers_with(stream: u32, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
         (":scheme", "http"),
@@ -272,5 +277,5 @@ pub(crate) fn call_headers(stream: u32, path: &str) -> Vec<u8> {
         ("content-type", "application/grpc"),
         ("te", "trailers"),
     ];
-    headers(stream, 0, &fields)
+    headers(stream, 0, &[&fields, more].concat())
 }
