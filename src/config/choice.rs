@@ -332,6 +332,21 @@ pub(super) struct UnknownFields(pub(super) bool);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Defaults(pub(super) bool);
 
+/// How spans reach their collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OtlpWay {
+    Grpc,
+    Http,
+}
+
+pub(super) const OTLP_WAY: [(&str, OtlpWay); 2] = [("grpc", OtlpWay::Grpc), ("http", OtlpWay::Http)];
+
+impl Read for OtlpWay {
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, &OTLP_WAY)
+    }
+}
+
 pub(super) const SCHEMA: [(&str, bool); 2] = [("reflection", false), ("off", true)];
 pub(super) const UNKNOWN_FIELDS: [(&str, UnknownFields); 2] =
     [("reject", UnknownFields(false)), ("ignore", UnknownFields(true))];

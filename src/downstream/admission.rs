@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
 use super::{
@@ -10,10 +10,13 @@ use super::{
     upgrade_headers,
 };
 use crate::{
-    telemetry::{CallRecord, Dialect},
+    telemetry::{CallRecord, ClientNames, Dialect},
     upstream::{Request, Upstream},
     wire::{Code, Outcome, metadata, timeout},
 };
+
+/// How a client, or a proxy before this one, calls a request.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A call as a client asks for it, in any dialect.
 #[derive(Debug)]
@@ -70,16 +73,17 @@ pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, B
     let mut record = record(edge, &plan, route, &opening);
     let admitted = places.and_then(|places| {
         let (route, request, principal) = prepare(&plan, route, opening, timeout)?;
-        if let Some(principal) = &principal {
-            tracing::debug!(route = route.name, %principal, "caller verified");
+        let name = principal.as_deref().map(call_gate::name);
+        if let Some(principal) = principal {
+            record.verified(principal);
         }
-        record.hold(places.go_on(edge, &route, principal.as_deref().map(call_gate::name))?);
+        record.hold(places.go_on(edge, &route, name)?);
         Ok((route, request))
     });
     match admitted {
         Ok((route, mut request)) => {
             let upstream = route.upstream().clone();
-            record.propagate(upstream.name(), &mut request.metadata);
+            request.trip = Some(record.propagate(upstream.name(), &mut request.metadata));
             request.tap = message_log::sampled(edge, &route, &request);
             Ok(Admitted { route, upstream, request, record })
         }
@@ -103,6 +107,10 @@ fn record(edge: &Edge, plan: &Plan, route: Option<&Arc<Route>>, opening: &Openin
     };
     let mut record =
         CallRecord::start(Arc::clone(metrics), opening.path, opening.conn.peer, opening.session.cloned());
+    record.called_by(ClientNames {
+        user_agent: opening.conn.user_agent.clone(),
+        request_id: opening.metadata.get(REQUEST_ID).and_then(ClientNames::printable).map(Into::into),
+    });
     if let Some(tracer) = edge.metrics.tracer() {
         record.trace(tracer, &opening.metadata);
     }
@@ -160,10 +168,14 @@ fn prepare(
     // A deadline past the end of time is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let content_type = HeaderValue::from_static("application/grpc");
-    let identity::Passed { principal, terms } =
+    let identity::Passed { principal, mut terms } =
         identity::check(route, conn, path.path(), &mut metadata, deadline)?;
+    if let Some(age) = route.settings.max_stream_age {
+        terms.get_or_insert_default().max_age = Some(age);
+    }
     let response_rules = route.settings.response_metadata.clone();
-    let request = Request { path, content_type, metadata, deadline, tap: None, response_rules, terms };
+    let request =
+        Request { path, content_type, metadata, deadline, tap: None, trip: None, response_rules, terms };
     Ok((Arc::clone(route), request, principal))
 }
 

@@ -8,7 +8,11 @@ use std::{
 };
 
 use axum::{Router, body::Body};
-use http::{HeaderValue, Method, Request, Response, Version, header::CONTENT_TYPE, request::Parts};
+use http::{
+    HeaderValue, Method, Request, Response, Version,
+    header::{CONTENT_TYPE, USER_AGENT},
+    request::Parts,
+};
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
@@ -26,7 +30,11 @@ use super::{
     route::host_of,
     schema_pages::public_schema_router,
 };
-use crate::{schema::Schema, telemetry::Metrics, upstream::Upstream};
+use crate::{
+    schema::Schema,
+    telemetry::{ClientNames, Metrics},
+    upstream::Upstream,
+};
 
 /// What is known of the connection a request came on.
 #[derive(Clone, Debug)]
@@ -48,6 +56,8 @@ pub struct ConnInfo {
     pub(crate) brake: Option<Arc<CancelBrake>>,
     /// The host that the request names; `None` also where neither a route asks for it nor may ask later.
     pub(crate) host: Option<Arc<str>>,
+    /// What the request says its client is, for the log.
+    pub(crate) user_agent: Option<Arc<str>>,
 }
 
 impl ConnInfo {
@@ -64,6 +74,7 @@ impl ConnInfo {
             shown: Shown::default(),
             brake: None,
             host: None,
+            user_agent: None,
         }
     }
 
@@ -184,6 +195,7 @@ impl Edge {
             conn.host = host_of(&head).map(Into::into);
         }
         drop(plan);
+        conn.user_agent = head.headers.get(USER_AGENT).and_then(ClientNames::printable).map(Into::into);
         let version = head.version;
         let mut conn = self.settings().trusted_proxies.client(&conn, &head.headers).unwrap_or(conn);
         let cors = match guard::check(&self, &head, &conn) {

@@ -47,6 +47,9 @@ pub struct RouteSettings {
     pub dialects: Vec<Dialect>,
     /// The longest a call may take: also the deadline of calls that have none. `None`: no limit.
     pub timeout: Option<Duration>,
+    /// The greatest age of a call, which ends so that its client calls again; its upstream's holds besides. `None`: no
+    /// limit.
+    pub max_stream_age: Option<Duration>,
     /// The largest message, either way.
     pub max_message: u64,
     /// Cookies that become metadata, in place of what the client says under that name. The settings' `cookies` must
@@ -77,6 +80,7 @@ impl RouteSettings {
             upstreams: vec![(upstream.into(), 1)],
             dialects: Vec::new(),
             timeout: None,
+            max_stream_age: None,
             max_message: Limits::default().max_message,
             cookies: Vec::new(),
             request_metadata: MetadataRules::default(),

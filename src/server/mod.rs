@@ -15,7 +15,7 @@ pub mod tls;
 mod worker;
 
 pub use settings::{DrainSettings, ListenerSettings, Settings};
-pub use span_export::TracingSettings;
+pub use span_export::{Collector, TracingSettings};
 
 use std::{
     collections::HashMap,

@@ -2,21 +2,28 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, Method, header::CONTENT_TYPE};
+use prost::Message as _;
 use tokio::{
     sync::mpsc::Receiver,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Status, metadata::MetadataMap};
+use tonic::{Code, Request, metadata::MetadataMap};
 use tracing::{info, warn};
 
 use crate::{
     telemetry::{
         Span, SpanQueue, TraceSettings,
-        otlp::{Service, collector::trace_service_client::TraceServiceClient},
+        otlp::{
+            Service,
+            collector::{
+                ExportTraceServiceRequest, ExportTraceServiceResponse,
+                trace_service_client::TraceServiceClient,
+            },
+        },
     },
-    upstream::{self, Channel, Upstream},
+    upstream::{self, Channel, ClientTls, HttpUrl, Upstream, http_request},
 };
 
 /// Traces, and where they go.
@@ -24,12 +31,21 @@ use crate::{
 pub struct TracingSettings {
     /// Which calls have spans.
     pub traces: TraceSettings,
-    /// The collector, which speaks OTLP over gRPC.
-    pub collector: Arc<upstream::Settings>,
+    /// The collector.
+    pub collector: Collector,
     /// What it wants to see with each request: API keys and the like.
     pub headers: HeaderMap,
     /// `service.name`.
     pub service_name: String,
+}
+
+/// A collector of traces, which speaks OTLP.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Collector {
+    /// Over gRPC.
+    Grpc(Arc<upstream::Settings>),
+    /// Over HTTP/1.1, in protobuf: the URL with its path, and TLS for `https`.
+    Http(HttpUrl, ClientTls),
 }
 
 /// The most spans of one request.
@@ -51,19 +67,39 @@ const ATTEMPTS: u32 = 4;
 /// Sends spans until their queue is closed and empty.
 #[derive(Debug)]
 pub(super) struct SpanExport {
-    client: TraceServiceClient<Channel>,
-    headers: MetadataMap,
+    way: Way,
+    headers: HeaderMap,
     service: Service,
     /// The last attempt failed; it was said in the log.
     failing: bool,
 }
 
+/// How the collector is asked.
+#[derive(Debug)]
+enum Way {
+    Grpc(TraceServiceClient<Channel>),
+    Http(HttpUrl, ClientTls),
+}
+
+/// Why spans were not taken.
+#[derive(Debug)]
+struct NotTaken {
+    why: String,
+    /// Another attempt may help.
+    passing: bool,
+}
+
 impl SpanExport {
     pub(super) fn new(settings: &TracingSettings, instance: String) -> Self {
-        let upstream = Upstream::new(settings.collector.clone());
+        let way = match &settings.collector {
+            Collector::Grpc(upstream) => {
+                Way::Grpc(TraceServiceClient::new(Upstream::new(Arc::clone(upstream)).channel()))
+            }
+            Collector::Http(url, tls) => Way::Http(url.clone(), tls.clone()),
+        };
         Self {
-            client: TraceServiceClient::new(upstream.channel()),
-            headers: MetadataMap::from_headers(settings.headers.clone()),
+            way,
+            headers: settings.headers.clone(),
             service: Service { name: settings.service_name.clone(), instance },
             failing: false,
         }
@@ -85,11 +121,10 @@ impl SpanExport {
                         info!("the trace collector takes spans again");
                     }
                 }
-                Err(status) => {
+                Err(NotTaken { why, .. }) => {
                     queue.failed.inc_by(count);
                     if !std::mem::replace(&mut self.failing, true) {
-                        let (code, message) = (status.code(), status.message());
-                        warn!(?code, message, spans = count, "the trace collector does not take spans");
+                        warn!(why, spans = count, "the trace collector does not take spans");
                     }
                 }
             }
@@ -97,28 +132,58 @@ impl SpanExport {
     }
 
     /// How many were rejected. At the end there is no time for further attempts.
-    async fn send(&mut self, spans: Vec<Span>, closing: &CancellationToken) -> Result<u64, Status> {
+    async fn send(&mut self, spans: Vec<Span>, closing: &CancellationToken) -> Result<u64, NotTaken> {
         let message = self.service.request(spans);
         let mut attempts = 0;
         loop {
-            let mut request = Request::new(message.clone());
-            *request.metadata_mut() = self.headers.clone();
-            let late = |_| Err(Status::deadline_exceeded(format!("it did not answer within {TIMEOUT:?}")));
-            let sent = timeout(TIMEOUT, self.client.export(request)).await.unwrap_or_else(late);
+            let late =
+                |_| Err(NotTaken { why: format!("it did not answer within {TIMEOUT:?}"), passing: true });
+            let sent = timeout(TIMEOUT, self.way.send(&self.headers, &message)).await.unwrap_or_else(late);
             attempts += 1;
             match sent {
                 Ok(answer) => {
-                    let partial = answer.into_inner().partial_success.unwrap_or_default();
+                    let partial = answer.partial_success.unwrap_or_default();
                     return Ok(u64::try_from(partial.rejected_spans).unwrap_or_default());
                 }
-                Err(status)
-                    if closing.is_cancelled() || attempts == ATTEMPTS || !is_passing(status.code()) =>
-                {
-                    return Err(status);
+                Err(error) if closing.is_cancelled() || attempts == ATTEMPTS || !error.passing => {
+                    return Err(error);
                 }
                 Err(_) => {
                     closing.run_until_cancelled(sleep(BACKOFF * 2_u32.pow(attempts - 1))).await;
                 }
+            }
+        }
+    }
+}
+
+impl Way {
+    async fn send(
+        &mut self,
+        headers: &HeaderMap,
+        message: &ExportTraceServiceRequest,
+    ) -> Result<ExportTraceServiceResponse, NotTaken> {
+        match self {
+            Self::Grpc(client) => {
+                let mut request = Request::new(message.clone());
+                *request.metadata_mut() = MetadataMap::from_headers(headers.clone());
+                client.export(request).await.map(tonic::Response::into_inner).map_err(|status| NotTaken {
+                    why: format!("{:?}: {}", status.code(), status.message()),
+                    passing: is_passing(status.code()),
+                })
+            }
+            Self::Http(url, tls) => {
+                let mut headers = headers.clone();
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+                let body = message.encode_to_vec().into();
+                let answer = http_request(url, tls, Method::POST, headers, body).await;
+                let (status, body) =
+                    answer.map_err(|error| NotTaken { why: error.to_string(), passing: true })?;
+                if !status.is_success() {
+                    let passing = matches!(status.as_u16(), 429 | 502..=504);
+                    return Err(NotTaken { why: format!("it answers HTTP {status}"), passing });
+                }
+                // Some answer in JSON, or nothing at all: the spans are taken all the same.
+                Ok(ExportTraceServiceResponse::decode(body).unwrap_or_default())
             }
         }
     }

@@ -7,7 +7,7 @@ use tracing::info;
 
 use http::HeaderMap;
 
-use super::{CallMetrics, Tracer, call_metrics::Traffic, log::wants, tracer::CallTrace};
+use super::{CallMetrics, Tracer, Trip, call_metrics::Traffic, log::wants, tracer::CallTrace};
 use crate::wire::{Code, Origin, Outcome};
 
 /// A long stream's messages reach the metrics every so many messages, not only at its end.
@@ -18,6 +18,25 @@ const MESSAGE_MAX: usize = 512;
 
 /// The longest method that is logged, in characters. A client may ask for anything.
 const METHOD_MAX: usize = 200;
+
+/// The longest name that a client gives itself or its request that is logged, in characters.
+const NAME_MAX: usize = 200;
+
+/// What a client says of itself and its request, for the log: and no other metadata.
+#[derive(Clone, Debug, Default)]
+pub struct ClientNames {
+    /// `user-agent` of the HTTP request that carries the call.
+    pub user_agent: Option<Arc<str>>,
+    /// `x-request-id`: how the client, or a proxy before this one, calls the request.
+    pub request_id: Option<Box<str>>,
+}
+
+impl ClientNames {
+    /// A name that a client gives, as it may stand in a log: cut, and `None` if it is no printable text.
+    pub fn printable(value: &http::HeaderValue) -> Option<&str> {
+        value.to_str().ok().filter(|name| !name.is_empty()).map(|name| cut(name, NAME_MAX))
+    }
+}
 
 /// What a call holds until its end.
 pub trait CallGuard: fmt::Debug + Send + Sync {
@@ -34,7 +53,11 @@ pub struct CallRecord {
     metrics: Arc<CallMetrics>,
     method: Box<str>,
     peer: SocketAddr,
+    names: ClientNames,
+    principal: Option<Arc<str>>,
     session: Option<Arc<str>>,
+    upstream: Option<Box<str>>,
+    trip: Arc<Trip>,
     began: Instant,
     headers: Option<Instant>,
     up: Tally,
@@ -85,7 +108,11 @@ impl CallRecord {
             metrics,
             method: cut(method, METHOD_MAX).into(),
             peer,
+            names: ClientNames::default(),
+            principal: None,
             session,
+            upstream: None,
+            trip: Arc::default(),
             began: Instant::now(),
             headers: None,
             up: Tally::default(),
@@ -101,17 +128,30 @@ impl CallRecord {
         self.guard = guard;
     }
 
+    /// Who calls, by his own word.
+    pub fn called_by(&mut self, names: ClientNames) {
+        self.names = names;
+    }
+
+    /// Who calls, as it was verified.
+    pub fn verified(&mut self, principal: Arc<str>) {
+        self.principal = Some(principal);
+    }
+
     /// The call has a place in the trace that its client's metadata names, or in a new one.
     pub fn trace(&mut self, tracer: &Tracer, metadata: &HeaderMap) {
         self.trace = tracer.begin(metadata).map(Box::new);
     }
 
-    /// The call goes to this upstream, with this metadata: which tells the service its place in the trace.
-    pub fn propagate(&mut self, upstream: &str, metadata: &mut HeaderMap) {
+    /// The call goes to this upstream, with this metadata: which tells the service its place in the trace. What opens its
+    /// streams is to say so in what is returned.
+    pub fn propagate(&mut self, upstream: &str, metadata: &mut HeaderMap) -> Arc<Trip> {
+        self.upstream = Some(upstream.into());
         if let Some(trace) = &mut self.trace {
             trace.upstream = upstream.into();
             trace.write_to(metadata);
         }
+        Arc::clone(&self.trip)
     }
 
     /// A request message went upstream, with so many bytes of payload.
@@ -179,6 +219,7 @@ impl CallRecord {
 impl CallRecord {
     /// Writes the line.
     fn log(&self, code: Code, origin: Origin, message: &str, duration: Duration) {
+        let legs = self.trip.legs();
         // `grpc_message`, not `message`: tracing prints a field of that name bare, and its text is not ours.
         info!(
             target: "call",
@@ -195,7 +236,13 @@ impl CallRecord {
             bytes_up = self.up.bytes,
             bytes_down = self.down.bytes,
             peer = %self.peer,
+            principal = self.principal.as_deref().map(|name| cut(name, NAME_MAX)),
+            user_agent = self.names.user_agent.as_deref(),
+            request_id = self.names.request_id.as_deref(),
             session = self.session.as_deref(),
+            upstream = self.upstream.as_deref(),
+            endpoint = legs.endpoint.as_deref(),
+            attempts = (legs.attempts > 0).then_some(legs.attempts),
             trace_id = self.trace.as_ref().map(|trace| trace.id()),
         );
     }
@@ -277,6 +324,13 @@ mod tests {
     async fn a_call_is_one_log_line_with_all_that_is_known_of_it() {
         let metrics = Metrics::new();
         let mut record = start(&metrics);
+        let names = ClientNames { user_agent: Some("Firefox".into()), request_id: Some("r-1".into()) };
+        record.called_by(names);
+        record.verified("jwt:https://id.example.com/ ada".into());
+        let trip = record.propagate("chat", &mut HeaderMap::new());
+        for endpoint in ["http://10.0.0.1:50051", "http://10.0.0.2:50051"] {
+            trip.opened(&endpoint.into());
+        }
         record.message_up(10);
         tokio::time::advance(Duration::from_millis(5)).await;
         record.headers();
@@ -295,6 +349,8 @@ mod tests {
                 "route": "chat.v1.*", "code": "ABORTED", "origin": "upstream", "grpc_message": "come\nagain",
                 "duration_ms": 25.0, "headers_ms": 5.0, "messages_up": 1, "messages_down": 2,
                 "bytes_up": 10, "bytes_down": 15, "peer": "192.0.2.7:5000", "session": "s-1",
+                "principal": "jwt:https://id.example.com/ ada", "user_agent": "Firefox", "request_id": "r-1",
+                "upstream": "chat", "endpoint": "http://10.0.0.2:50051", "attempts": 2,
             })
         );
     }

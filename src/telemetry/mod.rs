@@ -1,7 +1,7 @@
 //! What Bidiway tells its operators: metrics, one log line and perhaps one span per call, redaction.
 //!
-//! Redaction is by construction: a [`CallRecord`] is never given metadata, so no token can reach a log line, a
-//! span or a label. Labels hold configured names and fixed words only, never a client's text, so their number is bounded.
+//! Redaction is by construction: a [`CallRecord`] is never given metadata but a [`ClientNames`]'s few fields, so no token can
+//! reach a log line, a span or a label. Labels hold configured names and fixed words only, never a client's text, so their number is bounded.
 
 mod backpressure;
 mod call_metrics;
@@ -19,12 +19,13 @@ mod reload_metrics;
 mod roster_metrics;
 mod schema_metrics;
 mod tracer;
+mod trip;
 mod upstream_calls;
 mod upstream_metrics;
 
 pub use backpressure::{Backpressure, Wait, WorkerClock};
 pub use call_metrics::CallMetrics;
-pub use call_record::{CallGuard, CallRecord};
+pub use call_record::{CallGuard, CallRecord, ClientNames};
 pub use carrier_count::{CarrierCount, CarrierKind};
 pub use identity_metrics::IdentityMetrics;
 pub use limit_metrics::LimitMetrics;
@@ -32,5 +33,6 @@ pub use metrics::{Dialect, Metrics};
 pub use roster_metrics::{RosterMetrics, Standings};
 pub use schema_metrics::SchemaMetrics;
 pub use tracer::{Span, SpanQueue, TraceSettings, Tracer};
+pub use trip::{Legs, Trip};
 pub use upstream_calls::{Counted, NoRetry, Retry, UpstreamCallMetrics};
 pub use upstream_metrics::UpstreamMetrics;

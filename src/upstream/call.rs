@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{CallReceiver, Chunk, Tap, Terms, lane::Lane, lifetime::Lifetime, pool::Pool};
 use crate::{
-    telemetry::{Backpressure, Counted, Wait},
+    telemetry::{Backpressure, Counted, Trip, Wait},
     wire::{Code, Outcome, metadata_rules::MetadataRules},
 };
 
@@ -28,6 +28,8 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Sees what passes.
     pub tap: Option<Tap>,
+    /// Is told where it goes.
+    pub trip: Option<Arc<Trip>>,
     /// What becomes of the response's metadata.
     pub response_rules: Option<Arc<MetadataRules>>,
     /// Who is asked first, and how long it may go on; `None`: nobody, and as long as the deadline allows.
@@ -63,7 +65,8 @@ impl Call {
                 "the deadline had passed before the call was sent",
             ));
         }
-        let Terms { permission, lease } = request.terms.take().map(|terms| *terms).unwrap_or_default();
+        let Terms { permission, lease, max_age } =
+            request.terms.take().map(|terms| *terms).unwrap_or_default();
         if let Some(lease) = lease.as_ref().filter(|lease| lease.until() <= Instant::now()) {
             return Self::refused(lease.outcome());
         }
@@ -89,7 +92,7 @@ impl Call {
                 (lane, Some(asking))
             }
         };
-        let lifetime = Lifetime::new(deadline, lease, settings);
+        let lifetime = Lifetime::new(deadline, lease, max_age, settings);
         let mut call = Self::over(lane, Some((pool.clone(), counted)), lifetime);
         call.receiver.asking = asking;
         call.sender.tap.clone_from(&tap);

@@ -50,6 +50,7 @@ impl Service<Request<tonic::body::Body>> for Channel {
             deadline: None,
             tap: None,
             terms: None,
+            trip: None,
             response_rules: None,
         });
         let (sender, receiver) = call.split();

@@ -171,8 +171,8 @@ impl Lane {
     }
 
     /// Opens the call's stream on a connection and sends what was sent on an earlier one. `slot` is called only when
-    /// the stream is open.
-    pub(super) fn open(&self, link: &Arc<Link>, slot: impl FnOnce() -> Slot) -> Opened {
+    /// the stream is open, at `endpoint`.
+    pub(super) fn open(&self, link: &Arc<Link>, endpoint: &Arc<str>, slot: impl FnOnce() -> Slot) -> Opened {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let (Phase::Waiting { finished, .. }, Some(replay)) = (&state.phase, &state.replay) else {
@@ -200,6 +200,9 @@ impl Lane {
                 return Opened::Done;
             }
         };
+        if let Some(trip) = &replay.request.trip {
+            trip.opened(endpoint);
+        }
         let mut eager = EAGER;
         for (at, chunk) in replay.chunks.iter().enumerate() {
             eager = eager.saturating_sub(chunk.remaining());

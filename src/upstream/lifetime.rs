@@ -1,4 +1,5 @@
-//! How long a call may last: its deadline, its lease, or the greatest age that its upstream allows a stream.
+//! How long a call may last: its deadline, its lease, or the greatest age that its route or its upstream allows a
+//! stream.
 
 use std::{
     future::Future,
@@ -22,11 +23,18 @@ const TIMER_GRAIN: Duration = Duration::from_millis(2);
 /// How much the greatest age varies, in percent, so that streams that began together do not all come back together.
 const JITTER: u32 = 10;
 
+/// Whose greatest age a call has reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Age {
+    Route(Duration),
+    Upstream(Duration),
+}
+
 /// What ends a call when its time is over.
 #[derive(Clone, Debug)]
 pub(super) enum End {
     Deadline,
-    Age,
+    Age(Age),
     Lease(Arc<dyn Lease>),
 }
 
@@ -35,12 +43,13 @@ impl End {
     pub(super) fn outcome(self, settings: &Settings, metrics: &UpstreamMetrics) -> Outcome {
         match self {
             Self::Deadline => response::deadline_exceeded(),
-            Self::Age => {
+            Self::Age(age) => {
                 metrics.calls().aged();
-                let (name, age) = (&settings.name, settings.max_stream_age.unwrap_or_default());
-                let text = format!(
-                    "the call has reached the greatest age of upstream {name:?}, {age:?}; call again"
-                );
+                let text = match age {
+                    Age::Route(age) => format!("its route, {age:?}"),
+                    Age::Upstream(age) => format!("upstream {:?}, {age:?}", settings.name),
+                };
+                let text = format!("the call has reached the greatest age of {text}; call again");
                 Outcome::proxy(Code::UNAVAILABLE, text)
             }
             Self::Lease(lease) => lease.outcome(),
@@ -53,7 +62,8 @@ impl End {
 pub(super) struct Lifetime {
     sleep: Pin<Box<Sleep>>,
     deadline: Option<Instant>,
-    age: Option<Instant>,
+    /// In a box: most calls have none.
+    age: Option<Box<(Instant, Age)>>,
     lease: Option<Arc<dyn Lease>>,
 }
 
@@ -62,19 +72,24 @@ impl Lifetime {
     pub(super) fn new(
         deadline: Option<Instant>,
         lease: Option<Arc<dyn Lease>>,
+        max_age: Option<Duration>,
         settings: &Settings,
     ) -> Option<Self> {
-        let age = settings.max_stream_age.and_then(|age| Instant::now().checked_add(vary(age, JITTER)));
+        let ages = [(max_age, Age::Route as fn(Duration) -> Age), (settings.max_stream_age, Age::Upstream)];
+        let least =
+            ages.into_iter().filter_map(|(age, whose)| Some((age?, whose))).min_by_key(|(age, _)| *age);
+        let age =
+            least.and_then(|(age, whose)| Some((Instant::now().checked_add(vary(age, JITTER))?, whose(age))));
         let until = lease.as_deref().map(Lease::until);
-        let first = [deadline, age, until].into_iter().flatten().min()?;
-        Some(Self { sleep: Box::pin(sleep_until(first)), deadline, age, lease })
+        let first = [deadline, age.map(|(at, _)| at), until].into_iter().flatten().min()?;
+        Some(Self { sleep: Box::pin(sleep_until(first)), deadline, age: age.map(Box::new), lease })
     }
 
     /// The same once more, for another task.
     pub(super) fn again(&self) -> Self {
         let Self { sleep, deadline, age, lease } = self;
         let sleep = Box::pin(sleep_until(sleep.deadline()));
-        Self { sleep, deadline: *deadline, age: *age, lease: lease.clone() }
+        Self { sleep, deadline: *deadline, age: age.clone(), lease: lease.clone() }
     }
 
     /// Ready when the time is over.
@@ -82,10 +97,10 @@ impl Lifetime {
         loop {
             ready!(self.sleep.as_mut().poll(cx));
             let now = Instant::now();
-            let fixed = match (self.deadline, self.age) {
-                (Some(deadline), Some(age)) if age < deadline => Some((age, End::Age)),
+            let fixed = match (self.deadline, self.age.as_deref().copied()) {
+                (Some(deadline), Some((at, age))) if at < deadline => Some((at, End::Age(age))),
                 (Some(deadline), _) => Some((deadline, End::Deadline)),
-                (None, age) => age.map(|age| (age, End::Age)),
+                (None, age) => age.map(|(at, age)| (at, End::Age(age))),
             };
             let next = fixed.as_ref().map(|(at, _)| *at);
             if let Some((at, end)) = fixed
@@ -147,7 +162,7 @@ mod tests {
             ..Settings::new("chat", Vec::new(), ClientTls::trusting_nobody())
         };
         let lease = lease.map(|lease| lease as Arc<dyn Lease>);
-        let mut lifetime = Lifetime::new(deadline, lease, &settings).unwrap();
+        let mut lifetime = Lifetime::new(deadline, lease, None, &settings).unwrap();
         let end = poll_fn(|cx| lifetime.poll(cx)).await;
         (end.outcome(&settings, &Metrics::new().upstream("chat")).status.code, began.elapsed().as_secs())
     }
@@ -160,7 +175,29 @@ mod tests {
         assert_eq!(end(None, None, Some(lease(5))).await, (Code::UNAUTHENTICATED, 5));
         assert_eq!(end(Some(60), Some(10), Some(lease(60))).await.0, Code::UNAVAILABLE);
         let settings = Settings::new("chat", Vec::new(), ClientTls::trusting_nobody());
-        assert!(Lifetime::new(None, None, &settings).is_none());
+        assert!(Lifetime::new(None, None, None, &settings).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lesser_of_two_greatest_ages_holds_and_says_whose_it_is() {
+        for (route, upstream, whose) in [
+            (Some(10), Some(60), "its route, 10s"),
+            (Some(60), Some(10), "upstream \"chat\", 10s"),
+            (Some(10), None, "its route, 10s"),
+        ] {
+            let [route, upstream] = [route, upstream].map(|age| age.map(Duration::from_secs));
+            let began = Instant::now();
+            let settings = Settings {
+                max_stream_age: upstream,
+                ..Settings::new("chat", Vec::new(), ClientTls::trusting_nobody())
+            };
+            let mut lifetime = Lifetime::new(None, None, route, &settings).unwrap();
+            let end = poll_fn(|cx| lifetime.poll(cx)).await;
+            let status = end.outcome(&settings, &Metrics::new().upstream("chat")).status;
+            assert_eq!(status.code, Code::UNAVAILABLE);
+            assert!(status.message.contains(whose), "{}", status.message);
+            assert!((9..=11).contains(&began.elapsed().as_secs()));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,10 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
 };
 
 use super::{Endpoint, balance::hash};
@@ -17,6 +20,8 @@ pub(super) struct Member {
     /// Never a name to resolve: for one of its addresses, the host is the name and `address` says where to go.
     pub(super) endpoint: Endpoint,
     pub(super) address: Option<SocketAddr>,
+    /// Both, as logs call it.
+    pub(super) name: Arc<str>,
     /// The same in every process and for as long as the address is the same.
     pub(super) hash: u64,
     /// Failures in a row.
@@ -31,7 +36,9 @@ impl Member {
             Some(address) => hash(address.to_string().as_bytes()),
             None => hash(endpoint.to_string().as_bytes()),
         };
-        Self { id, endpoint, address, hash, failures: AtomicU32::new(0), unreachable: AtomicBool::new(false) }
+        let name = name(&endpoint, address).into();
+        let (failures, unreachable) = (AtomicU32::new(0), AtomicBool::new(false));
+        Self { id, endpoint, address, name, hash, failures, unreachable }
     }
 
     /// Counts a failure; returns how many there were in a row.
@@ -47,14 +54,18 @@ impl Member {
     }
 }
 
-/// As an endpoint is written, with the address where a name was.
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.address, &self.endpoint) {
-            (Some(address), Endpoint::Tcp { tls, host, .. }) => {
-                write!(f, "{}://{address} ({host})", if *tls { "https" } else { "http" })
-            }
-            (_, endpoint) => endpoint.fmt(f),
+        f.write_str(&self.name)
+    }
+}
+
+/// As an endpoint is written, with the address where a name was.
+fn name(endpoint: &Endpoint, address: Option<SocketAddr>) -> String {
+    match (address, endpoint) {
+        (Some(address), Endpoint::Tcp { tls, host, .. }) => {
+            format!("{}://{address} ({host})", if *tls { "https" } else { "http" })
         }
+        (_, endpoint) => endpoint.to_string(),
     }
 }

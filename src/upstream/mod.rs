@@ -2,7 +2,8 @@
 //!
 //! An [`Upstream`] belongs to one worker thread: its connections live there, shared by all sockets and calls of
 //! that worker. It speaks HTTP/2 through `h2` directly, because h2 shows what hyper hides: GOAWAY, the server's
-//! stream limit, and flow control that is given back only when the client has taken the bytes.
+//! stream limit, and flow control that is given back only when the client has taken the bytes. What is no gRPC service is
+//! asked by [`http_request`].
 
 mod balance;
 mod call;
@@ -14,6 +15,7 @@ mod dial;
 mod early_resets;
 mod endpoint;
 mod health;
+mod http_request;
 mod keepalive;
 mod lane;
 mod lifetime;
@@ -39,6 +41,7 @@ pub use call_receiver::CallReceiver;
 pub use channel::Channel;
 pub use chunk::Chunk;
 pub use endpoint::{Endpoint, InvalidEndpoint};
+pub use http_request::{HttpError, HttpUrl, InvalidUrl, http_request};
 pub use local::LocalEndpoint;
 pub use retries::Retries;
 pub use roster::Roster;

@@ -271,7 +271,7 @@ impl Pool {
     }
 
     fn open(self: &Arc<Self>, place: &Arc<Place>, link: &Arc<Link>, lane: &Lane) -> Opened {
-        lane.open(link, || {
+        lane.open(link, &place.member.name, || {
             link.enter();
             Slot { pool: self.clone(), place: place.clone(), link: link.clone() }
         })

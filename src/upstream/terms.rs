@@ -1,7 +1,7 @@
 //! On what terms a call runs, besides its deadline: who has to be asked before it goes upstream, and how long it may go
 //! on. What decides either lives on other floors.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ pub struct Terms {
     pub permission: Option<Permission>,
     /// Ends the call when its time is over.
     pub lease: Option<Arc<dyn Lease>>,
+    /// The greatest age of a call on its route; its upstream's holds besides.
+    pub max_age: Option<Duration>,
 }
 
 /// The metadata that goes upstream, or how the call ends instead.

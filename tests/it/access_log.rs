@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::Stdio};
 
+use bidiway::{session::Settings, wire::Code};
 use http::Request;
 use serde_json::Value;
 use tokio::{
@@ -9,10 +10,15 @@ use tokio::{
     process::{Child, ChildStderr, ChildStdout, Command},
 };
 
-use crate::support::{
-    edge::{Client, Http, WebAnswer, whole},
-    upstream::{Exchange, Scripted, echo, end, message},
-    within,
+use crate::{
+    session_calls::entry,
+    support::{
+        carrier::tcp,
+        edge::{Client, Http, WebAnswer, whole},
+        socket::{self, Socket},
+        upstream::{Exchange, Scripted, echo, end, message},
+        within,
+    },
 };
 
 struct Logging {
@@ -86,6 +92,54 @@ async fn a_line_has_the_trace_and_neither_metadata_nor_the_query_string() {
     assert_eq!((&line["dialect"], &line["bytes_up"]), (&"grpc-web".into(), &5.into()));
     assert_eq!(line["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
     assert!(!text.contains("s3cret"), "{text}");
+}
+
+#[tokio::test]
+async fn a_line_says_who_called_and_where_the_call_went() {
+    let upstream = Scripted::start(echo).await;
+    let more = "log: { format: json }
+trusted_proxies: [127.0.0.1]
+identity:
+  api_keys: { keys: [{ name: ci, sha256: 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b }] }
+";
+    let mut proxy = Logging::start("caller", &upstream.url, more).await;
+    let headers = [
+        ("x-api-key", "secret"),
+        ("user-agent", "Browser/1.0"),
+        ("x-request-id", "r-17"),
+        ("x-forwarded-for", "192.0.2.7"),
+    ];
+    assert_eq!(proxy.call("/chat.v1.Chat/Talk", &headers).await, 0);
+    let (line, text) = proxy.line().await;
+    assert!(line["peer"].as_str().unwrap().starts_with("192.0.2.7:"), "{text}");
+    for (field, value) in [
+        ("principal", "api_key:ci"),
+        ("user_agent", "Browser/1.0"),
+        ("request_id", "r-17"),
+        ("upstream", "a"),
+        ("endpoint", &upstream.url),
+    ] {
+        assert_eq!(line[field], value, "{field} in {text}");
+    }
+    assert_eq!(line["attempts"], 1);
+    assert!(!text.contains("secret"), "{text}");
+    // What goes nowhere has no endpoint, and who is not known no name.
+    assert_eq!(proxy.call("/chat.v1.Chat/Talk", &headers[1..]).await, 16);
+    let (line, text) = proxy.line().await;
+    for field in ["principal", "upstream", "endpoint", "attempts"] {
+        assert!(line.get(field).is_none(), "{field} in {text}");
+    }
+    assert_eq!(line["user_agent"], "Browser/1.0");
+    // Within a session: what the request said that opened its socket.
+    let mut request = socket::request(proxy.address);
+    request.headers_mut().insert("user-agent", "Browser/2.0".parse().unwrap());
+    let io = tcp(proxy.address).await;
+    let settings = Settings { metadata: vec![entry("x-api-key", "secret")], ..Settings::default() };
+    let mut session = Socket::over(Box::new(io), request, settings).await.unwrap();
+    assert_eq!(session.unary("/chat.v1.Chat/Talk", "x").await.code(), Code::OK);
+    let (line, text) = proxy.line().await;
+    let found = (&line["dialect"], &line["user_agent"], &line["principal"]);
+    assert_eq!(found, (&"session".into(), &"Browser/2.0".into(), &"api_key:ci".into()), "{text}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use bidiway::{
     config::{self, Config},
     downstream::{CallLimits, OwnServices},
     schema::{FieldNames, JsonOptions},
-    server::DrainSettings,
+    server::{Collector, DrainSettings},
     telemetry::TraceSettings,
     upstream::{Balance, HashKey, Retries},
 };
@@ -98,7 +98,8 @@ fn every_value_of_a_file_reaches_the_settings() {
     assert_eq!(settings.downstream.upgrade_headers, ["cookie", "x-request-id"]);
     let routes = &settings.downstream.routes;
     assert_eq!(routes[0].timeout.unwrap().as_secs(), 3600);
-    assert_eq!(routes[3].timeout, None);
+    assert_eq!(routes[0].max_stream_age, Some(Duration::from_secs(1800)));
+    assert_eq!((routes[3].timeout, routes[3].max_stream_age), (None, None));
     assert_eq!((routes[2].max_message, routes[3].max_message), (4 << 20, 64 << 20));
     let json = JsonOptions { ignore_unknown: true, defaults: true, field_names: FieldNames::Original };
     assert_eq!((routes[0].json, routes[1].json), (JsonOptions::default(), json));
@@ -126,7 +127,8 @@ fn every_value_of_a_file_reaches_the_settings() {
     let tracing = settings.tracing.unwrap();
     assert_eq!(tracing.traces, TraceSettings { sample: 0.1, trust_parent: true });
     assert_eq!((&*tracing.service_name, tracing.headers["x-api-key"].is_sensitive()), ("bidiway", true));
-    assert_eq!(tracing.collector.endpoints[0].to_string(), "http://127.0.0.1:4317");
+    let Collector::Grpc(collector) = tracing.collector else { panic!("{:?}", tracing.collector) };
+    assert_eq!(collector.endpoints[0].to_string(), "http://127.0.0.1:4317");
 }
 
 #[test]

@@ -7,24 +7,28 @@ use bidiway::{
         Origins, ServicePattern,
         identity::{Mode, Rule, Settings, TokenSource},
     },
-    session,
+    session, upstream,
     wire::Code,
 };
 use http::HeaderName;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
 use serde_json::json;
 
 use crate::{
     session_calls::entry,
     support::{
         carrier::Carrier,
-        edge::{BOTH, Edge, Http, WebAnswer, edge_with, whole},
+        edge::{BOTH, Client, Edge, Http, WebAnswer, edge_with, whole},
+        grpc_websocket::Call,
         identity::{
             KEY, Publisher, TALK, body, downstream, guarded, guarded_by, identity, mirror, provider,
             provider_with, required, seen, seen_in, with_routes,
         },
         json::{self, Answer, JsonSocket, pretending_with},
+        reload::{Folder, Live},
         socket::Socket,
-        tokens::{Issuer, by_secret, claims, claims_with, unsigned},
+        tokens::{ISSUER, Issuer, by_secret, claims, claims_with, unsigned},
         upstream::Scripted,
         within,
     },
@@ -203,6 +207,7 @@ async fn what_is_wrong_with_a_token_is_said_and_nothing_of_it_repeated() {
         (issuer.token(&claims_with("ada", 60.0, &json!({ "aud": "x" }))), "another audience"),
         (issuer.token(&claims_with("ada", 60.0, &json!({ "iss": "x" }))), "its issuer is not accepted"),
         (issuer.token(&claims_with("ada", 600.0, &json!({ "nbf": 4e9 }))), "not valid yet"),
+        (issuer.token(&claims("ada", -60.0)), "it has expired"),
         (huge, "it has 9000 bytes; at most 8192"),
         ("not-a-token".into(), "three parts"),
     ];
@@ -214,6 +219,14 @@ async fn what_is_wrong_with_a_token_is_said_and_nothing_of_it_repeated() {
             let mut socket = session_of(&edge, Some(&token)).await;
             let answer = socket.unary(TALK, "x").await;
             assert_eq!(answer.code(), Code::UNAUTHENTICATED, "{answer:?}");
+            assert!(answer.trailers.message.contains(part), "{answer:?}");
+            let request = edge.request("POST", TALK).header("content-type", "application/grpc");
+            let request = request.header("te", "trailers").header("authorization", bearer(&token));
+            let native = edge.send(Http::Two, request.body(whole(body())).unwrap()).await;
+            assert_eq!(native.headers()["grpc-status"], "16");
+            let lines = format!("authorization: {}\r\n", bearer(&token));
+            let mut call = Call::open(Carrier::Http1, &edge, TALK, &lines).await;
+            call.finish().await.0.assert_refused(16, part);
         }
     })
     .await;
@@ -412,4 +425,82 @@ async fn a_reload_keeps_what_is_known_of_issuers() {
     let second = edge_with(&upstream.url, bidiway::downstream::Settings::clone(&other)).await;
     let answer = within(10, web(&second, Http::Two, &[("authorization", &token)])).await;
     assert_eq!(answer.status().0, 0, "the issuer is out of reach, but was known");
+}
+
+/// A server's TLS for `localhost`, by an authority that only `ca.pem` in the folder makes known.
+fn private_tls(folder: &Folder) -> ServerConfig {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    folder.write("ca.pem", &authority.pem());
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let chain = vec![params.signed_by(&key, &authority).unwrap().der().clone()];
+    let builder = ServerConfig::builder_with_provider(upstream::provider());
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    builder.with_single_cert(chain, key.serialize_der().try_into().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn keys_are_fetched_over_https_from_whom_the_given_authority_vouches_for() {
+    let issuer = Issuer::new("a");
+    let folder = Folder::new();
+    let publisher = Publisher::start_tls(Some(issuer.jwks()), private_tls(&folder)).await;
+    // Another authority, whose certificates the issuer does not have.
+    folder.certificate("other", "localhost");
+    let upstream = Scripted::start(mirror).await;
+    let config = |ca: &str| {
+        format!(
+            "listeners: [{{ address: 127.0.0.1:0 }}]
+reload: 100ms
+workers: 2
+upstreams: {{ chat: {{ endpoints: [\"{}\"], schema: \"off\" }} }}
+identity:
+  jwt:
+    main:
+      issuer: {ISSUER}
+      audiences: [chat]
+      jwks: {{ url: \"{}\", ca: {ca}, refresh: 1h }}
+      claims: {{ sub: x-user }}
+",
+            upstream.url, publisher.url
+        )
+    };
+    folder.write("a.yaml", &config("other.pem"));
+    let live = Live::start(folder.path("a.yaml"));
+    let call = async |token: &str| {
+        let mut client = Client::connect(live.addresses[0], Http::Two).await;
+        let request = http::Request::post(format!("http://{}{TALK}", live.addresses[0]))
+            .header("content-type", "application/grpc-web+proto")
+            .header("authorization", bearer(token))
+            .body(whole(body()));
+        WebAnswer::read(client.send(request.unwrap()).await.unwrap()).await.unwrap()
+    };
+    let failed = "bidiway_jwks_fetches_total{provider=\"main\",result=\"failed\"}";
+    let good = issuer.token(&claims("ada", 300.0));
+    within(60, async {
+        let answer = call(&good).await;
+        assert_eq!(answer.status().0, 14, "nobody vouches for the issuer: {:?}", answer.status());
+        assert!(live.metric(failed) >= 1);
+        assert_eq!(publisher.fetches(), 0);
+
+        folder.write("a.yaml", &config("ca.pem"));
+        live.generation(2).await;
+        let answer = call(&good).await;
+        assert_eq!((answer.status().0, seen(&answer.headers, "x-user")), (0, vec!["ada".to_owned()]));
+        assert!(publisher.fetches() >= 1);
+
+        // The issuer fails: who is known is known.
+        publisher.publish(None);
+        let before = live.metric(failed);
+        folder.write("a.yaml", &config("ca.pem").replace("refresh: 1h", "refresh: 1s"));
+        live.generation(3).await;
+        while live.metric(failed) < before + 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(call(&good).await.status().0, 0);
+        let wrong = issuer.token(&claims_with("ada", 300.0, &json!({ "aud": "x" })));
+        call(&wrong).await.assert_trailers_only(16, "another audience");
+    })
+    .await;
 }

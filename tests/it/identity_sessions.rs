@@ -1,7 +1,8 @@
 //! Tokens whose time passes while calls run, and whom a session belongs to.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bidiway::{
     downstream::{
         Origins,
@@ -11,6 +12,7 @@ use bidiway::{
     wire::{Code, v1},
 };
 use h2::Reason;
+use http_body_util::BodyExt;
 
 use crate::{
     identity::{bearer, metric, session_of, web},
@@ -19,17 +21,18 @@ use crate::{
     support::{
         carrier::Carrier,
         edge::{Edge, Http, WebAnswer, edge_with, open},
-        identity::{KEY, TALK, downstream, guarded, identity, provider, required, seen_in},
-        json::{pretending_with, request_with},
+        identity::{KEY, TALK, downstream, guarded, identity, later, mirror, provider, required, seen_in},
+        json::pretending_with,
         socket::{Lost, Socket, text},
         tokens::{Issuer, claims},
-        upstream::{Waiting, message},
+        upstream::{Scripted, Waiting, message},
         within,
     },
 };
 
-/// Long enough for a call to begin, and short enough to wait for.
-const SOON: f64 = 1.2;
+/// A token's time in seconds: nothing that begins with it is late, however busy the machine is, and all that has to do
+/// with other times stands still for longer.
+const SOON: f64 = 8.0;
 
 const ENDED: &str = "the token expired while the call was running";
 
@@ -58,10 +61,11 @@ async fn a_stream_ends_with_its_token_and_the_service_learns_it() {
     let mut upstream = Waiting::start(true).await;
     let settings = downstream(identity(provider(&issuer)), required());
     let edge = edge_with(&upstream.server.url, settings).await;
-    within(20, async {
+    within(60, async {
         let mut socket = session_of(&edge, Some(&issuer.token(&claims("ada", SOON)))).await;
         let stream = socket.open(TALK).await;
         upstream.begun(1).await;
+        later(SOON).await;
         assert_expired(&socket.answer(stream).await.trailers);
         assert_eq!(upstream.over.recv().await.unwrap().unwrap(), Reason::CANCEL);
         // New calls are told so as well, and the session goes on for those with a better token.
@@ -77,7 +81,7 @@ async fn a_stream_ends_with_its_token_and_the_service_learns_it() {
 async fn a_client_that_does_not_read_is_told_all_the_same() {
     let issuer = Issuer::new("a");
     let (edge, _upstream) = guarded(&issuer).await;
-    within(20, async {
+    within(60, async {
         let mut socket = session_of(&edge, Some(&issuer.token(&claims("ada", SOON)))).await;
         socket.consumes = false;
         let stream = socket.open(TALK).await;
@@ -85,6 +89,7 @@ async fn a_client_that_does_not_read_is_told_all_the_same() {
         for _ in 0..12 {
             socket.send(stream, vec![7; 16_000]).await;
         }
+        later(SOON).await;
         assert_expired(&socket.answer(stream).await.trailers);
     })
     .await;
@@ -94,50 +99,76 @@ async fn a_client_that_does_not_read_is_told_all_the_same() {
 async fn a_stream_goes_on_with_a_newer_token_of_the_same_subject() {
     let issuer = Issuer::new("a");
     let (edge, _upstream) = guarded(&issuer).await;
-    within(20, async {
+    within(60, async {
         let first = issuer.token(&claims("ada", SOON));
         let (mut ada, mut eve) =
             (session_of(&edge, Some(&first)).await, session_of(&edge, Some(&first)).await);
         let (stream, other) = (endless(&mut ada).await, endless(&mut eve).await);
         refresh(&mut ada, &issuer.token(&claims("ada", 2.0 * SOON))).await;
         refresh(&mut eve, &issuer.token(&claims("eve", 60.0))).await;
-        // The other one's end proves that the first token's time has passed.
+        // An answer to what is said behind it shows that Refresh has come.
+        for (socket, stream) in [(&mut ada, stream), (&mut eve, other)] {
+            socket.send(stream, "behind").await;
+            assert_eq!(socket.message(stream).await, b"behind");
+        }
+        later(SOON).await;
         assert_expired(&eve.answer(other).await.trailers);
         ada.send(stream, "second").await;
         assert_eq!(ada.message(stream).await, b"second", "prolonged, and not by much");
+        later(SOON).await;
         assert_expired(&ada.answer(stream).await.trailers);
     })
     .await;
 }
 
 #[tokio::test]
-async fn where_there_is_no_refresh_a_call_ends_with_its_token() {
+async fn where_there_is_no_refresh_a_call_ends_with_its_token_in_every_dialect() {
     let issuer = Issuer::new("a");
-    let upstream = crate::support::upstream::Scripted::start(crate::support::identity::mirror).await;
+    let upstream = Scripted::start(mirror).await;
     let edge = pretending_with(&upstream.url, downstream(identity(provider(&issuer)), required())).await;
-    within(20, async {
+    within(60, async {
         let token = bearer(&issuer.token(&claims("ada", SOON)));
-        let (sender, body) = open();
-        let request = edge.web(TALK).header("authorization", &token).body(body).unwrap();
-        let response = edge.send(Http::Two, request).await;
-        sender.send(message(b"first")).await.unwrap();
-        let (json_sender, body) = open();
-        let mut request = request_with(
-            &edge,
-            "/demo.v1.Lab/Bidi",
-            "",
-            &[("authorization", &token), ("content-type", "application/x-ndjson")],
-        );
-        *request.body_mut() = body;
-        let json = edge.send(Http::Two, request).await;
-        let answer = WebAnswer::read(response).await.unwrap();
-        let (code, text) = answer.status();
-        assert_eq!((code, text.as_str(), answer.payloads()), (16, ENDED, vec![&b"first"[..]]));
+        let mut senders = Vec::new();
+        let mut begin = async |content_type: &str, path: &str, version| {
+            let (sender, body) = open();
+            let request = edge.request("POST", path).header("content-type", content_type);
+            let request = request.header("authorization", &token).header("te", "trailers");
+            let response = edge.send(version, request.body(body).unwrap()).await;
+            let first = message(b"first");
+            match content_type {
+                "application/grpc-web-text" => sender.send(STANDARD.encode(first).into()).await.unwrap(),
+                "application/x-ndjson" => {}
+                _ => sender.send(first).await.unwrap(),
+            }
+            senders.push(sender);
+            response
+        };
+        let web = begin("application/grpc-web+proto", TALK, Http::Two).await;
+        let text = begin("application/grpc-web-text", TALK, Http::One).await;
+        let mut native = begin("application/grpc", TALK, Http::Two).await.into_body();
+        let json = begin("application/x-ndjson", "/demo.v1.Lab/Bidi", Http::Two).await;
+        assert_eq!(native.frame().await.unwrap().unwrap().into_data().unwrap(), message(b"first"));
+        let came = |dialect| {
+            let line =
+                format!("bidiway_messages_total{{route=\"*\",dialect=\"{dialect}\",direction=\"down\"}} 1");
+            metric(&edge, &line)
+        };
+        while !came("grpc-web") || !came("grpc-web-text") {
+            tokio::task::yield_now().await;
+        }
+        later(SOON).await;
+        for answer in [web, text] {
+            let answer = WebAnswer::read(answer).await.unwrap();
+            let (code, text) = answer.status();
+            assert_eq!((code, text.as_str(), answer.payloads()), (16, ENDED, vec![&b"first"[..]]));
+        }
+        let trailers = native.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(trailers["grpc-status"], "16");
         let json = crate::support::json::Answer::read(json).await;
         assert!(json.body.contains(ENDED), "{json:?}");
-        drop((sender, json_sender));
     })
     .await;
+    assert!(metric(&edge, "bidiway_auth_total{provider=\"main\",result=\"expired_in_call\"} 4"));
 }
 
 #[tokio::test]
@@ -145,7 +176,7 @@ async fn a_deadline_that_comes_first_is_the_deadline() {
     let issuer = Issuer::new("a");
     let upstream = Waiting::start(true).await;
     let edge = edge_with(&upstream.server.url, downstream(identity(provider(&issuer)), required())).await;
-    within(20, async {
+    within(60, async {
         let token = bearer(&issuer.token(&claims("ada", 30.0)));
         let answer = web(&edge, Http::Two, &[("authorization", &token), ("grpc-timeout", "200m")]).await;
         assert_eq!(answer.status().0, 4);
@@ -188,7 +219,7 @@ async fn a_session_goes_on_for_whom_it_belongs_to_with_whatever_token_of_his() {
         vec![entry("authorization", &bearer(&issuer.token(&claims(subject, seconds))))]
     };
     let key = || vec![entry("x-api-key", KEY)];
-    within(20, async {
+    within(60, async {
         for (own, other, goes_on) in [
             (token("ada", 60.0), token("ada", 90.0), true),
             (token("ada", 60.0), token("eve", 60.0), false),
@@ -209,13 +240,13 @@ async fn a_session_goes_on_for_whom_it_belongs_to_with_whatever_token_of_his() {
 #[tokio::test]
 async fn a_session_belongs_to_who_showed_a_cookie_as_well() {
     let issuer = Issuer::new("a");
-    let upstream = crate::support::upstream::Scripted::start(crate::support::identity::mirror).await;
+    let upstream = Scripted::start(mirror).await;
     let sources = vec![TokenSource::Cookie("session".into())];
     let mut settings = downstream(Identity { sources, ..identity(provider(&issuer)) }, required());
     settings.origins = Origins::parse(&["https://app.example"]).unwrap();
     let edge = edge_with(&upstream.url, settings).await;
     let cookie = |subject: &str, seconds: f64| format!("session={}", issuer.token(&claims(subject, seconds)));
-    within(20, async {
+    within(60, async {
         for (other, goes_on) in [(cookie("ada", 90.0), true), (cookie("eve", 90.0), false)] {
             let lost = lost(&edge, vec![], &[("cookie", &cookie("ada", 60.0))]).await;
             assert_eq!(resumes(&back(&edge, lost, vec![], &[("cookie", &other)]).await), goes_on);
@@ -229,7 +260,7 @@ async fn a_new_carrier_with_a_newer_token_lets_running_calls_go_on() {
     let issuer = Issuer::new("a");
     let (edge, _upstream) = guarded(&issuer).await;
     let token = |seconds| vec![entry("authorization", &bearer(&issuer.token(&claims("ada", seconds))))];
-    within(20, async {
+    within(60, async {
         let witness = Arc::new(issuer.token(&claims("eve", SOON)));
         let mut witness = session_of(&edge, Some(&witness)).await;
         let watched = endless(&mut witness).await;
@@ -241,8 +272,8 @@ async fn a_new_carrier_with_a_newer_token_lets_running_calls_go_on() {
         lost.session.refresh(token(60.0));
         let mut socket = lost.resume(websocket_with(Carrier::Http1, &edge, &[]).await).await;
         assert!(matches!(socket.next_own().await, Event::Resumed { .. }));
+        later(SOON).await;
         assert_expired(&witness.answer(watched).await.trailers);
-        tokio::time::sleep(Duration::from_millis(300)).await;
         socket.send(stream, "second").await;
         assert_eq!(socket.message(stream).await, b"second");
         // A call that begins now has the newer token.

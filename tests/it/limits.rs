@@ -10,14 +10,20 @@ use bidiway::{
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
 
-use crate::support::{
-    carrier::{Carrier, tcp},
-    edge::{BOTH, Edge, Http, WebAnswer, edge_with, open, settings, whole},
-    http_carrier::{Requests, hello, said},
-    socket::{Socket, text},
-    upstream::{Scripted, echo, message},
-    within,
+use crate::{
+    session_calls::entry,
+    support::{
+        carrier::{Carrier, tcp},
+        edge::{BOTH, Edge, Http, WebAnswer, edge_with, open, settings, whole},
+        http_carrier::{Requests, hello, said},
+        identity,
+        socket::{Socket, text},
+        tokens::{self, Issuer},
+        upstream::{Scripted, echo, message},
+        within,
+    },
 };
 
 const TALK: &str = "/chat.v1.Chat/Talk";
@@ -173,6 +179,84 @@ async fn a_client_has_so_many_calls_at_a_time_and_its_place_is_free_when_one_end
 }
 
 #[tokio::test]
+async fn a_user_has_so_many_calls_whatever_he_comes_from_and_others_do_not_notice() {
+    let issuer = Issuer::new("a");
+    let mut settings =
+        identity::downstream(identity::identity(identity::provider(&issuer)), identity::required());
+    settings.limits.per_principal = CallLimits { calls_per_second: None, concurrent_calls: Some(2) };
+    let (edge, upstream) = echoing(settings).await;
+    // Two tokens of one subject are one user.
+    let token = |subject, seconds| format!("Bearer {}", issuer.token(&tokens::claims(subject, seconds)));
+    let (ada, later_ada, eve) = (token("ada", 60.0), token("ada", 90.0), token("eve", 60.0));
+    let call = async |version, name: &str, value: &str| {
+        let request = edge.web(TALK).header(name, value).body(whole(message(b"hi")));
+        WebAnswer::read(edge.send(version, request.unwrap()).await).await.unwrap()
+    };
+    within(20, async {
+        let metadata = vec![entry("authorization", &ada)];
+        let settings = session::Settings { metadata, ..session::Settings::default() };
+        let mut socket = Carrier::Http1.connect_to(edge.address, settings).await;
+        let one = socket.open(TALK).await;
+        socket.send(one, "1").await;
+        assert_eq!(socket.message(one).await, b"1");
+        // On another connection, in another dialect.
+        let (body, request) = open();
+        body.send(message(b"2")).await.unwrap();
+        let request = edge.web(TALK).header("authorization", &later_ada).body(request).unwrap();
+        let mut client = edge.connect(Http::Two).await;
+        let two = client.send(request).await.unwrap();
+
+        for version in BOTH {
+            let answer = call(version, "authorization", &later_ada).await;
+            answer.assert_trailers_only(8, "this user has 2 open calls");
+        }
+        let answer = socket.unary(TALK, "3").await;
+        assert_eq!((answer.code(), answer.by_proxy()), (Code::RESOURCE_EXHAUSTED, true));
+        assert_eq!(call(Http::Two, "authorization", &eve).await.status().0, 0);
+        assert_eq!(call(Http::Two, "x-api-key", identity::KEY).await.status().0, 0);
+        assert_eq!(upstream.requests(), 4, "a refused call goes nowhere");
+        assert_limited(&edge, "concurrent_calls_per_principal", 3);
+
+        drop(body);
+        assert_eq!(WebAnswer::read(two).await.unwrap().payloads(), [b"2"]);
+        assert_eq!(call(Http::One, "authorization", &ada).await.status().0, 0);
+        socket.finish(one).await;
+        assert_eq!(socket.answer(one).await.code(), Code::OK);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_users_calls_that_come_too_fast_are_refused_with_the_time_to_come_again() {
+    let issuer = Issuer::new("a");
+    let mut settings =
+        identity::downstream(identity::identity(identity::provider(&issuer)), identity::required());
+    settings.limits.per_principal = CallLimits { calls_per_second: Some(1), concurrent_calls: None };
+    let (edge, _upstream) = echoing(settings).await;
+    let call = async |subject| {
+        let token = format!("Bearer {}", issuer.token(&tokens::claims(subject, 60.0)));
+        let request = edge.web(TALK).header("authorization", token).body(whole(message(b"hi")));
+        WebAnswer::read(edge.send(Http::Two, request.unwrap()).await).await.unwrap()
+    };
+    within(20, async {
+        assert_eq!(call("ada").await.status().0, 0);
+        let refused = loop {
+            let answer = call("ada").await;
+            if answer.status().0 != 0 {
+                break answer;
+            }
+        };
+        refused.assert_trailers_only(8, "more than 1 calls a second");
+        let wait = pushback(&refused.headers).unwrap();
+        assert_eq!(call("eve").await.status().0, 0);
+        assert_limited(&edge, "calls_per_principal", 1);
+        identity::later(wait as f64 / 1000.0).await;
+        assert_eq!(call("ada").await.status().0, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_route_takes_as_much_as_it_may_and_other_routes_do_not_notice() {
     let route = |service: &str, limits| RouteSettings {
         limits,
@@ -244,6 +328,56 @@ async fn under_overload_new_work_is_refused_and_what_runs_goes_on() {
             let line = format!("bidiway_shed_total{{resource=\"memory\",{line}\n");
             assert!(text.contains(&line), "{line} is not in\n{text}");
         }
+    })
+    .await;
+}
+
+/// Lets everything in this thread wait, again and again, as a worker does that has too much to do.
+#[expect(clippy::disallowed_methods, reason = "a thread that is kept busy is what the test is about")]
+async fn keep_busy(done: CancellationToken) {
+    while !done.is_cancelled() {
+        std::thread::sleep(Duration::from_millis(300));
+        // What became due in the meantime has its turn.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_kept_busy_sheds_new_work_and_what_runs_goes_on() {
+    let mut settings = unwatched();
+    settings.limits.overload.lag = Duration::from_millis(5);
+    let (edge, upstream) = echoing(settings).await;
+    within(120, async {
+        let mut socket = Socket::connect(edge.address).await;
+        let running = socket.open(TALK).await;
+        socket.send(running, "before").await;
+        assert_eq!(socket.message(running).await, b"before");
+        let lagging = |count: u32| {
+            edge.metrics.encode().contains(&format!("bidiway_overload{{resource=\"event_loop\"}} {count}\n"))
+        };
+        let done = CancellationToken::new();
+        let busy = tokio::spawn(keep_busy(done.clone()));
+        while !lagging(1) {
+            tokio::task::yield_now().await;
+        }
+        let answer = call(&edge, Http::Two, TALK).await;
+        answer.assert_trailers_only(14, "short of time");
+        assert_eq!(pushback(&answer.headers), Some(1000));
+        assert_eq!(socket.unary(TALK, "new").await.code(), Code::UNAVAILABLE);
+        assert_eq!(upstream.requests(), 1);
+        socket.send(running, "meanwhile").await;
+        assert_eq!(socket.message(running).await, b"meanwhile");
+
+        done.cancel();
+        busy.await.unwrap();
+        while !lagging(0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(socket.unary(TALK, "again").await.code(), Code::OK);
+        socket.finish(running).await;
+        assert_eq!(socket.answer(running).await.code(), Code::OK);
+        let text = edge.metrics.encode();
+        assert!(text.contains("bidiway_shed_total{resource=\"event_loop\",work=\"call\"} 2\n"), "{text}");
     })
     .await;
 }

@@ -308,6 +308,37 @@ async fn a_signal_or_a_changed_file_brings_another_configuration_and_a_broken_on
 }
 
 #[tokio::test]
+async fn a_broken_configuration_is_told_in_the_log_once_with_its_place_and_what_holds_is_told_too() {
+    let folder = Folder::new();
+    folder.write("bidiway.yaml", &reloadable("100ms", "http://127.0.0.1:1"));
+    let file = folder.path("bidiway.yaml");
+    let command = ["serve", "--log", "info", "--log-format", "json", "--config", file.to_str().unwrap()];
+    let mut process = Process::start(Command::new(BINARY).args(command));
+    process.address("listening on http://").await;
+    let admin = process.address("admin on http://").await;
+    let mut log = BufReader::new(process.child.stderr.take().unwrap()).lines();
+    let mut next = async |level: &str| -> serde_json::Value {
+        loop {
+            let line = within(20, log.next_line()).await.unwrap().unwrap();
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if line["level"] == level && line.to_string().contains("configuration") {
+                return line;
+            }
+        }
+    };
+    folder.write("bidiway.yaml", &reloadable("100ms", "http://127.0.0.1:1").replace("endpoints", "endpoint"));
+    let line = next("ERROR").await;
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains("bidiway.yaml:4:") && error.contains("did you mean `endpoints`?"), "{error}");
+    assert!(line["message"].as_str().unwrap().contains("the last good one stays"), "{line}");
+    told(admin, "bidiway_config_reloads_total{result=\"failed\"} 1").await;
+    folder.write("bidiway.yaml", &reloadable("100ms", "http://127.0.0.1:2"));
+    // The next line about it is the good news.
+    next("INFO").await;
+    told(admin, "bidiway_config_generation 2").await;
+}
+
+#[tokio::test]
 async fn a_process_without_a_file_lives_through_sighup() {
     let mut process = Process::start(Command::new(BINARY).args(SERVE));
     process.address("listening on http://").await;

@@ -198,9 +198,44 @@ async fn twenty_rotations_under_a_thousand_streams_drop_none_and_new_calls_take_
         + live.metric("bidiway_calls_active{route=\"old.Echo\",dialect=\"grpc-web\"}");
     assert_eq!(streams, 1000);
     assert!(live.metric("bidiway_config_reloads_total{result=\"applied\"}") >= 20);
+    // Connections with certificates that are long gone serve as before.
+    for connection in &mut kept {
+        connection
+            .write_all(b"GET /nothing HTTP/1.1\r\nhost: edge.test\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        within(10, connection.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    }
     // One for each worker: upstreams that did not change keep their connections.
     assert!(stay.connections() <= 2, "{}", stay.connections());
     assert_eq!(live.metric("bidiway_sessions_open"), SESSIONS as u64);
+}
+
+#[tokio::test]
+async fn an_open_session_takes_the_routes_of_its_host_that_a_reload_brings() {
+    let (blue, green) = (parrot("blue").await, parrot("green").await);
+    let folder = Folder::new();
+    let upstreams = [("blue", blue.url.as_str()), ("green", green.url.as_str())];
+    let old = config(&upstreams, &[("*", "blue")], PLAIN);
+    folder.write("a.yaml", &old);
+    let live = Live::start(folder.path("a.yaml"));
+    let mut session = session(&live).await;
+    let running = session.open("/a.B/Talk").await;
+    session.send(running, &b"1"[..]).await;
+    assert_eq!(session.message(running).await, b"blue:1");
+
+    let host = "routes:\n  - { service: \"*\", hosts: [127.0.0.1], upstream: green }\n  - { service: a.B, hosts: [other.test], upstream: blue }";
+    folder.write("a.yaml", &old.replace("routes:", host));
+    live.generation(2).await;
+    assert_eq!(asked(&mut session, "/a.B/Talk").await, "green:x");
+    session.send(running, &b"2"[..]).await;
+    assert_eq!(session.message(running).await, b"blue:2");
+
+    folder.write("a.yaml", &old);
+    live.generation(3).await;
+    assert_eq!(asked(&mut session, "/a.B/Talk").await, "blue:x");
 }
 
 #[tokio::test]

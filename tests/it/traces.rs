@@ -1,10 +1,13 @@
 //! Traces, as a collector and the services see them.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
 
 use bidiway::{
     demo::{Services, v1 as demo},
-    server::TracingSettings,
+    server::{self, TracingSettings},
     session::{Session, Settings as SessionSettings, Side},
     telemetry::{
         TraceSettings,
@@ -17,6 +20,7 @@ use bidiway::{
             trace::{Span, span::SpanKind, status::StatusCode},
         },
     },
+    upstream::ClientTls,
     wire::{TraceContext, trace_context::hex, v1},
 };
 use http::HeaderMap;
@@ -46,7 +50,7 @@ const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00
 
 /// A collector that takes spans as the protocol says.
 struct Collector {
-    address: SocketAddr,
+    way: server::Collector,
     requests: mpsc::Receiver<(HeaderMap, ExportTraceServiceRequest)>,
     waiting: Vec<Span>,
 }
@@ -72,7 +76,30 @@ impl Collector {
         let (sender, requests) = mpsc::channel(100);
         let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Taking(sender)));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        Self { address, requests, waiting: Vec::new() }
+        let upstream = calls::settings(&[&format!("http://{address}")]);
+        Self { way: server::Collector::Grpc(Arc::new(upstream)), requests, waiting: Vec::new() }
+    }
+
+    /// One that speaks HTTP. It answers the first requests with these statuses.
+    async fn over_http(statuses: &'static [u16]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+        let (sender, requests) = mpsc::channel(100);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let take = move |headers: HeaderMap, body: bytes::Bytes| {
+            let status = statuses.get(asked.fetch_add(1, SeqCst)).copied().unwrap_or(200);
+            assert_eq!(headers["content-type"], "application/x-protobuf");
+            let request = ExportTraceServiceRequest::decode(body).unwrap();
+            if status == 200 {
+                sender.try_send((headers, request)).unwrap();
+            }
+            let answer = ExportTraceServiceResponse::default().encode_to_vec();
+            std::future::ready((http::StatusCode::from_u16(status).unwrap(), answer))
+        };
+        let router = axum::Router::new().route("/v1/traces", axum::routing::post(take));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let way = server::Collector::Http(url.parse().unwrap(), ClientTls::trusting_nobody());
+        Self { way, requests, waiting: Vec::new() }
     }
 
     fn settings(&self, sample: f64) -> TracingSettings {
@@ -80,7 +107,7 @@ impl Collector {
         headers.insert("x-api-key", "k1".parse().unwrap());
         TracingSettings {
             traces: TraceSettings { sample, trust_parent: true },
-            collector: Arc::new(calls::settings(&[&format!("http://{}", self.address)])),
+            collector: self.way.clone(),
             headers,
             service_name: "edge".into(),
         }
@@ -190,6 +217,63 @@ async fn a_call_is_one_span_between_its_clients_and_its_services() {
     assert_child(&told, &span);
     let states: Vec<_> = told.get_all("tracestate").iter().map(|value| value.to_str().unwrap()).collect();
     assert_eq!((states, told["baggage"].to_str().unwrap()), (vec!["a=1", "b=2"], "user=7"));
+    collector.no_more(edge).await;
+}
+
+/// The spans of so many unary calls, which are made now.
+async fn spans_of_calls(edge: &Edge, collector: &mut Collector, count: usize) -> Vec<Span> {
+    let mut spans = Vec::new();
+    for _ in 0..count {
+        let request = edge.web(TALK).body(whole(message(b"hi"))).unwrap();
+        let answer = WebAnswer::read(edge.send(Http::Two, request).await).await.unwrap();
+        assert_eq!(answer.status().0, 0);
+    }
+    for _ in 0..count {
+        spans.push(collector.span().await);
+    }
+    spans
+}
+
+#[tokio::test]
+async fn a_collector_that_speaks_http_gets_the_same_spans_and_is_asked_again_when_it_is_busy() {
+    let upstream = Scripted::start(echo).await;
+    let mut collector = Collector::over_http(&[503]).await;
+    let edge = edge(&upstream.url, &collector, 1.0).await;
+    within(30, async {
+        for span in spans_of_calls(&edge, &mut collector, 2).await {
+            assert_eq!((&*span.name, span.kind), ("chat.v1.Chat/Talk", SpanKind::Server as i32));
+            assert_eq!(
+                (of(&span, "bidiway.dialect"), of(&span, "rpc.service")),
+                ("grpc-web".into(), "chat.v1.Chat".into())
+            );
+        }
+        let count = |result: &str, count: u32| {
+            edge.metrics.encode().contains(&format!("bidiway_spans_total{{result=\"{result}\"}} {count}\n"))
+        };
+        while !count("exported", 2) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert!(count("failed", 0));
+    })
+    .await;
+    collector.no_more(edge).await;
+}
+
+#[tokio::test]
+async fn spans_that_a_collector_over_http_refuses_for_good_are_counted_and_not_sent_again() {
+    let upstream = Scripted::start(echo).await;
+    let mut collector = Collector::over_http(&[400]).await;
+    let edge = edge(&upstream.url, &collector, 1.0).await;
+    within(30, async {
+        let request = edge.web(TALK).body(whole(message(b"hi"))).unwrap();
+        assert_eq!(WebAnswer::read(edge.send(Http::Two, request).await).await.unwrap().status().0, 0);
+        while !edge.metrics.encode().contains("bidiway_spans_total{result=\"failed\"} 1\n") {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        // The next ones are taken.
+        assert_eq!(spans_of_calls(&edge, &mut collector, 1).await.len(), 1);
+    })
+    .await;
     collector.no_more(edge).await;
 }
 
@@ -344,7 +428,7 @@ async fn what_the_collector_does_not_take_is_counted_and_calls_do_not_notice() {
     let (upstream, _told) = telling().await;
     let collector = Collector::start().await;
     let mut tracing = collector.settings(1.0);
-    tracing.collector = Arc::new(calls::settings(&["http://127.0.0.1:1"]));
+    tracing.collector = server::Collector::Grpc(Arc::new(calls::settings(&["http://127.0.0.1:1"])));
     let upstream = calls::settings(&[&upstream.url]);
     let mut edge =
         edge_adjusted(reflection(), vec![upstream], settings(), |settings| settings.tracing = Some(tracing))

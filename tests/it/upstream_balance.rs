@@ -1,12 +1,19 @@
 //! Which replica a call goes to: shares, keys, names that change, replicas that die, are ill or fail.
 
-use std::{collections::HashMap, net::Ipv4Addr, sync::Arc, sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::Ipv4Addr,
+    sync::Arc,
+    sync::atomic::Ordering::SeqCst,
+    time::Duration,
+};
 
 use bidiway::{
     demo::{
         Services,
         v1::{HelloRequest, greeter_client::GreeterClient},
     },
+    downstream::{self, RouteSettings, ServicePattern},
     telemetry::Metrics,
     upstream::{
         Balance, Channel, DnsSettings, EjectionSettings, HashKey, HealthSettings, Roster, Settings, Upstream,
@@ -17,10 +24,11 @@ use tonic::{Code, Request, Status};
 
 use crate::support::{
     calls::settings,
-    edge::{self, Http},
+    edge::{self, Edge, Http},
     json,
     names::{NAME, Names},
     replicas::{Replica, ip, replicas},
+    upstream::{Exchange, Scripted, end, message, send},
     within,
 };
 
@@ -413,4 +421,165 @@ async fn a_whole_proxy_resolves_checks_and_reflects() {
     }
     let text = edge.metrics.encode();
     assert!(text.contains("bidiway_upstream_endpoints{upstream=\"chat\",state=\"healthy\"} 1"), "{text}");
+}
+
+/// Calls over each of these connections, at the same time.
+async fn calls_over(clients: &mut [edge::Client], edge: &Edge, each: usize) {
+    let calls = clients.iter_mut().map(async |client| {
+        for _ in 0..each {
+            let request = json::request(edge, "/demo.v1.Greeter/Hello", r#"{"name":"x"}"#);
+            let answer = json::Answer::read(client.send(request).await.unwrap()).await;
+            assert_eq!(answer.http, 200, "{answer:?}");
+        }
+    });
+    within(60, futures_util::future::join_all(calls)).await;
+}
+
+#[tokio::test]
+async fn through_a_proxy_of_several_workers_calls_spread_evenly_over_the_replicas_that_there_are() {
+    let mut replicas = replicas(3);
+    let names = Names::start(&[ip(1), ip(2)]).await;
+    let upstream = Settings {
+        dns: DnsSettings { interval: SOON, servers: vec![names.address] },
+        health: Some(HealthSettings { interval: SOON, ..HealthSettings::default() }),
+        ..settings(&[&format!("dns+http://{NAME}:{}", replicas[0].address.port())])
+    };
+    let edge = edge::start(3, json::schema(), vec![upstream], edge::settings()).await;
+    let shows = async |line: &str| {
+        let line = format!("{line}\n");
+        within(20, async {
+            while !edge.metrics.encode().contains(&line) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    };
+    let endpoints =
+        |state, count| format!("bidiway_upstream_endpoints{{upstream=\"chat\",state=\"{state}\"}} {count}");
+    // The kernel gives each worker some of them.
+    let mut clients = Vec::new();
+    for _ in 0..24 {
+        clients.push(edge.connect(Http::Two).await);
+    }
+    let since = |replicas: &[Replica], before: &[usize]| -> Vec<usize> {
+        counts(replicas).iter().zip(before).map(|(now, before)| now - before).collect()
+    };
+
+    calls_over(&mut clients, &edge, 50).await;
+    assert_even(&[0; 2], &counts(&replicas)[..2]);
+    assert_eq!(replicas[2].greeted(), 0);
+    let text = edge.metrics.encode();
+    let line = text.lines().find(|line| line.starts_with("bidiway_upstream_connections{")).unwrap();
+    let connections: usize = line.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(connections > 2, "more than one worker has called: {connections}");
+
+    // Known after the next resolution: one may be under way, and each asks for A and AAAA.
+    let asked = names.asked();
+    names.set(&[ip(1), ip(2), ip(3)]);
+    within(20, async {
+        while names.asked() < asked + 6 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(edge.metrics.encode().contains(&endpoints("resolved", 3)));
+    shows(&endpoints("healthy", 3)).await;
+    let before = counts(&replicas);
+    calls_over(&mut clients, &edge, 75).await;
+    assert_even(&before, &counts(&replicas));
+
+    replicas[1].serving(false).await;
+    shows(&endpoints("unhealthy", 1)).await;
+    // Each worker hears of it by itself.
+    within(20, async {
+        loop {
+            let before = replicas[1].greeted();
+            calls_over(&mut clients, &edge, 2).await;
+            if replicas[1].greeted() == before {
+                return;
+            }
+        }
+    })
+    .await;
+    let before = counts(&replicas);
+    calls_over(&mut clients, &edge, 50).await;
+    let shares = since(&replicas, &before);
+    assert_eq!(shares[1], 0, "an unhealthy one gets none");
+    assert_even(&[0; 2], &[shares[0], shares[2]]);
+
+    replicas[1].serving(true).await;
+    shows(&endpoints("healthy", 3)).await;
+    drop(replicas.pop());
+    // It is found dead by a health check or a connection, and until then calls may be lost with it.
+    shows(&endpoints("unhealthy", 1)).await;
+    let before = counts(&replicas);
+    calls_over(&mut clients, &edge, 50).await;
+    let shares = since(&replicas, &before);
+    assert_eq!(shares.iter().sum::<usize>(), 24 * 50, "none is lost");
+}
+
+/// Says who it is.
+async fn named_service(name: String) -> Scripted {
+    Scripted::start(move |mut exchange: Exchange| {
+        let name = name.clone();
+        async move {
+            let mut stream = exchange.headers();
+            send(&mut stream, message(name.as_bytes())).await;
+            end(&mut stream, 0);
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_users_calls_stay_with_one_replica_of_each_upstream_among_which_they_are_drawn() {
+    let mut upstreams = Vec::new();
+    let mut services = Vec::new();
+    let keys = [HashKey::Header("x-user".parse().unwrap()), HashKey::Cookie("sid".to_owned())];
+    for (name, key) in ["stable", "canary"].into_iter().zip(keys) {
+        let mut urls = Vec::new();
+        for replica in 0..3 {
+            let service = named_service(format!("{name} {replica}")).await;
+            urls.push(service.url.clone());
+            services.push(service);
+        }
+        let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+        upstreams.push(Settings { name: name.to_owned(), balance: Balance::Hash(key), ..settings(&urls) });
+    }
+    let route = RouteSettings {
+        upstreams: vec![("stable".into(), 3), ("canary".into(), 1)],
+        ..RouteSettings::new(ServicePattern::Any, "stable")
+    };
+    let downstream = downstream::Settings {
+        routes: vec![route],
+        upgrade_headers: vec![http::header::COOKIE],
+        ..downstream::Settings::default()
+    };
+    let edge = edge::edge_among(upstreams, downstream).await;
+    let mut client = edge.connect(Http::Two).await;
+    let mut homes: HashMap<String, HashSet<String>> = HashMap::new();
+    within(60, async {
+        for user in 0..12 {
+            let mut seen = HashMap::new();
+            for _ in 0..40 {
+                let request = edge.web("/chat.v1.Chat/Talk");
+                let request = request
+                    .header("x-user", format!("user-{user}"))
+                    .header("cookie", format!("a=b; sid=s{user}"));
+                let response = client.send(request.body(edge::whole(message(b"x"))).unwrap()).await.unwrap();
+                let answer = edge::WebAnswer::read(response).await.unwrap();
+                let text = String::from_utf8(answer.payloads()[0].to_vec()).unwrap();
+                let (upstream, replica) = text.split_once(' ').unwrap();
+                let home = seen.entry(upstream.to_owned()).or_insert_with(|| replica.to_owned());
+                assert_eq!(home, replica, "user {user} moved within {upstream}");
+            }
+            for (upstream, replica) in seen {
+                homes.entry(upstream).or_default().insert(replica);
+            }
+        }
+    })
+    .await;
+    for upstream in ["stable", "canary"] {
+        assert!(homes[upstream].len() > 1, "{homes:?}");
+    }
 }

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bidiway::{
+    downstream::{self, RouteSettings, ServicePattern},
     telemetry::Metrics,
     upstream::{Call, Chunk, Received, Roster, Settings, Upstream},
     wire::{Code, Origin},
@@ -13,7 +14,7 @@ use futures_util::FutureExt;
 
 use crate::support::{
     calls::{Answer, answer, capacity, next, request, request_with_timeout, settings},
-    edge::{self, WebAnswer, edge_over, open},
+    edge::{self, WebAnswer, edge_over, edge_with, open},
     raw::{
         ACK, CANCEL, DATA, Frame, INITIAL_WINDOW_SIZE, PING, RST_STREAM, RawConnection, RawServer, encode,
         ok_headers, trailers,
@@ -191,6 +192,37 @@ async fn streams_of_sessions_and_calls_of_grpc_web_end_by_age_alike() {
     }
     server.begun(4).await;
     server.cancelled(4).await;
+}
+
+#[tokio::test]
+async fn a_route_has_a_greatest_age_of_its_own_in_every_dialect_and_others_have_none() {
+    let mut server = Waiting::start(true).await;
+    let old = RouteSettings {
+        max_stream_age: Some(Duration::from_millis(300)),
+        ..RouteSettings::new(ServicePattern::Service("chat.v1.Chat".into()), "chat")
+    };
+    let routes = vec![RouteSettings::new(ServicePattern::Any, "chat"), old];
+    let edge = edge_with(&server.server.url, downstream::Settings { routes, ..edge::settings() }).await;
+    const AGED: &str = "the call has reached the greatest age of its route, 300ms; call again";
+    within(20, async {
+        let mut socket = Socket::connect(edge.address).await;
+        let other = socket.open("/other.v1.Other/Do").await;
+        let stream = socket.open("/chat.v1.Chat/Talk").await;
+        let answer = socket.answer(stream).await;
+        assert_eq!((answer.code(), answer.by_proxy()), (Code::UNAVAILABLE, true), "{answer:?}");
+        assert_eq!(answer.trailers.message, AGED);
+        let (_sender, body) = open();
+        let request = edge.web("/chat.v1.Chat/Talk").body(body).unwrap();
+        let answer = WebAnswer::read(edge.send(edge::Http::Two, request).await).await.unwrap();
+        assert_eq!(answer.status(), (14, AGED.to_owned()));
+        server.begun(3).await;
+        server.cancelled(2).await;
+        socket.cancel(other).await;
+        server.cancelled(1).await;
+        let text = edge.metrics.encode();
+        assert!(text.contains("bidiway_calls_total{route=\"*\",dialect=\"session\",code=\"CANCELLED\",origin=\"client\"} 1\n"), "{text}");
+    })
+    .await;
 }
 
 /// Waits until the client has seen everything written so far; returns the DATA frames that it had sent before.

@@ -3,6 +3,7 @@
 use super::Builder;
 use crate::{
     config::{
+        Duration,
         file::{Percent, Retrying, Upstream},
         read::At,
     },
@@ -23,14 +24,18 @@ impl Builder<'_> {
         }
         settings.max_calls = given.max_calls.map(|n| n as usize);
         settings.max_pending = given.max_pending.map(|n| n as usize);
-        if let Some(At { at, .. }) = given.max_stream_age {
-            let mut age = std::time::Duration::ZERO;
-            self.time(&mut age, given.max_stream_age.as_ref());
-            if !age.is_zero() && age < LEAST_AGE {
-                self.problems.add(at, "a second is the least: a call that ends sooner is a timeout's matter");
-            }
-            settings.max_stream_age = Some(age);
+        settings.max_stream_age = self.stream_age(given.max_stream_age.as_ref());
+    }
+
+    /// The greatest age of calls, of an upstream or of a route.
+    pub(super) fn stream_age(&mut self, given: Option<&At<Duration>>) -> Option<std::time::Duration> {
+        let at = given?.at;
+        let mut age = std::time::Duration::ZERO;
+        self.time(&mut age, given);
+        if !age.is_zero() && age < LEAST_AGE {
+            self.problems.add(at, "a second is the least: a call that ends sooner is a timeout's matter");
         }
+        Some(age)
     }
 }
 

@@ -15,10 +15,10 @@ use crate::{
         read::{At, AtLeastOne, Named},
     },
     downstream::identity::{
-        ApiKey, ApiKeySettings, Auth, Authority, ExtAuthzSettings, HttpUrl, JwksUrl, KeySet, KeySource, Mode,
+        ApiKey, ApiKeySettings, Auth, Authority, ExtAuthzSettings, JwksUrl, KeySet, KeySource, Mode,
         ProviderSettings, Rule, Settings, TokenSource,
     },
-    upstream::{ClientPem, ClientTls},
+    upstream::{ClientPem, ClientTls, HttpUrl},
     wire::metadata,
 };
 

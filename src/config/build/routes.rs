@@ -80,6 +80,7 @@ impl Builder<'_> {
         let upstreams = self.route_upstreams(*at, route, names);
         let mut timeout = Time::ZERO;
         self.time(&mut timeout, route.timeout.as_ref());
+        let max_stream_age = self.stream_age(route.max_stream_age.as_ref());
         let mut max_message = around.max_message;
         self.size(&mut max_message, route.max_message.as_ref(), 1, LARGEST_MESSAGE);
         let hosts = route.hosts.as_ref().map(|hosts| self.hosts(&hosts.0)).unwrap_or_default();
@@ -103,6 +104,7 @@ impl Builder<'_> {
             upstreams,
             dialects,
             timeout: route.timeout.is_some().then_some(timeout),
+            max_stream_age,
             max_message,
             cookies,
             request_metadata: request_metadata.unwrap_or_default(),

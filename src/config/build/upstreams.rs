@@ -80,7 +80,11 @@ impl Builder<'_> {
         Some(Arc::new(settings))
     }
 
-    fn client_tls(&mut self, given: Option<&At<UpstreamTls>>, endpoints: Position) -> Option<ClientTls> {
+    pub(super) fn client_tls(
+        &mut self,
+        given: Option<&At<UpstreamTls>>,
+        endpoints: Position,
+    ) -> Option<ClientTls> {
         let at = given.map_or(endpoints, |tls| tls.at);
         let tls = given.map(|tls| &tls.value);
         let ca = tls.and_then(|tls| tls.ca.as_ref());

@@ -32,6 +32,9 @@ section! { "a route"
         dialects: Option<AtLeastOne<At<DialectWord>>>,
         /// The longest a call may take, and the deadline of calls that have none. Default: no limit.
         timeout: Option<At<Duration>>,
+        /// The greatest age of a call: then it ends with UNAVAILABLE, and its client calls again, perhaps elsewhere. It
+        /// varies by a tenth. The upstream's holds besides. Default: no limit.
+        max_stream_age: Option<At<Duration>>,
         /// The largest message, either way. Default: limits.max_message.
         max_message: Option<At<Size>>,
         /// Cookies that become metadata: `{ session: x-session }`. Needs a list of `origins` without "*".

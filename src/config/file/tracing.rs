@@ -2,7 +2,7 @@
 
 use super::UpstreamTls;
 use crate::config::{
-    choice::Share,
+    choice::{OtlpWay, Share},
     node::Node,
     problem::Problems,
     read::{At, Named, Read, Section, section},
@@ -24,10 +24,13 @@ section! { "tracing"
 }
 
 section! { "tracing.otlp"
-    /// A collector that speaks OpenTelemetry's protocol over gRPC.
+    /// A collector that speaks OpenTelemetry's protocol.
     struct Otlp {
-        /// `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`. Its usual port is 4317.
+        /// With gRPC `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`; its usual port is 4317. Over HTTP a URL, to
+        /// which `/v1/traces` is added unless it ends so; its usual port is 4318.
         endpoint: At<String>,
+        /// `grpc`, or `http` (protobuf over HTTP/1.1). Default: grpc.
+        protocol: Option<OtlpWay>,
         /// TLS for an https endpoint.
         tls: Option<At<UpstreamTls>>,
         /// What the collector wants to see with each request: API keys and the like.

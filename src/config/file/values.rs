@@ -9,8 +9,8 @@ use crate::{
         Duration, Size,
         choice::{
             AlgorithmName, CLIENT_AUTH, DEFAULTS, DIALECTS, Defaults, DialectWord, FIELD_NAMES, FORMAT,
-            Keepalive, MIN_VERSION, ON_FAILURE, OnFailure, ROUTE_MODE, RouteMode, UNKNOWN_FIELDS,
-            UnknownFields,
+            Keepalive, MIN_VERSION, ON_FAILURE, OTLP_WAY, OnFailure, OtlpWay, ROUTE_MODE, RouteMode,
+            UNKNOWN_FIELDS, UnknownFields,
         },
         read::{At, AtLeastOne, Named},
     },
@@ -68,6 +68,7 @@ value_schema!(OnFailure, "OnFailure", json_schema!({ "enum": ON_FAILURE.map(|(wo
 value_schema!(RouteMode, "RouteMode", json_schema!({ "enum": ROUTE_MODE.map(|(word, _)| word) }));
 value_schema!(ClientAuth, "ClientAuth", json_schema!({ "enum": CLIENT_AUTH.map(|(word, _)| word) }));
 value_schema!(MinVersion, "MinVersion", json_schema!({ "enum": MIN_VERSION.map(|(word, _)| word) }));
+value_schema!(OtlpWay, "OtlpWay", json_schema!({ "enum": OTLP_WAY.map(|(word, _)| word) }));
 value_schema!(Format, "Format", json_schema!({ "enum": FORMAT.map(|(word, _)| word) }));
 
 /// Places are no business of editors.

@@ -8,6 +8,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName};
 use prometheus_client::metrics::counter::Counter;
+use tokio::time::Instant;
 
 use super::{
     KeySource, Settings, Shown, Token, TokenError, Verified,
@@ -26,6 +27,9 @@ pub(super) const NOBODY: &str = "(none)";
 pub(super) const API_KEYS: &str = "api_keys";
 pub(super) const EXT_AUTHZ: &str = "ext_authz";
 
+/// Tells the time since 1970, by which tokens expire.
+pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
 /// What knows who a caller is. Made from the configuration; it begins to fetch keys when the first route uses it.
 pub struct Authority {
     settings: Settings,
@@ -34,6 +38,7 @@ pub struct Authority {
     /// Metadata that only the proxy may write.
     claimed: Vec<HeaderName>,
     cache: TokenCache,
+    clock: Clock,
     counters: OnceLock<Counters>,
 }
 
@@ -66,6 +71,12 @@ pub(crate) struct Identified {
 impl Authority {
     /// An authority that knows what the settings say.
     pub fn new(settings: Settings) -> Arc<Self> {
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::with_clock(settings, Arc::new(clock))
+    }
+
+    /// The same by another clock than the system's.
+    pub fn with_clock(settings: Settings, clock: Clock) -> Arc<Self> {
         let store = |provider: &super::ProviderSettings| KeyStore::new(&provider.keys, settings.cooldown);
         let stores = settings.providers.iter().map(store).collect();
         let api_keys = settings.api_keys.clone().map(ApiKeys::new);
@@ -75,7 +86,7 @@ impl Authority {
         claimed.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         claimed.dedup();
         let cache = TokenCache::new(settings.cache);
-        Arc::new(Self { settings, stores, api_keys, claimed, cache, counters: OnceLock::new() })
+        Arc::new(Self { settings, stores, api_keys, claimed, cache, clock, counters: OnceLock::new() })
     }
 
     /// What it was made from.
@@ -136,6 +147,12 @@ impl Authority {
         Identified { token: Some(token), principal, later }
     }
 
+    /// When a token's time is over; far away when the clock cannot tell.
+    pub(super) fn end_of(&self, verified: &Verified) -> Instant {
+        const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        Instant::now() + verified.expires.saturating_sub((self.clock)()).min(FAR)
+    }
+
     /// All providers.
     pub(super) fn everybody(&self) -> Vec<usize> {
         (0..self.stores.len()).collect()
@@ -143,7 +160,7 @@ impl Authority {
 
     /// Believes a token of one of these providers, or says why not.
     pub(super) fn verify(&self, token: &Token, providers: &[usize]) -> Result<Arc<Verified>, Unverified> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = (self.clock)();
         let Token(token) = token;
         for &provider in providers {
             let (_, generation) = self.stores[provider].current();

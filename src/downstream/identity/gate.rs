@@ -12,7 +12,7 @@ use super::{
     credentials::{self, FoundToken},
     ext_authz::{ExtAuthz, Question},
     key_store::Renewal,
-    lease::{self, TokenLease},
+    lease::TokenLease,
 };
 use crate::{
     downstream::{ConnInfo, Route},
@@ -114,7 +114,7 @@ impl Gate {
                     self.accept(&verified, &token, metadata)?;
                     passed.principal = Some(Arc::clone(&verified.principal));
                     // Most calls have a deadline that comes first.
-                    if deadline.is_none_or(|deadline| lease::end(&verified) < deadline) {
+                    if deadline.is_none_or(|deadline| self.authority.end_of(&verified) < deadline) {
                         let lease = self.lease(conn);
                         lease.begin(&verified);
                         passed.terms.get_or_insert_default().lease = Some(lease);

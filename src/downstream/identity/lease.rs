@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use http::HeaderMap;
@@ -89,7 +89,7 @@ impl TokenLease {
 
     /// The call's token is good.
     pub(super) fn begin(&self, verified: &Arc<Verified>) {
-        self.token.get_or_init(|| (Arc::clone(verified), end(verified)));
+        self.token.get_or_init(|| (Arc::clone(verified), self.authority.end_of(verified)));
     }
 }
 
@@ -103,7 +103,7 @@ impl Lease for TokenLease {
                     && newest.expires > own.expires
                     && self.rule.accepts(&newest).is_ok() =>
             {
-                end(&newest)
+                self.authority.end_of(&newest)
             }
             _ => *until,
         }
@@ -120,11 +120,4 @@ impl Lease for TokenLease {
         };
         Outcome::proxy(Code::UNAUTHENTICATED, text)
     }
-}
-
-/// When a token's time is over; far away when the clock cannot tell.
-pub(super) fn end(verified: &Verified) -> Instant {
-    const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Instant::now() + verified.expires.saturating_sub(now).min(FAR)
 }

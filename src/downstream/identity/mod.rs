@@ -29,10 +29,10 @@ mod tokens;
 
 pub use algorithm::Algorithm;
 pub use api_keys::{ApiKey, InvalidApiKey};
-pub use authority::Authority;
 pub(crate) use authority::Identified;
+pub use authority::{Authority, Clock};
 pub(crate) use credentials::Shown;
-pub use fetch::{HttpUrl, InvalidUrl, JwksUrl};
+pub use fetch::JwksUrl;
 pub(crate) use gate::{Gate, Passed, check, remove_claimed};
 pub use key_set::{KeySet, KeySetError, LEAST_SECRET};
 pub(crate) use lease::SessionIdentity;

@@ -27,6 +27,7 @@ pub(crate) fn request() -> Request {
         deadline: None,
         tap: None,
         terms: None,
+        trip: None,
         response_rules: None,
     }
 }

@@ -13,18 +13,26 @@ use bidiway::{
     downstream::{
         self, RouteSettings, ServicePattern,
         identity::{
-            ApiKey, ApiKeySettings, Auth, Authority, JwksUrl, KeySet, KeySource, ProviderSettings, Rule,
-            Settings,
+            ApiKey, ApiKeySettings, Auth, Authority, Clock, JwksUrl, KeySet, KeySource, ProviderSettings,
+            Rule, Settings,
         },
     },
     upstream::ClientTls,
     wire::v1,
 };
 use http::{HeaderMap, HeaderName, Response};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use rustls::ServerConfig;
+use tokio::{
+    net::TcpListener,
+    time::{self, Instant},
+};
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     edge::{self, Edge},
-    tokens::{ISSUER, Issuer},
+    tokens::{self, ISSUER, Issuer},
     upstream::{Exchange, Scripted, end, message, send},
 };
 
@@ -67,7 +75,7 @@ pub(crate) fn downstream(identity: Settings, rule: Rule) -> downstream::Settings
 }
 
 pub(crate) fn with_routes(identity: Settings, routes: Vec<(ServicePattern, Rule)>) -> downstream::Settings {
-    let authority = Authority::new(identity);
+    let authority = Authority::with_clock(identity, clock());
     let route = |(pattern, rule)| RouteSettings {
         auth: Some(Auth { authority: Arc::clone(&authority), rule: Arc::new(rule) }),
         ..RouteSettings::new(pattern, "chat")
@@ -77,6 +85,19 @@ pub(crate) fn with_routes(identity: Settings, routes: Vec<(ServicePattern, Rule)
         identity: Some(Arc::clone(&authority)),
         ..downstream::Settings::default()
     }
+}
+
+/// The time, which goes on by as much as the test's own: see [`later`].
+fn clock() -> Clock {
+    let (now, begin) = (tokens::now(), Instant::now());
+    Arc::new(move || now + begin.elapsed())
+}
+
+/// So many seconds go by in no time, for everything that runs in the test's thread.
+pub(crate) async fn later(seconds: f64) {
+    time::pause();
+    time::advance(Duration::from_secs_f64(seconds)).await;
+    time::resume();
 }
 
 /// A rule that takes a token or a key.
@@ -139,15 +160,42 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     pub(crate) async fn start(document: Option<String>) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
-        let publisher = Self { url, document: Arc::new(Mutex::new(document)), fetches: Arc::default() };
-        let router = Router::new()
-            .route("/keys", axum::routing::get(Self::answer))
-            .route("/moved", axum::routing::get(async || (StatusCode::FOUND, [("location", "/keys")])))
-            .with_state(publisher.clone());
+        let publisher = Self::at(url, document);
+        let router = publisher.router();
         tokio::spawn(async move { axum::serve(listener, router).await });
         publisher
+    }
+
+    /// The same at `https://localhost`, with this certificate for it.
+    pub(crate) async fn start_tls(document: Option<String>, config: ServerConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/keys", listener.local_addr().unwrap().port());
+        let publisher = Self::at(url, document);
+        let (router, acceptor) = (publisher.router(), TlsAcceptor::from(Arc::new(config)));
+        tokio::spawn(async move {
+            while let Ok((io, _)) = listener.accept().await {
+                let (router, acceptor) = (router.clone(), acceptor.clone());
+                tokio::spawn(async move {
+                    let Ok(io) = acceptor.accept(io).await else { return };
+                    let service = TowerToHyperService::new(router);
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
+                });
+            }
+        });
+        publisher
+    }
+
+    fn at(url: String, document: Option<String>) -> Self {
+        Self { url, document: Arc::new(Mutex::new(document)), fetches: Arc::default() }
+    }
+
+    fn router(&self) -> Router {
+        Router::new()
+            .route("/keys", axum::routing::get(Self::answer))
+            .route("/moved", axum::routing::get(async || (StatusCode::FOUND, [("location", "/keys")])))
+            .with_state(self.clone())
     }
 
     async fn answer(State(this): State<Self>) -> Result<String, StatusCode> {

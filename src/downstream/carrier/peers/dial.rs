@@ -89,6 +89,11 @@ impl Dialer {
         if let Some(host) = client.conn.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()) {
             headers.insert(CLIENT_HOST, host);
         }
+        if let Some(agent) =
+            client.conn.user_agent.as_deref().and_then(|name| HeaderValue::from_str(name).ok())
+        {
+            headers.insert(header::USER_AGENT, agent);
+        }
         for (name, value) in [(INSTANCE, instance.to_string()), (CLIENT, client.conn.peer.to_string())] {
             headers.insert(
                 name,

@@ -4,7 +4,10 @@ use std::{future::poll_fn, net::SocketAddr, sync::Arc};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{self, USER_AGENT},
+};
 use hyper::body::Incoming as RequestBody;
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::timeout;
@@ -21,6 +24,7 @@ use crate::{
         identity::Shown,
     },
     session::{MAX_PACKET, Refusal, Verdict},
+    telemetry::ClientNames,
     wire::{
         Code,
         frame::{FrameKind, PacketReader},
@@ -91,6 +95,7 @@ fn client(headers: &HeaderMap) -> Option<ConnInfo> {
     let mut conn = ConnInfo::new(address, tls);
     conn.shown = Shown::from_header(headers.get(TOKEN));
     conn.host = headers.get(CLIENT_HOST).and_then(|host| host.to_str().ok()).map(Into::into);
+    conn.user_agent = headers.get(USER_AGENT).and_then(ClientNames::printable).map(Into::into);
     Some(conn)
 }
 
