@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{CallReceiver, Chunk, Tap, Terms, lane::Lane, lifetime::Lifetime, pool::Pool};
 use crate::{
-    telemetry::{Backpressure, Counted, Trip, Wait},
+    telemetry::{Backpressure, Trip, Wait},
     wire::{Code, Outcome, metadata_rules::MetadataRules},
 };
 
@@ -71,17 +71,16 @@ impl Call {
             return Self::refused(lease.outcome());
         }
         let settings = pool.settings();
-        let Some(counted) = pool.metrics().calls().enter(settings.max_calls) else {
-            let (max, name) = (settings.max_calls.unwrap_or_default(), &settings.name);
-            let text = format!("upstream {name:?} has as many calls as it may have: {max} (`max_calls`)");
-            return Self::refused(Outcome::proxy(Code::UNAVAILABLE, text));
-        };
-        pool.budget().call();
         let tap = request.tap.take();
         let rules = request.response_rules.take();
         let (lane, asking) = match permission {
             None => {
+                let place = match pool.enter() {
+                    Ok(place) => place,
+                    Err(outcome) => return Self::refused(outcome),
+                };
                 let lane = Lane::new(request);
+                lane.enter(place);
                 pool.place(lane.clone());
                 (lane, None)
             }
@@ -93,7 +92,7 @@ impl Call {
             }
         };
         let lifetime = Lifetime::new(deadline, lease, max_age, settings);
-        let mut call = Self::over(lane, Some((pool.clone(), counted)), lifetime);
+        let mut call = Self::over(lane, Some(pool.clone()), lifetime);
         call.receiver.asking = asking;
         call.sender.tap.clone_from(&tap);
         call.receiver.tap = tap;
@@ -101,9 +100,8 @@ impl Call {
         call
     }
 
-    fn over(lane: Arc<Lane>, pool: Option<(Arc<Pool>, Counted)>, lifetime: Option<Lifetime>) -> Self {
-        let backpressure = pool.as_ref().map(|(pool, _)| pool.metrics().backpressure().clone());
-        let (pool, counted) = pool.unzip();
+    fn over(lane: Arc<Lane>, pool: Option<Arc<Pool>>, lifetime: Option<Lifetime>) -> Self {
+        let backpressure = pool.as_ref().map(|pool| pool.metrics().backpressure().clone());
         Self {
             sender: CallSender {
                 lane: lane.clone(),
@@ -111,7 +109,7 @@ impl Call {
                 wait: Wait::default(),
                 backpressure: backpressure.clone(),
             },
-            receiver: CallReceiver::new(lane, pool, counted, lifetime, backpressure),
+            receiver: CallReceiver::new(lane, pool, lifetime, backpressure),
         }
     }
 
