@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use super::{
-    KeySource, Settings, Shown, Token, TokenError, Verified,
+    KeySource, Settings, Shown, Token, TokenError, TokenSource, Verified,
     api_keys::ApiKeys,
     cache::TokenCache,
     credentials::{self, FoundToken},
@@ -230,6 +230,12 @@ impl Authority {
         for name in &self.claimed {
             metadata.remove(name);
         }
+    }
+
+    /// The metadata that have tokens and API keys.
+    pub(crate) fn secret_names(&self) -> impl Iterator<Item = &HeaderName> {
+        let tokens = self.settings.sources.iter().filter_map(TokenSource::header);
+        tokens.chain(self.api_keys.as_ref().map(ApiKeys::header))
     }
 
     pub(super) fn api_keys(&self) -> Option<&ApiKeys> {

@@ -97,7 +97,7 @@ pub(super) fn forward(sources: &[TokenSource], found: &FoundToken, forward: bool
 }
 
 impl TokenSource {
-    fn header(&self) -> Option<&HeaderName> {
+    pub(super) fn header(&self) -> Option<&HeaderName> {
         match self {
             Self::Authorization => Some(&AUTHORIZATION),
             Self::Header(name) => Some(name),

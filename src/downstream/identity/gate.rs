@@ -150,6 +150,7 @@ impl Gate {
                 peer: conn.peer,
                 tls: conn.tls,
                 path: path.into(),
+                host: conn.host.clone(),
                 principal: passed.principal.clone(),
             });
             passed.terms.get_or_insert_default().permission = Some(self.permission(waiting, question));
