@@ -156,7 +156,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
   const expire = () => giveUp(DEADLINE_EXCEEDED, `the deadline of ${timeoutMs} ms has passed`);
   const cancel = async (/** @type {unknown} */ reason) => {
     giveUp(CANCELLED, "the call was cancelled", reason);
-    return { value: undefined, done: true };
+    return { done: true };
   };
   const abort = () => void cancel(signal?.reason);
 
@@ -278,7 +278,7 @@ export function createCall({ method, metadata, timeoutMs = Infinity, signal, cod
             details,
             metadata,
             origin: proxy ? "proxy" : "upstream",
-            maybeProcessed: refused ? false : undefined,
+            maybeProcessed: !refused && undefined,
           },
         });
       } else {

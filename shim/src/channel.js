@@ -2,7 +2,7 @@
 
 import { createCall } from "./call.js";
 import { toMetadata } from "./metadata.js";
-import { quiet, timer } from "./promise.js";
+import { backoff, quiet, timer } from "./promise.js";
 import {
   CANCELLED, CLOSE_CODES, DEADLINE_EXCEEDED, FAILED_PRECONDITION, INITIAL_STREAMS, INVALID_ARGUMENT, PERMISSION_DENIED,
   RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED,
@@ -138,8 +138,7 @@ export function createChannel({
     if (session || delayed) return;
     setState(attempts ? "reconnecting" : "connecting", lastError);
     const delayMs = notBefore - Date.now();
-    delayed = delayMs > 0;
-    if (delayed) next(delayMs, attempt);
+    if ((delayed = delayMs > 0)) next(delayMs, attempt);
     else attempt();
   };
 
@@ -151,8 +150,13 @@ export function createChannel({
       streams,
       (error) => {
         if (mine !== session) return;
-        if (error) setState("reconnecting", error);
-        if (mine.healthyAt) {
+        if (error) {
+          leave(mine);
+          session = mine;
+          attempts++;
+          setState("reconnecting", error);
+        } else if (mine.healthyAt) {
+          lastError = undefined;
           setState("ready");
           next(idleTimeoutMs, () => {
             if (mine.calls.size) return;
@@ -194,7 +198,7 @@ export function createChannel({
   };
 
   /**
-   * The session takes no new calls any more. If it was healthy, what failed before it is forgiven.
+   * The session takes no new calls any more, or for a while. If it was healthy, what failed before it is forgiven.
    * @param {import("./session.js").Session} old
    */
   const leave = (old) => {
@@ -213,19 +217,18 @@ export function createChannel({
    */
   const lost = (error, carried) => {
     lastError = error;
-    const refresh = error.code === UNAUTHENTICATED && typeof metadata === "function" && !refreshed;
-    refreshed ||= refresh;
-    // Codes that do not go away by trying again.
-    const fatal =
-      [INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION, UNIMPLEMENTED, UNAUTHENTICATED].includes(error.code) && !refresh;
-    const now = Date.now();
-    abandon(error, fatal ? now : now - connectTimeoutMs);
-    if (fatal) return setState("failed", error);
-    // The first attempt follows at once, unless the proxy has said to stay away.
-    if (!refresh && (attempts || /** @type {number} */ (error.closeCode) >= 1012)) {
-      // A call that comes later keeps the distance, too.
-      notBefore = Math.max(notBefore, now + Math.random() * Math.min(maxMs, baseMs * 2 ** (attempts && attempts - 1)));
+    if (error.code === UNAUTHENTICATED && typeof metadata === "function" && !refreshed) {
+      refreshed = true;
+    } else if ([INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION, UNIMPLEMENTED, UNAUTHENTICATED].includes(error.code)) {
+      // These do not go away by trying again.
+      abandon(error, Infinity);
+      return setState("failed", error);
+    } else if (attempts || /** @type {number} */ (error.closeCode) >= 1012) {
+      // The first attempt follows at once, unless the proxy has said to stay away. A call that comes later keeps the
+      // distance, too.
+      notBefore = Math.max(notBefore, Date.now() + backoff(attempts, baseMs, maxMs));
     }
+    abandon(error, Date.now() - connectTimeoutMs);
     attempts++;
     if (waiting.size || carried) dial();
     else setState("idle", error);

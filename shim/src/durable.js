@@ -57,6 +57,7 @@ export function createChannel({ url = "/bidiway/session", metadata, ...options }
   const { document } = globalThis;
   /** @type {Set<Link>} */
   const links = new Set();
+  const failures = { count: 0 };
   const expiry = timer();
   const unused = timer();
   /** @type {(() => Carrier) | undefined} gives a carrier on which the proxy has already begun a session */
@@ -76,7 +77,7 @@ export function createChannel({ url = "/bidiway/session", metadata, ...options }
     // When nine tenths of the time are over; and again, if that fails.
     expiry(Math.max(1000, (expiresAt - Date.now()) * 0.9), () => {
       if ([...links].some((link) => link.live())) refresh().catch(() => renew(expiresAt));
-    });
+    })?.unref?.();
 
   /** @param {MetadataInit} [next] */
   const refresh = async (next) => {
@@ -88,17 +89,20 @@ export function createChannel({ url = "/bidiway/session", metadata, ...options }
   /** @type {import("./resume.js").Dialling} */
   const dialling = {
     ask: async (lastError) => [await (typeof url === "function" ? url() : url), toMetadata(await provide(lastError))],
-    open: (target) => openEither(target, WebSocket, fetch),
+    open: (target) => openEither(target, WebSocket, fetch, failures),
     spare(carrier, welcome) {
       const messages = [welcome];
       const { send } = carrier;
       const drop = () => (spare = undefined);
       carrier.onmessage = ({ data }) => messages.push(/** @type {ArrayBuffer} */ (data));
       carrier.onclose = drop;
-      unused(connectTimeoutMs, () => {
+      const discard = () => {
         drop();
         carrier.close(1000, "");
-      });
+      };
+      unused(connectTimeoutMs, discard);
+      // Nobody connects who could take it.
+      queueMicrotask(() => /connecting/.test(channel.state) || discard());
       spare = () => {
         drop();
         unused();

@@ -19,7 +19,7 @@ const DOUBT_MS = 60_000;
 
 /** @type {{ [url: string]: { kind: Kind, until: number } | undefined }} what to begin with, where there is no sessionStorage */
 const choices = {};
-/** @type {{ [url: string]: number }} WebSockets that failed or died early since one was healthy, by URLs where one has worked */
+/** @type {{ [url: string]: boolean }} where one has worked, on this page */
 const worked = {};
 
 /** @param {string} url */
@@ -50,9 +50,11 @@ const remember = (url, kind) => {
  * @param {string | URL} target
  * @param {import("./websocket.js").WebSocketClass} Socket
  * @param {typeof globalThis.fetch | null} fetch none: only WebSockets
+ * @param {{ count: number }} failures of the channel's WebSockets, which failed or died early since one was healthy. Those
+ *   of others say nothing: an instance that goes may take a connection of each with it
  * @returns {Movable}
  */
-export function openEither(target, Socket, fetch) {
+export function openEither(target, Socket, fetch, failures) {
   const url = `${target}`;
   const patience = timer();
   /** @type {Carrier} */
@@ -89,15 +91,20 @@ export function openEither(target, Socket, fetch) {
         decided = true;
         first = undefined;
         patience();
-        if (socket) worked[url] ??= 0;
-        healthyAt = Date.now() + HEALTHY_MS;
-        const until = remember(url, kind);
+        if (socket) healthyAt = Date.now() + HEALTHY_MS;
+        if (socket) worked[url] = true;
+        // What is remembered ends when it was to end, however often it is of use: then a WebSocket is tried.
+        const choice = recall(url);
+        const until = choice?.kind === kind && choice.until > Date.now() ? choice.until : remember(url, kind);
         if (!socket) patience(until - Date.now(), probe);
       }
       carrier.onmessage?.(event);
     };
     inner.onclose = failed;
   };
+
+  /** Whether the carrier was healthy: then what failed before it says nothing any more. */
+  const lived = () => Date.now() >= healthyAt && !(failures.count = 0);
 
   const failed = (/** @type {{ code: number, reason: string }} */ event) => {
     const [kind] = kinds;
@@ -108,8 +115,7 @@ export function openEither(target, Socket, fetch) {
     // What the proxy says itself is an answer.
     if (kind === "websocket" && fetch && event.code > 1001 && event.code < 1012) {
       // Where WebSockets have worked, one failure says little. But some are let live for a moment only, again and again.
-      if (Date.now() >= healthyAt) worked[url] = 0;
-      else blocked = !(url in worked && ++worked[url] < 2);
+      blocked = !lived() && !(worked[url] && ++failures.count < 2);
     }
     if (!decided) {
       if (blocked || (held && kind === "http")) {
@@ -150,7 +156,7 @@ export function openEither(target, Socket, fetch) {
 
   /** @type {Movable} */
   const carrier = {
-      get bufferedAmount() {
+    get bufferedAmount() {
       return inner.bufferedAmount;
     },
     send(packet) {
@@ -158,6 +164,7 @@ export function openEither(target, Socket, fetch) {
       inner.send(packet);
     },
     close(code, reason) {
+      lived();
       patience();
       drop(scout, 1000);
       // Its end, which comes later, is no failure of the network.

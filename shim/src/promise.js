@@ -1,4 +1,4 @@
-// Two small primitives: promises that may fail unseen, and a timer that knows what no timer can do.
+// Small primitives: promises that may fail unseen, a timer that knows what no timer can do, and how long to wait.
 
 /**
  * Keeps a rejection silent when nobody looks: that somebody did not wait for a message to be sent is no reason to bring
@@ -12,15 +12,22 @@ export function quiet(promise) {
 }
 
 /**
+ * The delay before the next attempt: full jitter.
+ * @param {number} attempts that have failed
+ * @param {number} baseMs
+ * @param {number} maxMs
+ */
+export const backoff = (attempts, baseMs, maxMs) => Math.random() * Math.min(maxMs, baseMs * 2 ** (attempts && attempts - 1));
+
+/**
  * One timer.
- * @returns {(delayMs?: number, run?: () => void) => void} sets it anew; without a delay, or with one that is longer than
- *   timers can be, it is only stopped
+ * @returns {(delayMs?: number, run?: () => void) => any} sets it anew; without a delay, or with one that is longer than
+ *   timers can be, it is only stopped. Gives what the platform calls a timer
  */
 export function timer() {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let id;
-  return (/** @type {any} */ delayMs, run) => {
-    clearTimeout(id);
-    if (delayMs > 0 && delayMs < 2 ** 31) id = setTimeout(/** @type {() => void} */ (run), delayMs);
-  };
+  return (/** @type {any} */ delayMs, run) => (
+    clearTimeout(id), delayMs > 0 && delayMs < 2 ** 31 && (id = setTimeout(/** @type {() => void} */ (run), delayMs))
+  );
 }

@@ -3,7 +3,7 @@
 // acknowledged, and when a connection is lost it finds another one, on which both sides send again what the other lacks.
 
 import { join, metadataFields, number, read, write } from "./frame.js";
-import { timer } from "./promise.js";
+import { backoff, timer } from "./promise.js";
 import {
   ACK, ACK_BYTES, ACK_FRAMES, CLOSE_CODES, FRAME, HELLO, INTERNAL, INVALID_ARGUMENT, LOST, PACKET_TARGET, PING, PONG, PROBE_MS,
   REFRESH, STREAM, UNAVAILABLE, VERSION,
@@ -67,8 +67,10 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
   /** When the session is given up; 0 while it is connected. */
   let expires = 0;
   let attempts = 0;
-  /** @type {BidiwayError | undefined} */
+  /** @type {BidiwayError | undefined} what ended the last connection, until there is another */
   let lastError;
+  /** @type {Metadata | undefined} default metadata that the proxy has not heard of */
+  let fresh;
 
   /** @type {Uint8Array[]} sequenced frames that the proxy has not acknowledged, and their size */
   let kept = [];
@@ -164,11 +166,9 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
    */
   const detach = (error, polite) => {
     suspend(error, LOST);
-    // Some attempts have to fall into the grace that is left.
-    const most = Math.min(maxMs, baseMs * 2 ** (attempts && attempts - 1), (expires - Date.now()) / 3);
-    // Jitter, of which a quarter is certain: those that had wholly random delays, and are many, would come back twice as
-    // often in the first second after an outage as later.
-    if (attempts++ || polite) retry((0.25 + 0.75 * Math.random()) * most, attempt);
+    // Some attempts have to fall into the grace that is left, but not more and more of them at its end.
+    const delayMs = backoff(attempts, baseMs, Math.min(maxMs, Math.max(2000, (expires - Date.now()) / 3)));
+    if (attempts++ || polite) retry(delayMs || 1, attempt);
     else attempt();
   };
 
@@ -178,6 +178,7 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
     const mine = epoch;
     patience(connectTimeoutMs, () => detach(clientError(UNAVAILABLE, `no connection within ${connectTimeoutMs} ms`)));
     try {
+      fresh = undefined;
       const [target, metadata] = await ask(lastError);
       if (mine !== epoch) return;
       use(open(target), () =>
@@ -228,6 +229,8 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
             if (token && !number(welcome[0x20])) {
               leave();
               spare(next, /** @type {ArrayBuffer} */ (data));
+              // The proxy is well: the next session begins at once.
+              session.healthyAt = 0;
               return giveUp(FAILURES[number(welcome[0x48])] ?? "for an unknown reason");
             }
             const asked = token;
@@ -237,6 +240,7 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
               if (!token?.length) throw new RangeError("resumed_without_token");
               forget(welcome[0x28], "received");
               expires = 0;
+              lastError = undefined;
               grace();
               patience();
               replay();
@@ -250,6 +254,7 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
         );
       }
       link.onmessage?.({ data });
+      if (fresh) link.refresh(fresh);
       received += count;
       if (count) unackedBytes += /** @type {ArrayBuffer} */ (data).byteLength;
       if (token && attached && (received - acked >= ACK_FRAMES || unackedBytes >= ACK_BYTES)) ack();
@@ -295,7 +300,10 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
       stop(code, reason);
     },
     refresh(metadata) {
-      if (attached && session.healthyAt) control(REFRESH, metadataFields(0x0a, metadata));
+      fresh = metadata;
+      if (!attached || !session.healthyAt) return;
+      control(REFRESH, metadataFields(0x0a, metadata));
+      fresh = undefined;
     },
     wake() {
       if (over || !session.healthyAt === !expires) return;

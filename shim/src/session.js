@@ -220,7 +220,7 @@ export function createSession(window, streams, freed, left) {
         const code = closeCode - CLOSE_CODES;
         end(
           clientError(
-            code < 0 ? UNAVAILABLE : code > UNAUTHENTICATED ? UNKNOWN : code || UNKNOWN,
+            code < 0 ? UNAVAILABLE : (code <= UNAUTHENTICATED && code) || UNKNOWN,
             reason,
             { origin: code < 0 ? "client" : "proxy", closeCode },
           ),
@@ -247,11 +247,11 @@ export function createSession(window, streams, freed, left) {
       if (!carrier?.close(closeCode, error.status.message.slice(0, 123))) end(error);
     },
     pause(error) {
-      session.healthyAt = NaN;
       maxStreams = 0;
       pingIntervalMs = Infinity;
       silence();
       freed(error);
+      session.healthyAt = NaN;
     },
     probe,
   };

@@ -184,6 +184,9 @@ test("when the grace is over, also while an attempt is under way, open calls end
   assert.equal(status.maybeProcessed, true);
   assert.equal(proxy.last.closed.code, 1000);
   await settle();
+  assert.equal(proxy.peers.length, 2, "others give up at the same time");
+  tick(125);
+  await settle();
   assert.equal(proxy.peers.length, 3);
   proxy.last.accept();
   await settle();

@@ -243,19 +243,23 @@ test("40 conversations are cut 40 times each", async (t) => {
   t.diagnostic(JSON.stringify(total));
 });
 
-/** Clients with an open call that are cut at once, while the proxy is away for `awayMs`: when they are back, in seconds after that. */
-async function returning(t, clients, awayMs) {
+/**
+ * Clients with an open call that are cut at once, while the proxy is away for `awayMs`: when they are back, in seconds
+ * after that. Who loses the call begins it again.
+ */
+async function returning(t, clients, awayMs, graceMs) {
   t.mock.timers.enable({ apis: ["setTimeout", "Date"], now: 1_000_000 });
   t.mock.method(Math, "random", random(7));
   const channels = [];
   let away = false;
   let back = 0;
+  let resumed = 0;
   const buckets = [];
   const attempts = [];
   const second = (from) => Math.floor((Date.now() - from) / 1000);
   const welcome = (socket, resumed) => {
     const packet = Packet.encode(Packet.fromObject({ frames: [{ welcome: {
-      version: 1, limits: { maxStreams: 100, streamCredit: 65_536 }, resumeToken: Uint8Array.of(1), resumeGraceMs: 300_000, resumed, received: 0,
+      version: 1, limits: { maxStreams: 100, streamCredit: 65_536 }, resumeToken: Uint8Array.of(1), resumeGraceMs: graceMs, resumed, received: 0,
     } }] })).finish();
     socket.onmessage({ data: new Uint8Array(packet).buffer });
   };
@@ -270,20 +274,23 @@ async function returning(t, clients, awayMs) {
         this.onopen();
       });
     }
-    send() {
+    send(data) {
       if (sockets.has(this)) return;
       sockets.add(this);
       if (back) {
         const at = second(back);
         buckets[at] = (buckets[at] ?? 0) + 1;
       }
-      welcome(this, !!back);
+      const { frames: [{ hello: { resumeToken } }] } = Packet.toObject(Packet.decode(data), { defaults: true });
+      if (resumeToken.length) resumed++;
+      welcome(this, resumeToken.length > 0);
     }
     close() {}
   }
   for (let i = 0; i < clients; i++) {
     const channel = createChannel({ url: "ws://proxy.test/", WebSocket: Socket, fetch: null });
-    channel.open({ method: "/demo.v1.Chat/Talk" });
+    const talk = () => channel.open({ method: "/demo.v1.Chat/Talk" }).status.then(({ code }) => code === Code.UNAVAILABLE && talk());
+    talk();
     channels.push(channel);
   }
   await settle();
@@ -302,13 +309,23 @@ async function returning(t, clients, awayMs) {
     await turn();
   }
   await Promise.all(channels.map((channel) => channel.close()));
-  return { buckets: Array.from(buckets, (count) => count ?? 0), attempts };
+  return { buckets: Array.from(buckets, (count) => count ?? 0), attempts: Array.from(attempts, (count) => count ?? 0), resumed };
 }
 
-test("10,000 clients that are cut at once come back spread out: no second has more than twice the mean", async (t) => {
-  const { buckets, attempts } = await returning(t, 10_000, 60_000);
-  t.diagnostic(`back, by seconds: ${buckets}; attempts before: ${attempts}`);
-  const mean = 10_000 / buckets.length;
-  assert.equal(buckets.reduce((sum, count) => sum + count), 10_000);
-  assert.ok(Math.max(...buckets) <= 2 * mean, `${Math.max(...buckets)} in a second, ${mean} in the mean`);
-});
+for (const [what, awayMs, graceMs] of [
+  ["that are cut at once", 60_000, 300_000],
+  ["whose sessions are just given up, all at once,", 31_000, 30_000],
+  ["whose sessions were given up long ago, all at once,", 90_000, 30_000],
+]) {
+  test(`10,000 clients ${what} come back spread out: no second has more than twice the mean`, async (t) => {
+    const { buckets, attempts, resumed } = await returning(t, 10_000, awayMs, graceMs);
+    t.diagnostic(`back, by seconds: ${buckets}; attempts before: ${attempts}`);
+    assert.equal(resumed, awayMs < graceMs ? 10_000 : 0);
+    const mean = 10_000 / buckets.length;
+    assert.equal(buckets.reduce((sum, count) => sum + count), 10_000);
+    assert.ok(Math.max(...buckets) <= 2 * mean, `${Math.max(...buckets)} in a second, ${mean} in the mean`);
+    // Nor do they crowd while it is away, also when their time is nearly over.
+    const crowd = Math.max(...attempts.slice(5));
+    assert.ok(crowd <= 12_000, `${crowd} attempts in a second`);
+  });
+}

@@ -21,7 +21,13 @@ use std::{
     time::Duration as Time,
 };
 
-use super::{Config, Duration, LogSettings, Size, choice::Share, file::File, problem::Problems, read::At};
+use super::{
+    Config, Duration, LogSettings, Size,
+    choice::Share,
+    file::{File, Listener},
+    problem::Problems,
+    read::At,
+};
 use crate::{
     downstream,
     server::{self, reload::Files},
@@ -51,7 +57,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
     let overload = b.overload(file.overload.as_ref());
     let limits = downstream::Limits { overload, ..b.limits(file.limits.as_ref()) };
     let session = b.session(file.session.as_ref());
-    let peers = b.peers(&file);
+    let peers = b.peers(&file, longest_resume(&session, &file.listeners.0));
     let upstreams = b.upstreams(&file.upstreams, upgrade_headers.contains(&http::header::COOKIE));
     let schemas = b.schemas(&file.upstreams);
     b.known = b.identity(file.identity.as_ref(), file.origins.as_deref(), &file.upstreams.value);
@@ -60,6 +66,7 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         origins: file.origins.as_deref(),
         upgrade_headers: &upgrade_headers,
         max_message: limits.max_message,
+        resume: longest_resume(&session, &file.listeners.0),
     };
     let routes = b.routes(file.routes.as_ref().map(|routes| &routes.0[..]), &around);
     let prefix = b.prefix(file.prefix.as_ref());
@@ -129,6 +136,13 @@ pub(super) fn build(file: File, base: &Path, problems: &mut Problems, files: &mu
         },
         reload,
     })
+}
+
+/// The longest that any session waits without a carrier.
+fn longest_resume(session: &downstream::SessionSettings, listeners: &[Listener]) -> Time {
+    let graces =
+        listeners.iter().map(|listener| listener.resume.map_or(session.resume, |Duration(grace)| grace));
+    graces.max().unwrap_or_default()
 }
 
 struct Builder<'a> {

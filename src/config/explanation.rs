@@ -175,6 +175,9 @@ fn describe(text: &mut String, route: &RouteSettings, asked: &Asked<'_>) {
     }
     let timeout = route.timeout.map(|timeout| format!("{timeout:?}, also for calls that bring none"));
     row("timeout", timeout.unwrap_or_else(|| "none".into()));
+    if let Some(resume) = route.resume {
+        row("without a carrier", format!("{resume:?} at most, in sessions"));
+    }
     row("largest message", bytes(route.max_message));
     let dialects: Vec<_> = route.dialects.iter().copied().map(Dialect::as_str).collect();
     row("dialects", if dialects.is_empty() { "all".into() } else { dialects.join(", ") });

@@ -100,7 +100,12 @@ impl Config {
         let endpoints = given(AtLeastOne(vec![given(url.to_owned())]));
         let upstream = Upstream { endpoints, ..Upstream::default() };
         let file = File {
-            listeners: AtLeastOne(vec![Listener { address: given(listen), tls: None, proxy_protocol: None }]),
+            listeners: AtLeastOne(vec![Listener {
+                address: given(listen),
+                tls: None,
+                proxy_protocol: None,
+                resume: None,
+            }]),
             admin: admin.map(|admin| Admin { address: given(admin) }),
             origins: Some(origins.iter().cloned().map(given).collect()),
             upstreams: given(Named(vec![(given("upstream".to_owned()), Some(upstream))])),

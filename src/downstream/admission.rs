@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
 use tokio::time::Instant;
 
 use super::{
-    Asked, ConnInfo, Edge, Plan, Route, call_gate, cookies, identity, message_log, trusted_proxies,
-    upgrade_headers,
+    Asked, ConnInfo, Edge, Plan, Route, Subject, call_gate, client_pace, cookies, identity, message_log,
+    trusted_proxies, upgrade_headers,
 };
 use crate::{
     telemetry::{CallRecord, ClientNames, Dialect},
@@ -71,13 +71,15 @@ pub(crate) fn admit(edge: &Edge, mut opening: Opening<'_>) -> Result<Admitted, B
     plan.settings.client_identity.write_to(&mut opening.metadata, certificate);
     let route = plan.routes.find(&opening.asked());
     let mut record = record(edge, &plan, route, &opening);
+    let client = Subject::of(opening.conn.peer.ip());
     let admitted = places.and_then(|places| {
-        let (route, request, principal) = prepare(&plan, route, opening, timeout)?;
+        let (route, mut request, principal) = prepare(&plan, route, opening, timeout)?;
         let name = principal.as_deref().map(call_gate::name);
         if let Some(principal) = principal {
             record.verified(principal);
         }
         record.hold(places.go_on(edge, &route, name)?);
+        request.pace = client_pace::of(edge, client, name, &route);
         Ok((route, request))
     });
     match admitted {
@@ -174,8 +176,17 @@ fn prepare(
         terms.get_or_insert_default().max_age = Some(age);
     }
     let response_rules = route.settings.response_metadata.clone();
-    let request =
-        Request { path, content_type, metadata, deadline, tap: None, trip: None, response_rules, terms };
+    let request = Request {
+        path,
+        content_type,
+        metadata,
+        deadline,
+        tap: None,
+        trip: None,
+        response_rules,
+        terms,
+        pace: None,
+    };
     Ok((Arc::clone(route), request, principal))
 }
 

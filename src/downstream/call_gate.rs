@@ -24,13 +24,24 @@ use crate::{
     wire::{Code, Origin, Outcome},
 };
 
-/// Limits of one client; `None`: there is none.
+/// Limits of one client, or of a route for all clients together; `None`: there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CallLimits {
     /// Calls that begin in a second, and as many at once.
     pub calls_per_second: Option<u32>,
     /// Calls that run.
     pub concurrent_calls: Option<u32>,
+    /// Messages that are sent upstream in a second, in all calls together, and as many at once. More wait.
+    pub messages_per_second: Option<u32>,
+    /// The same of their bytes, with their prefixes.
+    pub bytes_per_second: Option<u32>,
+}
+
+impl CallLimits {
+    /// Whether messages may have to wait.
+    pub(super) fn bounds_traffic(&self) -> bool {
+        self.messages_per_second.is_some() || self.bytes_per_second.is_some()
+    }
 }
 
 /// The trailer that tells clients when to try again, in milliseconds (gRFC A6, "Pushback"). gRPC libraries read it

@@ -5,6 +5,7 @@ use std::{
     mem,
     net::SocketAddr,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use axum::{Router, body::Body};
@@ -45,6 +46,8 @@ pub struct ConnInfo {
     pub tls: bool,
     /// The certificate that the client has shown in the handshake.
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// How long sessions that begin on its listener wait without a carrier; `None`: as the settings say.
+    pub resume: Option<Duration>,
     /// What services read in `x-forwarded-for`: the client's IP address, behind it those of proxies; made once for all
     /// calls.
     pub(crate) forwarded_for: HeaderValue,
@@ -69,6 +72,7 @@ impl ConnInfo {
             peer,
             tls,
             certificate: None,
+            resume: None,
             forwarded_for,
             by_proxy: false,
             shown: Shown::default(),
@@ -76,6 +80,11 @@ impl ConnInfo {
             host: None,
             user_agent: None,
         }
+    }
+
+    /// How long a session that begins here waits without a carrier.
+    pub(crate) fn resume_grace(&self, settings: &Settings) -> Duration {
+        self.resume.unwrap_or(settings.session.resume)
     }
 
     /// Completes when the client has given too many calls up. For one task.

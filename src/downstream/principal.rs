@@ -8,6 +8,19 @@ use http::{
 };
 
 use super::{ConnInfo, Settings, origin, upgrade_headers};
+use crate::wire::metadata;
+
+/// What a request says of its client. A session's settings pick what of it counts: [`Principal`].
+///
+/// Carriers bring it whole, because a session lives by the settings of its begin, which may not be those that hold
+/// where and when its client comes back.
+#[derive(Clone)]
+pub(crate) struct Visitor {
+    /// The origin, and all that settings can name.
+    headers: HeaderMap,
+    /// SHA-256 of the certificate that the client has shown in its TLS handshake.
+    certificate: Option<[u8; 32]>,
+}
 
 /// What a session is bound to: a carrier may take a session over only if its principal equals the session's. It is
 /// known before the first packet, and all of it is checked by somebody else: the guard (origin), the services
@@ -28,36 +41,12 @@ pub(crate) struct Principal {
 const CERTIFICATE: HeaderName = HeaderName::from_static("bidiway-client-certificate");
 
 impl Principal {
-    /// Of a request that the guard has passed, on this connection. The settings say which of its headers count.
-    pub(crate) fn of(settings: &Settings, headers: &HeaderMap, conn: &ConnInfo) -> Self {
-        let certificate = conn.certificate.as_ref().map(|certificate| certificate.fingerprint());
-        Self { certificate, ..Self::anonymous(settings, headers) }
-    }
-
-    /// As another instance tells it of a client that came there.
-    pub(crate) fn relayed(settings: &Settings, headers: &HeaderMap) -> Self {
-        let certificate = headers.get(CERTIFICATE).map(|value| from_hex(value.as_bytes()));
-        // What cannot be read is somebody, but nobody we know.
-        let certificate = certificate.map(|certificate| certificate.unwrap_or_default());
-        Self { certificate, ..Self::anonymous(settings, headers) }
-    }
-
-    fn anonymous(settings: &Settings, headers: &HeaderMap) -> Self {
-        let upgrade_headers = upgrade_headers::pick(settings, headers);
-        Self { origin: origin_of(headers), upgrade_headers, certificate: None }
-    }
-
-    /// As headers from which [`Principal::relayed`] makes the same principal in another instance.
-    pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
-        for (name, value) in &self.upgrade_headers {
-            headers.append(name, value.clone());
-        }
-        if let Some(origin) = self.origin.as_ref().and_then(|origin| HeaderValue::from_str(origin).ok()) {
-            headers.insert(ORIGIN, origin);
-        }
-        if let Some(certificate) = self.certificate {
-            let text: String = certificate.iter().map(|byte| format!("{byte:02x}")).collect();
-            headers.insert(CERTIFICATE, HeaderValue::try_from(text).expect("hexadecimal digits are a value"));
+    /// Of a visitor. The settings say which of its headers count.
+    pub(crate) fn of(settings: &Settings, visitor: &Visitor) -> Self {
+        Self {
+            origin: origin_of(&visitor.headers),
+            upgrade_headers: upgrade_headers::pick(settings, &visitor.headers),
+            certificate: visitor.certificate,
         }
     }
 
@@ -65,10 +54,55 @@ impl Principal {
     pub(crate) fn upgrade_headers(&self) -> &HeaderMap {
         &self.upgrade_headers
     }
+}
 
-    /// The same, for a socket that is all there is of its session.
-    pub(crate) fn into_upgrade_headers(self) -> HeaderMap {
-        self.upgrade_headers
+impl Visitor {
+    /// Of a request that the guard has passed, on this connection.
+    pub(crate) fn of(headers: &HeaderMap, conn: &ConnInfo) -> Self {
+        Self { headers: nameable(headers), certificate: fingerprint(conn) }
+    }
+
+    /// As another instance tells it of a client that came there.
+    pub(crate) fn relayed(headers: &HeaderMap) -> Self {
+        Self { headers: nameable(headers), certificate: relayed_fingerprint(headers) }
+    }
+
+    /// As headers from which [`Visitor::relayed`] makes the same visitor in another instance.
+    pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.headers {
+            headers.append(name, value.clone());
+        }
+        write_fingerprint(self.certificate, headers);
+    }
+}
+
+/// The headers that can count for a session, whatever the settings say.
+fn nameable(headers: &HeaderMap) -> HeaderMap {
+    let counts = |name: &HeaderName| name == ORIGIN || metadata::may_be_passed(name);
+    headers
+        .iter()
+        .filter(|(name, _)| counts(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// SHA-256 of the certificate that a connection's client has shown.
+pub(crate) fn fingerprint(conn: &ConnInfo) -> Option<[u8; 32]> {
+    conn.certificate.as_ref().map(|certificate| certificate.fingerprint())
+}
+
+/// The same, as another instance tells it.
+pub(crate) fn relayed_fingerprint(headers: &HeaderMap) -> Option<[u8; 32]> {
+    let certificate = headers.get(CERTIFICATE).map(|value| from_hex(value.as_bytes()));
+    // What cannot be read is somebody, but nobody we know.
+    certificate.map(|certificate| certificate.unwrap_or_default())
+}
+
+/// Tells it another instance.
+pub(crate) fn write_fingerprint(certificate: Option<[u8; 32]>, headers: &mut HeaderMap) {
+    if let Some(certificate) = certificate {
+        let text: String = certificate.iter().map(|byte| format!("{byte:02x}")).collect();
+        headers.insert(CERTIFICATE, HeaderValue::try_from(text).expect("hexadecimal digits are a value"));
     }
 }
 
@@ -87,6 +121,13 @@ fn from_hex(text: &[u8]) -> Option<[u8; 32]> {
 /// A request's origin in its normal form.
 pub(crate) fn origin_of(headers: &HeaderMap) -> Option<Box<str>> {
     headers.get(ORIGIN).map(HeaderValue::as_bytes).and_then(origin::normal_form)
+}
+
+/// Without the credentials.
+impl fmt::Debug for Visitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Visitor").field("origin", &self.headers.get(ORIGIN)).finish_non_exhaustive()
+    }
 }
 
 /// Without the credentials.
@@ -110,7 +151,11 @@ mod tests {
     fn principal(origin: &str, cookie: &str) -> Principal {
         let headers =
             [(ORIGIN, origin.parse().unwrap()), (COOKIE, cookie.parse().unwrap())].into_iter().collect();
-        Principal::of(&naming(&[COOKIE]), &headers, &plain())
+        of(&[COOKIE], &headers, &plain())
+    }
+
+    fn of(names: &[HeaderName], headers: &HeaderMap, conn: &ConnInfo) -> Principal {
+        Principal::of(&naming(names), &Visitor::of(headers, conn))
     }
 
     fn plain() -> ConnInfo {
@@ -128,17 +173,17 @@ mod tests {
         assert_eq!(ada, principal("HTTPS://App.Example:443", "user=ada"));
         assert_ne!(ada, principal("https://evil.example", "user=ada"));
         assert_ne!(ada, principal("http://app.example", "user=ada"));
-        assert_ne!(ada, Principal::of(&naming(&[COOKIE]), &HeaderMap::new(), &plain()));
+        assert_ne!(ada, of(&[COOKIE], &HeaderMap::new(), &plain()));
     }
 
     #[test]
     fn other_credentials_are_another_principal_where_they_are_passed_on() {
         assert_ne!(principal("https://a.b", "user=ada"), principal("https://a.b", "user=eve"));
-        let of = |cookie: &str| {
+        let unnamed = |cookie: &str| {
             let headers: HeaderMap = [(COOKIE, cookie.parse().unwrap())].into_iter().collect();
-            Principal::of(&naming(&[]), &headers, &plain())
+            of(&[], &headers, &plain())
         };
-        assert_eq!(of("user=ada"), of("user=eve"), "not configured, so nobody relies on them");
+        assert_eq!(unnamed("user=ada"), unnamed("user=eve"), "not configured, so nobody relies on them");
     }
 
     #[test]
@@ -151,26 +196,31 @@ mod tests {
         }
         let names = [COOKIE, HeaderName::from_static("x-user")];
         for conn in [plain(), showing(b"ada")] {
-            let ada = Principal::of(&naming(&names), &headers, &conn);
+            let ada = Visitor::of(&headers, &conn);
             let mut written = HeaderMap::new();
             ada.write_to(&mut written);
-            assert_eq!(Principal::relayed(&naming(&names), &written), ada);
-            assert_ne!(Principal::relayed(&naming(&[]), &written), ada);
+            let relayed = Visitor::relayed(&written);
+            // Whatever the rules are where its session lives.
+            for names in [&names[..], &names[..1], &[]] {
+                assert_eq!(Principal::of(&naming(names), &relayed), Principal::of(&naming(names), &ada));
+            }
+            assert_ne!(Principal::of(&naming(&names), &relayed), Principal::of(&naming(&[]), &ada));
         }
     }
 
     #[test]
     fn another_certificate_or_none_is_another_principal_and_only_a_handshake_can_tell() {
-        let of = |conn: &ConnInfo, headers: &HeaderMap| Principal::of(&naming(&[]), headers, conn);
+        let of = |conn: &ConnInfo, headers: &HeaderMap| of(&[], headers, conn);
         let (none, ada) = (HeaderMap::new(), of(&showing(b"ada"), &HeaderMap::new()));
         assert_eq!(ada, of(&showing(b"ada"), &none));
         assert_ne!(ada, of(&showing(b"eve"), &none));
         assert_ne!(ada, of(&plain(), &none));
         let mut written = HeaderMap::new();
-        ada.write_to(&mut written);
+        Visitor::of(&none, &showing(b"ada")).write_to(&mut written);
+        assert_eq!(ada, Principal::of(&naming(&[]), &Visitor::relayed(&written)));
         assert_ne!(ada, of(&plain(), &written), "a client's own words");
         written.insert(CERTIFICATE, HeaderValue::from_static("zz"));
-        assert_ne!(Principal::relayed(&naming(&[]), &written), of(&plain(), &none));
+        assert_ne!(Principal::of(&naming(&[]), &Visitor::relayed(&written)), of(&plain(), &none));
     }
 
     #[test]

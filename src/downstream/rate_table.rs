@@ -21,7 +21,9 @@ const MOST_IN_SHARD: usize = 1024;
 /// How fast something may come: so many at once, and one more after each interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    interval: u64,
+    /// Nanoseconds in which `count` come.
+    period: u64,
+    count: u64,
     burst: u64,
 }
 
@@ -37,8 +39,8 @@ impl Rate {
     }
 
     fn new(period: Duration, count: u32) -> Self {
-        let count = count.max(1);
-        Self { interval: (period.as_nanos() as u64 / u64::from(count)).max(1), burst: count.into() }
+        let count = count.max(1).into();
+        Self { period: period.as_nanos() as u64, count, burst: count }
     }
 
     /// So many seconds' worth at once.
@@ -49,12 +51,22 @@ impl Rate {
     /// When a bucket is full that was full at `full` and gives one; or how long until it can give one. A bucket is a
     /// single time, that at which it will be full (the generic cell rate algorithm, ITU-T I.371).
     fn take(self, full: u64, now: u64) -> Result<u64, Duration> {
-        let after = full.max(now).saturating_add(self.interval);
-        let room = self.interval.saturating_mul(self.burst);
-        match (after - now).checked_sub(room) {
-            None | Some(0) => Ok(after),
-            Some(wait) => Err(Duration::from_nanos(wait)),
+        match self.reserve(full, now, 1) {
+            (after, Duration::ZERO) => Ok(after),
+            (_, wait) => Err(wait),
         }
+    }
+
+    /// The same, but so many are taken whether they are there or not: also how long it is until they are.
+    fn reserve(self, full: u64, now: u64, count: u64) -> (u64, Duration) {
+        let after = full.max(now).saturating_add(self.time_of(count).max(1));
+        (after, Duration::from_nanos((after - now).saturating_sub(self.time_of(self.burst))))
+    }
+
+    /// In how many nanoseconds so many come.
+    fn time_of(self, count: u64) -> u64 {
+        let time = u128::from(self.period) * u128::from(count) / u128::from(self.count);
+        u64::try_from(time).unwrap_or(u64::MAX)
     }
 }
 
@@ -94,6 +106,19 @@ impl Bucket {
             }
         }
     }
+
+    /// Takes so many in any case; how long until they are there.
+    pub(crate) fn reserve(&self, rate: Rate, count: u64, now: Instant) -> Duration {
+        let now = self.epoch.nanos(now);
+        let mut full = self.full.load(Ordering::Relaxed);
+        loop {
+            let (after, wait) = rate.reserve(full, now, count);
+            match self.full.compare_exchange_weak(full, after, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return wait,
+                Err(other) => full = other,
+            }
+        }
+    }
 }
 
 /// A bucket for each key. One that is full is forgotten when room is needed. When none is, that goes which is nearest
@@ -115,11 +140,25 @@ impl Default for RateTable {
 impl RateTable {
     /// Takes one from a key's bucket, or says how long until there will be one.
     pub fn take(&self, key: impl Hash, rate: Rate, now: Instant) -> Result<(), Duration> {
+        self.change(key, now, |full, now| match rate.take(full, now) {
+            Ok(after) => (after, Ok(())),
+            Err(wait) => (full, Err(wait)),
+        })
+    }
+
+    /// Takes so many from a key's bucket in any case; how long until they are there.
+    pub fn reserve(&self, key: impl Hash, rate: Rate, count: u64, now: Instant) -> Duration {
+        self.change(key, now, |full, now| rate.reserve(full, now, count))
+    }
+
+    /// Changes the time at which a key's bucket is full.
+    fn change<T>(&self, key: impl Hash, now: Instant, change: impl FnOnce(u64, u64) -> (u64, T)) -> T {
         let (key, now) = (self.hasher.hash_one(key), self.epoch.nanos(now));
         let mut shard = self.shards[key as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(full) = shard.get_mut(&key) {
-            *full = rate.take(*full, now)?;
-            return Ok(());
+            let (after, told) = change(*full, now);
+            *full = after;
+            return told;
         }
         if shard.len() >= MOST_IN_SHARD {
             shard.retain(|_, full| *full > now);
@@ -129,8 +168,9 @@ impl RateTable {
         {
             shard.remove(&fullest);
         }
-        shard.insert(key, rate.take(0, now)?);
-        Ok(())
+        let (after, told) = change(0, now);
+        shard.insert(key, after);
+        told
     }
 
     /// How many buckets there are.
@@ -208,6 +248,22 @@ mod tests {
         assert_eq!(taken, 6);
         assert_eq!(bucket.take(rate, now), Err(SECOND / 2));
         assert_eq!(bucket.take(rate, now + SECOND), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_in_any_case_is_told_when_his_turn_is_and_the_next_one_comes_behind_him() {
+        let (table, bucket, rate) = (RateTable::default(), Bucket::default(), Rate::per_second(4));
+        let now = Instant::now();
+        for (count, wait) in [(3, 0), (1, 0), (2, 500), (1, 750), (8, 2750)] {
+            let wait = Duration::from_millis(wait);
+            assert_eq!(table.reserve("ada", rate, count, now), wait);
+            assert_eq!(bucket.reserve(rate, count, now), wait);
+        }
+        assert_eq!(table.reserve("bob", rate, 1, now), Duration::ZERO);
+        assert_eq!(table.reserve("ada", rate, 1, now + SECOND * 10), Duration::ZERO);
+        // Exactly, however many they are.
+        let fast = Rate::per_second(300_000_000);
+        assert_eq!(table.reserve("bytes", fast, 300_000_000 * 7, now), SECOND * 6);
     }
 
     #[test]

@@ -86,7 +86,7 @@ where
     fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Box<Outcome>>> {
         loop {
             if !self.pending.is_empty() {
-                let capacity = ready!(self.sender.poll_capacity(cx, self.pending.len()));
+                let capacity = ready!(self.sender.poll_room(cx, &self.pending));
                 if capacity == 0 {
                     // Upstream has answered without reading on. Its answer stands.
                     self.sender.finish();

@@ -52,6 +52,9 @@ pub struct RouteSettings {
     pub max_stream_age: Option<Duration>,
     /// The largest message, either way.
     pub max_message: u64,
+    /// How long its calls go on while their session has no carrier; zero: they end with the carrier that they run on.
+    /// `None`: as long as the session.
+    pub resume: Option<Duration>,
     /// Cookies that become metadata, in place of what the client says under that name. The settings' `cookies` must
     /// have their names.
     pub cookies: Vec<(String, HeaderName)>,
@@ -82,6 +85,7 @@ impl RouteSettings {
             timeout: None,
             max_stream_age: None,
             max_message: Limits::default().max_message,
+            resume: None,
             cookies: Vec::new(),
             request_metadata: MetadataRules::default(),
             response_metadata: None,

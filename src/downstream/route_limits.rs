@@ -10,14 +10,19 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::rate_table::{Bucket, Rate};
+use super::{
+    CallLimits,
+    rate_table::{Bucket, Rate},
+};
 
 /// A route's limits and what is used of them, in the whole process.
 #[derive(Debug)]
 pub struct RouteLimits {
-    calls: Option<(u32, Bucket)>,
-    concurrent: Option<u32>,
+    calls: Bucket,
     open: AtomicU32,
+    limits: CallLimits,
+    pub(super) messages: Bucket,
+    pub(super) bytes: Bucket,
 }
 
 /// Why a route takes no more.
@@ -34,10 +39,20 @@ pub(crate) enum RouteFull {
 pub(crate) struct RoutePermit(Arc<RouteLimits>);
 
 impl RouteLimits {
-    /// Limits of the calls that begin in a second, and of those that run.
-    pub fn new(calls_per_second: Option<u32>, concurrent_calls: Option<u32>) -> Self {
-        let calls = calls_per_second.map(|calls| (calls, Bucket::default()));
-        Self { calls, concurrent: concurrent_calls, open: AtomicU32::new(0) }
+    /// These limits, of which nothing is used.
+    pub fn new(limits: CallLimits) -> Self {
+        let [calls, messages, bytes] = Default::default();
+        Self { calls, open: AtomicU32::new(0), limits, messages, bytes }
+    }
+
+    /// Whether messages may have to wait.
+    pub(super) fn bounds_traffic(&self) -> bool {
+        self.limits.bounds_traffic()
+    }
+
+    /// The limits themselves.
+    pub(super) fn traffic(&self) -> &CallLimits {
+        &self.limits
     }
 
     /// A place for one more call.
@@ -45,12 +60,12 @@ impl RouteLimits {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         // From here on, dropping it gives it back.
         let permit = RoutePermit(Arc::clone(self));
-        if let Some(most) = self.concurrent.filter(|most| before >= *most) {
+        if let Some(most) = self.limits.concurrent_calls.filter(|most| before >= *most) {
             return Err(RouteFull::Concurrent(most));
         }
-        if let Some((calls, bucket)) = &self.calls {
-            let taken = bucket.take(Rate::per_second(*calls), Instant::now());
-            taken.map_err(|wait| RouteFull::Rate(*calls, wait))?;
+        if let Some(calls) = self.limits.calls_per_second {
+            let taken = self.calls.take(Rate::per_second(calls), Instant::now());
+            taken.map_err(|wait| RouteFull::Rate(calls, wait))?;
         }
         Ok(permit)
     }
@@ -68,7 +83,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_place_is_given_back_and_a_refused_one_was_never_taken() {
-        let limits = Arc::new(RouteLimits::new(None, Some(2)));
+        let limits =
+            Arc::new(RouteLimits::new(CallLimits { concurrent_calls: Some(2), ..CallLimits::default() }));
         let (first, _second) = (limits.enter().unwrap(), limits.enter().unwrap());
         assert_eq!(limits.enter().unwrap_err(), RouteFull::Concurrent(2));
         assert_eq!(limits.enter().unwrap_err(), RouteFull::Concurrent(2));
@@ -79,7 +95,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn calls_come_as_fast_as_the_route_takes_them() {
-        let limits = Arc::new(RouteLimits::new(Some(2), None));
+        let limits =
+            Arc::new(RouteLimits::new(CallLimits { calls_per_second: Some(2), ..CallLimits::default() }));
         let both = [limits.enter(), limits.enter()];
         assert!(both.iter().all(Result::is_ok));
         let wait = Duration::from_millis(500);

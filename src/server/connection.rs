@@ -99,6 +99,14 @@ fn http(limits: &Limits) -> Builder<TokioExecutor> {
     builder
 }
 
+/// HTTP settings for the port of other instances: their requests have a client's headers, and some of their own.
+fn peer_http(limits: &Limits) -> Builder<TokioExecutor> {
+    let mut builder = http(&Limits { max_metadata: limits.max_metadata.saturating_mul(2), ..limits.clone() });
+    let head = 2 * HEAD.max(limits.max_metadata.saturating_add(HEADER_ROOM));
+    builder.http1().max_buf_size(head as usize);
+    builder.http1_only()
+}
+
 /// Who comes to a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Door {
@@ -114,6 +122,8 @@ pub(super) struct Terms {
     tls: Option<TlsAcceptor>,
     /// Connections begin with a PROXY header.
     proxy_protocol: bool,
+    /// How long sessions that begin here wait without a carrier, if it is not as everywhere.
+    resume: Option<Duration>,
 }
 
 impl Terms {
@@ -121,12 +131,20 @@ impl Terms {
     pub(super) fn of(settings: &Settings) -> Vec<Self> {
         let http = http(&settings.downstream.limits);
         let public = settings.listeners.iter();
-        let public = public.map(|listener| (http.clone(), listener.tls.clone(), listener.proxy_protocol));
+        let public = public.map(|listener| Self {
+            http: http.clone(),
+            tls: listener.tls.clone().map(TlsAcceptor::from),
+            proxy_protocol: listener.proxy_protocol,
+            resume: listener.resume,
+        });
         let peers = settings.downstream.peers.as_ref();
-        let peers = peers.map(|peers| (http.clone().http1_only(), Some(peers.server.clone()), false));
-        let all = public.chain(peers);
-        all.map(|(http, tls, proxy_protocol)| Self { http, tls: tls.map(TlsAcceptor::from), proxy_protocol })
-            .collect()
+        let peers = peers.map(|peers| Self {
+            http: peer_http(&settings.downstream.limits),
+            tls: Some(peers.server.clone().into()),
+            proxy_protocol: false,
+            resume: None,
+        });
+        public.chain(peers).collect()
     }
 }
 
@@ -170,7 +188,11 @@ impl Connections {
             },
         };
         let io = io.with_write_timeout(self.edge.settings().limits.write_timeout);
-        let conn = ConnInfo { certificate, ..ConnInfo::new(peer, by_tls || terms.tls.is_some()) };
+        let conn = ConnInfo {
+            certificate,
+            resume: terms.resume,
+            ..ConnInfo::new(peer, by_tls || terms.tls.is_some())
+        };
         self.serve_http(&terms, io, conn).await;
     }
 
@@ -332,7 +354,7 @@ fn answer(
 ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>> {
     Box::pin(async move {
         if door == Door::Peers {
-            return Ok(carrier::answer_peer(&edge, request));
+            return Ok(carrier::answer_peer(&edge, request).await);
         }
         let (version, leaving) = (request.version(), edge.drain.leaving.clone());
         let mut response = edge.handle(request, conn).await;

@@ -32,7 +32,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -130,7 +130,11 @@ impl Server {
         let sessions = SessionDirectory::new(&settings.downstream, &metrics).map_err(StartError::Random)?;
         let reloads = ReloadStatus::new(metrics.clone());
         let (reloader, orders) = Reloader::new(reloads.clone());
-        let drain = Drain { spread: settings.drain.spread, ..Drain::default() };
+        let drain = Drain {
+            spread: settings.drain.spread,
+            late_spread: settings.drain.late_spread(),
+            ..Drain::default()
+        };
         Ok(Self {
             settings,
             addresses,
@@ -222,6 +226,7 @@ impl Server {
         );
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch));
         let mut peers = peers.into_iter();
+        let peers_closed = CancellationToken::new();
         let generation = Arc::new(Generation { settings, rosters, schemas });
         let (senders, news): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::channel(1)).unzip();
         let workers = listeners.into_iter().zip(news).map(|(listeners, news)| Worker {
@@ -229,6 +234,7 @@ impl Server {
             news,
             listeners,
             peers: peers.next(),
+            peers_closed: peers_closed.clone(),
             metrics: metrics.clone(),
             places: places.semaphore(),
             peer_places: peer_places.semaphore(),
@@ -239,14 +245,15 @@ impl Server {
         let threads = start(workers.collect(), &stop).await;
         readiness.ready();
 
-        let DrainSettings { grace, spread, timeout: limit } = generation.settings.drain;
+        let times = generation.settings.drain;
+        let DrainSettings { grace, spread, timeout: limit } = times;
         let mut renewals = Renewals::default();
         renewals.follow(&generation.settings);
         let running = Running {
             generation,
             workers: senders,
             metrics,
-            sessions,
+            sessions: sessions.clone(),
             places: vec![places, peer_places],
             schemas: schemas_now,
             renewals,
@@ -270,11 +277,21 @@ impl Server {
         info!(deadline = ?limit.saturating_sub(grace), ?spread, "draining: open calls may finish, clients go elsewhere");
         drain.draining.cancel();
         drain.tasks.close();
+        let ending = async {
+            let begun = Instant::now();
+            let _ = timeout_at(begun + times.open(), sessions.vacated()).await;
+            drain.closed.cancel();
+            let _ = timeout_at(begun + times.open_for_peers(), sessions.vacated()).await;
+            peers_closed.cancel();
+            drain.tasks.wait().await;
+        };
         let ended = tokio::select! {
-            () = drain.tasks.wait() => true,
+            () = ending => true,
             () = deadline => false,
             () = drain.cut.cancelled() => false,
         };
+        drain.closed.cancel();
+        peers_closed.cancel();
         drain.cut.cancel();
         // Twice: a call may end within its grace, and its connection after that.
         if !ended && timeout(2 * connection::LAST_WORDS, drain.tasks.wait()).await.is_err() {

@@ -1,23 +1,32 @@
 //! Measures what the process uses: memory and file descriptors, as the kernel tells, and how long workers let wait.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
-    time::{Duration, Instant as StdInstant},
+    time::Duration,
 };
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::admin::Readiness;
 use crate::{
     downstream::{AddressTable, Edge, LagMeter, OverloadSettings, Resource, Strain},
-    telemetry::Metrics,
+    telemetry::{Metrics, WorkerClock, next_moment},
 };
 
-/// How often, for the process and for each worker. An idle process is to sleep.
-const EVERY: Duration = Duration::from_millis(500);
+/// How often the process is measured: while it is far from its limits, and while it is not. An idle one is to sleep.
+const FAR: Duration = Duration::from_secs(1);
+const NEAR: Duration = Duration::from_millis(250);
+
+/// "Too many open files", of the process; on Linux, where there is `/proc`.
+const EMFILE: i32 = 24;
+
+/// Near is what has used up so much of what there is before work is refused.
+const NEARNESS: f64 = 0.5;
+
+/// How often it is decided at most whether a worker lags; its clock may tick more often.
 const LAG_EVERY: Duration = Duration::from_secs(1);
 
 /// Measures the process, for ever. What the kernel does not tell is not watched.
@@ -32,23 +41,25 @@ pub(super) async fn watch(
         metrics.limits().memory_max(most);
     }
     let most_files = file_limit();
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        let mut is_near = false;
         if settings.memory < 1.0
             && let (Some(used), Some(most)) = (resident(), most_memory)
         {
+            is_near |= part(used, most) >= settings.memory * NEARNESS;
             let change = addresses.overload.measured(Resource::Memory, part(used, most), settings.memory);
             tell(&metrics, Resource::Memory, used, most, change);
         }
         if settings.files < 1.0
-            && let (Some(used), Some(most)) = (open_files(), most_files)
+            && let Some(most) = most_files
+            && let Some(used) = open_files(most)
         {
+            is_near |= part(used, most) >= settings.files * NEARNESS;
             let change = addresses.overload.measured(Resource::Files, part(used, most), settings.files);
             tell(&metrics, Resource::Files, used, most, change);
         }
         readiness.overloaded(settings.readiness && addresses.overload.strain().is_some());
+        sleep_until(next_moment(if is_near { NEAR } else { FAR })).await;
     }
 }
 
@@ -71,14 +82,18 @@ fn tell(metrics: &Metrics, resource: Resource, used: u64, most: u64, change: Opt
     metrics.limits().overload(resource, change.is_some_and(|strain| strain > Strain::None));
 }
 
-/// Measures how late a worker's timers are, as long as it lives. Late is who has more to do than time.
-pub(super) async fn watch_lag(edge: Weak<Edge>) {
+/// Keeps a worker's clock, as long as the worker lives, and looks at how late it is. Late is who has more to do than
+/// time.
+pub(super) async fn keep_clock(clock: WorkerClock, edge: Weak<Edge>) {
     let mut meter = LagMeter::default();
+    let mut next = Instant::now();
     loop {
-        let before = wall_clock();
-        tokio::time::sleep(LAG_EVERY).await;
-        let lag = before.elapsed().saturating_sub(LAG_EVERY);
+        let lag = clock.tick().await;
         let Some(edge) = edge.upgrade() else { return };
+        if Instant::now() < next {
+            continue;
+        }
+        next = Instant::now() + LAG_EVERY;
         let threshold = edge.settings().limits.overload.lag;
         let is_long = meter.sample(lag, threshold, edge.lag.is_long());
         if edge.lag.set(is_long) {
@@ -90,15 +105,6 @@ pub(super) async fn watch_lag(edge: Weak<Edge>) {
             }
         }
     }
-}
-
-/// The true time, however tests treat tokio's.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "lag is measured, and a stopped clock lags by as much as a test says"
-)]
-fn wall_clock() -> StdInstant {
-    StdInstant::now()
 }
 
 /// The process's resident memory, in bytes.
@@ -124,14 +130,18 @@ fn cgroup_limit(root: &Path, groups: &str) -> Option<u64> {
     limits.min()
 }
 
-/// How many file descriptors are open. Linux 6.2 and later tell; otherwise they are counted.
-fn open_files() -> Option<u64> {
+/// How many file descriptors are open of so many that may be. Linux 6.2 and later tell; otherwise they are counted, for
+/// which one is needed: where there is none left, all are open.
+fn open_files(most: u64) -> Option<u64> {
     let told = fs::metadata("/proc/self/fd").ok()?.len();
     if told > 0 {
         return Some(told);
     }
-    let counted: io::Result<u64> = fs::read_dir("/proc/self/fd").map(|files| files.count() as u64);
-    counted.ok()
+    match fs::read_dir("/proc/self/fd") {
+        Ok(files) => Some(files.count() as u64),
+        Err(error) if error.raw_os_error() == Some(EMFILE) => Some(most),
+        Err(_) => None,
+    }
 }
 
 /// How many may be.
@@ -156,9 +166,9 @@ mod tests {
         let used = resident().unwrap();
         assert!(used > 100_000, "{used}");
         assert!(memory_limit(Path::new("/sys/fs/cgroup")).unwrap() > used);
-        let before = open_files().unwrap();
+        let before = open_files(u64::MAX).unwrap();
         let held: Vec<_> = (0..50).map(|_| fs::File::open("/proc/self/status").unwrap()).collect();
-        let after = open_files().unwrap();
+        let after = open_files(u64::MAX).unwrap();
         assert!(after >= before.saturating_sub(20) + 50 - 20, "{before} {after}");
         assert!(file_limit().unwrap() >= after);
         drop(held);

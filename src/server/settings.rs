@@ -40,6 +40,29 @@ pub struct DrainSettings {
     pub timeout: Duration,
 }
 
+impl DrainSettings {
+    /// How long the public ports may stay open in a drain for clients that may come back. Others come there, too, and
+    /// what they begin needs time to end.
+    pub(super) fn open(&self) -> Duration {
+        self.draining() / 2
+    }
+
+    /// The same for the port of other instances, which bring nobody else. Who comes in the last moments would only be cut
+    /// off.
+    pub(super) fn open_for_peers(&self) -> Duration {
+        self.draining() / 4 * 3
+    }
+
+    /// The time over which those are sent elsewhere who came in a drain, once the ports are closed.
+    pub(super) fn late_spread(&self) -> Duration {
+        self.spread.min(self.draining() / 16)
+    }
+
+    fn draining(&self) -> Duration {
+        self.timeout.saturating_sub(self.grace)
+    }
+}
+
 impl From<Duration> for DrainSettings {
     /// No grace and no spread.
     fn from(timeout: Duration) -> Self {
@@ -57,6 +80,8 @@ pub struct ListenerSettings {
     /// Whether connections begin with a PROXY header (HAProxy's PROXY protocol 1 or 2), which is believed from trusted
     /// proxies. Those without are closed.
     pub proxy_protocol: bool,
+    /// How long sessions that begin here wait without a carrier; `None`: as the settings of sessions say.
+    pub resume: Option<Duration>,
     /// What is to be known of the certificates of `tls`, for the metrics.
     pub certificates: Vec<CertificateFacts>,
     /// A hash of what `tls` demands of clients' certificates; `None`: nothing. A reload that changes it takes back the
@@ -69,7 +94,15 @@ pub struct ListenerSettings {
 impl ListenerSettings {
     /// A port with every default.
     pub fn new(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        Self { address, tls, proxy_protocol: false, certificates: Vec::new(), client_trust: None, acme: None }
+        Self {
+            address,
+            tls,
+            proxy_protocol: false,
+            resume: None,
+            certificates: Vec::new(),
+            client_trust: None,
+            acme: None,
+        }
     }
 }
 

@@ -8,9 +8,9 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    DrainSettings,
     connection::{Connections, Door, Terms},
     listener::Acceptor,
     overload,
@@ -33,6 +33,8 @@ pub(super) struct Worker {
     pub(super) listeners: Vec<TcpListener>,
     /// The port for other instances, if there is one.
     pub(super) peers: Option<TcpListener>,
+    /// Set when that one closes in a drain.
+    pub(super) peers_closed: CancellationToken,
     pub(super) metrics: Arc<Metrics>,
     /// Places for connections in the whole process.
     pub(super) places: Arc<Semaphore>,
@@ -52,19 +54,20 @@ impl Worker {
         let drain = Drain {
             leaving: self.drain.leaving.child_token(),
             draining: self.drain.draining.child_token(),
+            closed: self.drain.closed.child_token(),
             cut: self.drain.cut.child_token(),
             tasks: self.drain.tasks.clone(),
             spread: self.drain.spread,
+            late_spread: self.drain.late_spread,
         };
-        let (clock, cut) = (self.metrics.worker_clock(), drain.cut.clone());
-        tokio::spawn(async move { cut.run_until_cancelled(clock.run()).await });
         let mut follower =
             Follower { metrics: self.metrics.clone(), drain: drain.clone(), upstreams: HashMap::new() };
         let settings = &self.generation.settings;
         let plan = follower.plan(&self.generation);
         let edge =
             Edge::new(plan, self.metrics.clone(), drain.clone(), self.addresses, self.sessions.clone());
-        tokio::spawn(overload::watch_lag(Arc::downgrade(&edge)));
+        let clock = overload::keep_clock(self.metrics.worker_clock(), Arc::downgrade(&edge));
+        tokio::spawn(drain.cut.clone().run_until_cancelled_owned(clock));
         let public = self.listeners.into_iter().map(|listener| (listener, Door::Public, &self.places));
         let peers = self.peers.into_iter().map(|listener| (listener, Door::Peers, &self.peer_places));
         let mut doors = Vec::new();
@@ -72,14 +75,11 @@ impl Worker {
             let acceptor = Acceptor::new(listener, self.metrics.clone())?;
             let connections = Arc::new(Connections::new(terms, door, edge.clone(), self.metrics.clone()));
             doors.push(Arc::downgrade(&connections));
-            drain.tasks.spawn(accept(
-                acceptor,
-                connections,
-                places.clone(),
-                drain.clone(),
-                self.sessions.clone(),
-                settings.drain,
-            ));
+            let over = match door {
+                Door::Public => drain.closed.clone(),
+                Door::Peers => self.peers_closed.clone(),
+            };
+            drain.tasks.spawn(accept(acceptor, connections, places.clone(), drain.tasks.clone(), over));
         }
         tokio::spawn(follower.run(self.news, edge, doors));
         Ok(())
@@ -124,26 +124,15 @@ impl Follower {
     }
 }
 
-/// Accepts until the drain begins, and then as long as there are sessions whose clients may come back, and time for
-/// what they bring; then the port is closed.
+/// Accepts until it is over; then the port is closed.
 async fn accept(
     mut acceptor: Acceptor,
     connections: Arc<Connections>,
     places: Arc<Semaphore>,
-    drain: Drain,
-    sessions: Arc<SessionDirectory>,
-    times: DrainSettings,
+    tasks: TaskTracker,
+    over: CancellationToken,
 ) {
-    let over = async {
-        drain.draining.cancelled().await;
-        tokio::select! {
-            () = sessions.vacated() => {}
-            // Whoever comes in the last moments would only be cut off.
-            () = tokio::time::sleep(times.timeout.saturating_sub(times.grace) / 4 * 3) => {}
-            () = drain.cut.cancelled() => {}
-        }
-    };
-    let mut over = std::pin::pin!(over);
+    let mut over = std::pin::pin!(over.cancelled());
     let next = async |acceptor: &mut Acceptor| {
         let (socket, peer) = acceptor.accept().await;
         // At the limit this connection waits here, and the others in the kernel's backlog.
@@ -158,6 +147,6 @@ async fn accept(
             () = &mut over => return,
         };
         let open = OpenConnection::new(connections.metrics.clone(), place);
-        drain.tasks.spawn(connections.clone().serve(socket, peer, open));
+        tasks.spawn(connections.clone().serve(socket, peer, open));
     }
 }

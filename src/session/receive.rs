@@ -288,7 +288,7 @@ impl Session {
         self.on_defaults(hello.metadata)?;
         self.phase = Phase::Open;
         self.keepalive.start(self.side, self.settings.ping_interval, now);
-        if !hello.resumable {
+        if !hello.resumable || self.settings.resume_grace.is_zero() {
             self.resume = None;
         }
         self.sequence.resumable = self.resume.is_some();

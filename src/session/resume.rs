@@ -67,7 +67,7 @@ impl From<Violation> for Refusal {
 
 impl Session {
     /// Proxy: the session can be resumed, and Welcome announces this token, if the client wants one
-    /// (`Hello.resumable`). To be called before the first packet is handled. The token is a secret that nobody can
+    /// (`Hello.resumable`) and the grace is not zero. To be called before the first packet is handled. The token is a secret that nobody can
     /// guess; the session only stores it.
     pub fn announce_resume(&mut self, token: Bytes) {
         debug_assert!(self.side == Side::Proxy && self.phase == Phase::Greeting, "a proxy's first command");
@@ -97,7 +97,7 @@ impl Session {
     /// has been given in events is not among them.) Costs a look at every stream.
     pub fn held_bytes(&self) -> usize {
         let kept = self.resume.as_deref().map_or(0, |resume| resume.replay.held());
-        kept + self.streams.values().map(|s| s.outbound.cost as usize).sum::<usize>()
+        kept + self.streams.values().map(|s| s.outbound.held_bytes()).sum::<usize>()
     }
 
     /// The carrier is lost, or is to be used no more. Returns whether the session goes on without one: then

@@ -53,7 +53,7 @@ pub struct Settings {
     /// Client: it acknowledges and can resume; without it the proxy grants no token.
     pub resumable: bool,
     /// Proxy: how long a session without a carrier is kept, announced in Welcome; only if `announce_resume` was
-    /// called. 30 s: a tunnel, a change of network, a laptop that is opened again.
+    /// called. Zero: this one cannot be resumed, but its carrier may ask for another. 30 s: a tunnel, a change of network, a laptop that is opened again.
     pub resume_grace: Duration,
     /// In a session that can be resumed: how many bytes may be sent before the peer has acknowledged some. It is the
     /// window of the session, in effect: 1 MiB fills 80 ms at 100 Mbit/s. At least 128 KiB.

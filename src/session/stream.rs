@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{FRAME_OVERHEAD, MAX_PIECE, StreamId, Violation};
+use super::{FRAME_OVERHEAD, MAX_PIECE, StreamId, Violation, metadata};
 use crate::wire::v1;
 
 /// No side may hold more credit than this on a stream, so that the books fit in 32 bits everywhere (RFC 9113,
@@ -280,6 +280,23 @@ impl Outbound {
         self.cost = 0;
         self.tail = None;
         self.finished = true;
+    }
+
+    /// Bytes that wait: data as it costs credit, and metadata as its limits count it.
+    pub(super) fn held_bytes(&self) -> usize {
+        let head = match &self.head {
+            Some(Head::Headers(v1::Headers { metadata })) => metadata::size(metadata),
+            Some(Head::Open(open)) => open.method.len() + metadata::size(&open.metadata),
+            None => 0,
+        };
+        let tail = match &self.tail {
+            Some(Tail::Trailers(trailers)) => {
+                let v1::Trailers { message, details, metadata, .. } = &**trailers;
+                FRAME_OVERHEAD as usize + message.len() + details.len() + metadata::size(metadata)
+            }
+            Some(Tail::Cancel | Tail::HalfClose) | None => 0,
+        };
+        head + self.cost as usize + tail
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,5 +1,7 @@
 //! Limits and overload in metrics.
 
+use std::{sync::atomic::AtomicU64, time::Duration};
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -31,6 +33,7 @@ struct Why {
 #[derive(Debug, Default)]
 pub struct LimitMetrics {
     limited: Family<Limit, Counter>,
+    throttled: Family<Limit, Counter<f64, AtomicU64>>,
     proxy_header_failures: Family<Why, Counter>,
     write_stalls: Counter,
     overload: Family<OfResource, Gauge>,
@@ -44,6 +47,11 @@ impl LimitMetrics {
             "limited",
             "Connections, sockets and calls beyond a limit of their client or route",
             self.limited.clone(),
+        );
+        r.register(
+            "throttled_seconds",
+            "Time in which calls held messages back because of a limit of their client or route",
+            self.throttled.clone(),
         );
         r.register(
             "proxy_header_failures",
@@ -67,6 +75,11 @@ impl LimitMetrics {
     /// Something was beyond a limit.
     pub fn limited(&self, limit: &'static str) {
         self.limited.get_or_create(&Limit { limit }).inc();
+    }
+
+    /// A call has held messages back for so long.
+    pub fn throttled(&self, limit: &'static str, time: Duration) {
+        self.throttled.get_or_create(&Limit { limit }).inc_by(time.as_secs_f64());
     }
 
     /// A connection did not begin with a PROXY header that is believed; `reason` is a stable word.

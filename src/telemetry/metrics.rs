@@ -128,6 +128,7 @@ pub struct Metrics {
     carriers_lost: Family<Reason, Counter>,
     relays_open: Gauge,
     carriers_relayed: Counter,
+    carrier_requests_relayed: Counter,
     relay_failures: Family<Reason, Counter>,
     refused: Family<Reason, Counter>,
     connections_open: Gauge,
@@ -170,6 +171,7 @@ impl Metrics {
             carriers_lost: Family::default(),
             relays_open: Gauge::default(),
             carriers_relayed: Counter::default(),
+            carrier_requests_relayed: Counter::default(),
             relay_failures: Family::default(),
             refused: Family::default(),
             connections_open: Gauge::default(),
@@ -220,8 +222,13 @@ impl Metrics {
             m.carriers_relayed.clone(),
         );
         r.register(
+            "carrier_requests_relayed",
+            "Requests of HTTP carriers brought to the instance that has the carrier",
+            m.carrier_requests_relayed.clone(),
+        );
+        r.register(
             "relay_failures",
-            "Carriers not brought to the instance of their session",
+            "Carriers and their requests not brought to the instance that they ask for",
             m.relay_failures.clone(),
         );
         r.register("refused", "Requests and sockets refused before they became a call", m.refused.clone());
@@ -371,7 +378,12 @@ impl Metrics {
         OpenRelay { open: self.relays_open.clone() }
     }
 
-    /// A carrier was not brought to the instance of its session; `reason` is a stable word.
+    /// A request of an HTTP carrier was answered by another instance.
+    pub fn carrier_request_relayed(&self) {
+        self.carrier_requests_relayed.inc();
+    }
+
+    /// A carrier, or a request of one, was not brought to the instance that it asks for; `reason` is a stable word.
     pub fn relay_failed(&self, reason: &'static str) {
         self.relay_failures.get_or_create(&Reason { reason }).inc();
     }

@@ -23,7 +23,7 @@ mod trip;
 mod upstream_calls;
 mod upstream_metrics;
 
-pub use backpressure::{Backpressure, Wait, WorkerClock};
+pub use backpressure::{Backpressure, Wait, WorkerClock, next_moment};
 pub use call_metrics::CallMetrics;
 pub use call_record::{CallGuard, CallRecord, ClientNames};
 pub use carrier_count::{CarrierCount, CarrierKind};

@@ -2,14 +2,16 @@
 
 use std::{
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
-use super::{CallReceiver, Chunk, Tap, Terms, lane::Lane, lifetime::Lifetime, pool::Pool};
+use super::{
+    Allowance, CallReceiver, Chunk, Tap, Terms, lane::Lane, lifetime::Lifetime, pace::Pace, pool::Pool,
+};
 use crate::{
     telemetry::{Backpressure, Trip, Wait},
     wire::{Code, Outcome, metadata_rules::MetadataRules},
@@ -34,6 +36,8 @@ pub struct Request {
     pub response_rules: Option<Arc<MetadataRules>>,
     /// Who is asked first, and how long it may go on; `None`: nobody, and as long as the deadline allows.
     pub terms: Option<Box<Terms>>,
+    /// How fast it may send; `None`: as fast as upstream takes it.
+    pub pace: Option<Arc<dyn Allowance>>,
 }
 
 /// What comes back from upstream, in this order: at most one `Headers`, any number of `Data`, one `End`.
@@ -73,6 +77,7 @@ impl Call {
         let settings = pool.settings();
         let tap = request.tap.take();
         let rules = request.response_rules.take();
+        let pace = request.pace.take().map(|allowance| Box::new(Pace::new(allowance)));
         let (lane, asking) = match permission {
             None => {
                 let place = match pool.enter() {
@@ -95,6 +100,7 @@ impl Call {
         let mut call = Self::over(lane, Some(pool.clone()), lifetime);
         call.receiver.asking = asking;
         call.sender.tap.clone_from(&tap);
+        call.sender.pace = pace;
         call.receiver.tap = tap;
         call.receiver.rules = rules;
         call
@@ -106,6 +112,7 @@ impl Call {
             sender: CallSender {
                 lane: lane.clone(),
                 tap: None,
+                pace: None,
                 wait: Wait::default(),
                 backpressure: backpressure.clone(),
             },
@@ -118,14 +125,21 @@ impl Call {
         Self::over(Lane::failed(outcome), None, None)
     }
 
-    /// Asks to send `want` bytes (at least 1). Ready with how many may be sent now, at most `want`; ready with 0 when
+    /// Asks to send `want` bytes (at least 1), whatever limits the request has. Ready with how many may be sent now, at most `want`; ready with 0 when
     /// the call takes no more (it is over, or the server has stopped reading: RST_STREAM with NO_ERROR after its
     /// answer): then drop what is left, and learn the end from `poll_receive`.
     pub fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<usize> {
         self.sender.poll_capacity(cx, want)
     }
 
-    /// Sends bytes within the capacity given by `poll_capacity`. With `last` the request ends.
+    /// The same for the `next` bytes of the request, of which there is at least one, within its limits: how many of them
+    /// may be sent now. Until it has been ready with all of them, it is to be asked about the same bytes again, without
+    /// those that were sent.
+    pub fn poll_room<B: Buf + Clone>(&mut self, cx: &mut Context<'_>, next: &B) -> Poll<usize> {
+        self.sender.poll_room(cx, next)
+    }
+
+    /// Sends bytes within the capacity given by `poll_capacity` or `poll_room`. With `last` the request ends.
     pub fn send(&mut self, chunk: Chunk, last: bool) {
         self.sender.send(chunk, last);
     }
@@ -169,6 +183,7 @@ impl Call {
 pub struct CallSender {
     lane: Arc<Lane>,
     tap: Option<Tap>,
+    pace: Option<Box<Pace>>,
     wait: Wait,
     backpressure: Option<Arc<Backpressure>>,
 }
@@ -185,8 +200,20 @@ impl CallSender {
         room
     }
 
+    /// See [`Call::poll_room`].
+    pub fn poll_room<B: Buf + Clone>(&mut self, cx: &mut Context<'_>, next: &B) -> Poll<usize> {
+        let want = match &mut self.pace {
+            None => next.remaining(),
+            Some(pace) => ready!(pace.poll(cx, next)),
+        };
+        self.poll_capacity(cx, want)
+    }
+
     /// See [`Call::send`].
     pub fn send(&mut self, chunk: Chunk, last: bool) {
+        if let Some(pace) = &mut self.pace {
+            pace.sent(chunk.len());
+        }
         if self.tap.as_ref().is_some_and(|tap| !tap.up(&chunk)) {
             self.tap = None;
         }

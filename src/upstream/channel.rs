@@ -52,6 +52,7 @@ impl Service<Request<tonic::body::Body>> for Channel {
             terms: None,
             trip: None,
             response_rules: None,
+            pace: None,
         });
         let (sender, receiver) = call.split();
         let pump = Pump { body, sender, pending: Bytes::new(), ended: false };

@@ -1,6 +1,7 @@
 // The cable between browser and proxy: it is cut at any byte, and can fall silent.
 
 import { connect, createServer } from "node:net";
+import { reset } from "./reset.js";
 
 /** Random numbers from a seed (mulberry32), so that a failure can be seen again. */
 export function seeded(seed) {
@@ -37,6 +38,10 @@ export async function startCable(target) {
     /** WebSockets that were begun, and that `fate` has ended, by how. */
     sockets: 0,
     cuts: { reset: 0, close: 0, half: 0 },
+    /** Whether WebSockets are refused, with a 403. */
+    blocked: false,
+    /** Bytes that clients have sent on WebSockets, and on other connections. */
+    carried: { socket: 0, http: 0 },
     /** @type {(() => Fate | undefined) | undefined} what becomes of each WebSocket to come */
     fate: undefined,
     /** Whether connections are closed as they come; and what waits until so many were, from now on. */
@@ -61,7 +66,7 @@ export async function startCable(target) {
 
   const server = createServer({ noDelay: true }, (client) => {
     if (box.refuse) {
-      client.resetAndDestroy();
+      reset(client);
       for (const resolve of refusals.splice(0)) resolve();
       return;
     }
@@ -69,6 +74,7 @@ export async function startCable(target) {
     /** @type {Fate | undefined} */
     let fate;
     let begun = false;
+    let upgrade = false;
     let silent = false;
     const link = {
       client,
@@ -77,11 +83,12 @@ export async function startCable(target) {
       silence: () => (silent = true),
       kill(how) {
         if (!links.delete(link)) return;
-        client[how === "reset" ? "resetAndDestroy" : "destroySoon"]();
+        const end = how === "reset" ? reset : (side) => side.destroySoon();
+        end(client);
         if (how === "half") {
           silent = true;
           left.add(proxy.on("close", () => left.delete(proxy)));
-        } else proxy[how === "reset" ? "resetAndDestroy" : "destroySoon"]();
+        } else end(proxy);
       },
     };
     links.add(link);
@@ -91,13 +98,21 @@ export async function startCable(target) {
       if (silent || !links.has(link)) return;
       if (!begun && up) {
         begun = true;
-        link.socket = box.everything || /\r\nupgrade: websocket\r\n/i.test(chunk.toString("latin1"));
+        upgrade = /\r\nupgrade: websocket\r\n/i.test(chunk.toString("latin1"));
+        link.socket = box.everything || upgrade;
+        if (upgrade && box.blocked) {
+          links.delete(link);
+          proxy.destroy();
+          client.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+          return;
+        }
         if (link.socket) {
           box.sockets++;
           fate = box.fate?.();
           if (fate) fate.after += chunk.length;
         }
       }
+      if (up) box.carried[upgrade ? "socket" : "http"] += chunk.length;
       if (fate && chunk.length >= fate.after) {
         // The rest is lost; what came before still arrives, unless the reset is quicker.
         to.write(chunk.subarray(0, fate.after));

@@ -2,6 +2,7 @@
 
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
+import { reset } from "./reset.js";
 
 /**
  * @param {string} origin the proxy's
@@ -18,7 +19,7 @@ export async function startMiddlebox(origin) {
   const open = new Set();
   const box = { sockets: "pass", hold: false, drop: false, requests: [] };
   const server = createServer((client) => {
-    if (box.drop) return void client.resetAndDestroy();
+    if (box.drop) return void reset(client);
     const upstream = connect(Number(port), hostname);
     const pair = { client, upstream, used: false };
     open.add(pair);
@@ -72,8 +73,8 @@ export async function startMiddlebox(origin) {
           client.end();
           upstream.end();
         } else {
-          client.resetAndDestroy();
-          upstream.resetAndDestroy();
+          reset(client);
+          reset(upstream);
         }
       }
       return used;

@@ -25,20 +25,33 @@ after(async () => {
   await proxy?.stop();
 });
 
-/** Waits until the page says what is wanted of it. */
+/** Waits until the page says what is wanted of it, compared with what it said first. */
 async function until(wanted) {
-  for (;;) {
+  for (let first; ; ) {
     const seen = await tab.run("progress");
     assert.equal(seen.error, undefined);
-    if (wanted(seen)) return seen;
+    first ??= seen;
+    if (wanted(seen, first)) return seen;
     await sleep(20);
   }
 }
 
 /** Further messages arrive. */
 async function goesOn() {
-  const { received } = await tab.run("progress");
-  await until((seen) => seen.received > received + 50);
+  await until((seen, first) => seen.received > first.received + 50);
+}
+
+/**
+ * The page's conversations go on over this kind of carrier, and no other.
+ * @param {"socket" | "http"} carrier
+ */
+async function over(carrier) {
+  const other = carrier === "http" ? "socket" : "http";
+  for (;;) {
+    const before = { ...box.carried };
+    await goesOn();
+    if (box.carried[carrier] > before[carrier] && box.carried[other] === before[other]) return;
+  }
 }
 
 /** A metric of the proxy, added up over its labels, or over those that begin like this. */
@@ -115,11 +128,15 @@ test("cuts of whatever carries it: WebSockets, and HTTP when they do not last", 
   const overHttp = await metric("bidiway_carriers_total", 'carrier="http');
   t.diagnostic(`${overHttp} carriers over HTTP`);
   assert.ok(resumed > 0 && overHttp > 0);
+  // This page remembers that WebSockets do not last.
+  assert.deepEqual(await tab.uncaught(), []);
+  await tab.page.close();
+  tab = await openPage(browser.context, box.url, "survival");
 });
 
 test("the browser goes offline and comes back", { timeout: 60_000 }, async () => {
   await tab.run("start", "offline", {});
-  await goesOn();
+  await over("socket");
   // Chromium lets nothing pass now, and does not tell the page that its connection is gone, before it is online again.
   await browser.context.setOffline(true);
   box.cut();
@@ -134,7 +151,7 @@ test("the browser goes offline and comes back", { timeout: 60_000 }, async () =>
 
 test("who cannot connect tries ever more rarely, and at once when the browser says that it is online", { timeout: 60_000 }, async () => {
   await tab.run("start", "refused", { backoff: { baseMs: 5000, maxMs: 20_000 } });
-  await goesOn();
+  await over("socket");
   box.refuse = true;
   box.cut();
   await until(({ state }) => state === "reconnecting");
@@ -151,7 +168,7 @@ test("who cannot connect tries ever more rarely, and at once when the browser sa
 
 test("another network: the connection is dead, and nobody says so", { timeout: 60_000 }, async () => {
   await tab.run("start", "silent", {});
-  await goesOn();
+  await over("socket");
   box.silence();
   // The network's change is all that the page hears. It asks for a sign of life, and waits 5 s for it.
   await browser.context.setOffline(true);
@@ -160,28 +177,70 @@ test("another network: the connection is dead, and nobody says so", { timeout: 6
   await endsWell("silent");
 });
 
-test("the page is left and comes back from the browser's cache", { timeout: 60_000 }, async (t) => {
-  await tab.run("start", "back", {});
-  await goesOn();
-  await tab.page.goto(`${box.url}/bidiway/frame.js`);
-  await tab.page.goBack({ waitUntil: "commit" });
-  const cached = await tab.page.evaluate(() => window.cases?.begun() ?? false);
-  t.diagnostic(cached ? "it was in the cache" : "it was not in the cache");
-  if (cached) {
-    await goesOn();
-    await endsWell("back");
-  } else {
-    // It was left for good, and its call ended with it.
-    for (;;) {
-      const { running, cancelled } = await stats("back");
-      if (running === 0 && cancelled === 1) break;
-      await sleep(20);
+for (const [carrier, blocked] of [["a WebSocket", false], ["HTTP", true]]) {
+  test(`the page is left and comes back from the browser's cache, three times, with its call over ${carrier}`, { timeout: 60_000 }, async (t) => {
+    box.blocked = blocked;
+    t.after(() => (box.blocked = false));
+    const tag = `back over ${carrier}`;
+    const kept = await tab.run("kept");
+    const resumed = await metric("bidiway_sessions_resumed_total");
+    await tab.run("start", tag, {});
+    for (let times = 1; times <= 3; times++) {
+      await over(blocked ? "http" : "socket");
+      await tab.page.goto(`${box.url}/bidiway/frame.js`);
+      // The browser keeps no page whose connections are open: this one has left its session without a carrier.
+      while ((await metric("bidiway_sessions_parked")) < 1) await sleep(20);
+      assert.equal((await stats(tag)).running, 1, "the service has not been told");
+      await tab.page.goBack({ waitUntil: "commit" });
+      const { left, back, why } = await tab.run("kept");
+      assert.deepEqual(left, [...kept.left, ...Array(times).fill(true)]);
+      assert.deepEqual(back, [...kept.back, ...Array(times).fill(true)], `from the cache, and not loaded anew: ${why}`);
     }
-    tab = await openPage(browser.context, box.url, "survival");
-    await tab.run("start", "afresh", {});
     await goesOn();
-    await endsWell("afresh");
-  }
-});
+    await endsWell(tag);
+    const resumes = (await metric("bidiway_sessions_resumed_total")) - resumed;
+    t.diagnostic(`resumed ${resumes} times`);
+    assert.ok(resumes >= 3);
+  });
+}
+
+for (const [name, worked, minutes] of [
+  ["moves from a WebSocket to HTTP when WebSockets are blocked, and back when they have not been for a minute", true, 1],
+  ["moves from HTTP to a WebSocket, where none has ever got through, when one does after ten minutes", false, 10],
+]) {
+  test(`in the middle of a call, a session ${name}`, { timeout: 60_000 }, async (t) => {
+    const { context, stop } = await startBrowser();
+    const page = tab;
+    t.after(async () => {
+      tab = page;
+      box.blocked = false;
+      await stop();
+    });
+    // Its minutes pass in a moment.
+    await context.clock.install();
+    tab = await openPage(context, box.url, "survival");
+    const resumed = await metric("bidiway_sessions_resumed_total");
+    box.blocked = !worked;
+    await tab.run("start", name, {});
+    if (worked) {
+      await over("socket");
+      box.blocked = true;
+      box.cut();
+    }
+    await over("http");
+    box.blocked = false;
+    // In steps, between which messages come: the page never sleeps for so long that it would doubt its connection.
+    for (let passed = 0; passed < minutes * 60; passed += 15) {
+      await tab.page.clock.fastForward(15_000);
+      await until(({ received }, last) => received > last.received);
+    }
+    await over("socket");
+    const { states } = await endsWell(name);
+    const again = ["reconnecting", "ready"];
+    assert.deepEqual(states, ["connecting", "ready", ...again, ...(worked ? again : []), "closed"].slice(0, states.length));
+    assert.equal((await metric("bidiway_sessions_resumed_total")) - resumed, worked ? 2 : 1);
+    assert.deepEqual(await tab.uncaught(), []);
+  });
+}
 
 test("nothing was thrown that nobody caught", async () => assert.deepEqual(await tab.uncaught(), []));

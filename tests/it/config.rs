@@ -118,7 +118,12 @@ fn every_value_of_a_file_reaches_the_settings() {
     let given = &settings.downstream;
     assert!(given.trusted_proxies.contains("fd00::7".parse().unwrap()));
     assert!(!settings.listeners[1].proxy_protocol);
-    let per_principal = CallLimits { calls_per_second: Some(50), concurrent_calls: Some(100) };
+    let per_principal = CallLimits {
+        calls_per_second: Some(50),
+        concurrent_calls: Some(100),
+        messages_per_second: Some(500),
+        bytes_per_second: Some(1 << 20),
+    };
     assert_eq!(given.limits.per_principal, per_principal);
     assert_eq!((given.limits.upgrades_per_minute, given.limits.cancels_per_second), (Some(600), Some(100)));
     assert_eq!(given.limits.overload.max_memory, Some(2 << 30));

@@ -328,8 +328,8 @@ async fn a_client_that_does_not_take_its_end_costs_nothing_until_it_is_given_up(
     let before = parked();
     tokio::time::sleep(Duration::from_secs(35)).await;
     let wakes = parked() - before;
-    // Several times a second a worker sets its clock, and the process looks at what it uses.
-    assert!(wakes < 1000, "the thread was woken {wakes} times in 35 s");
+    // Each second a worker looks how late it is, and the process what it uses: in one.
+    assert!(wakes < 200, "the thread was woken {wakes} times in 35 s");
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(edge.metrics.encode().contains("bidiway_connections_open 0"), "{}", edge.metrics.encode());
 }

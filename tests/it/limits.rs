@@ -124,7 +124,7 @@ async fn sockets_that_come_too_fast_are_closed_with_a_code_that_a_page_can_see()
 #[tokio::test]
 async fn calls_that_come_too_fast_are_refused_in_every_dialect_with_the_time_to_come_again() {
     let mut settings = settings();
-    settings.limits.per_address = CallLimits { calls_per_second: Some(1), concurrent_calls: None };
+    settings.limits.per_address = CallLimits { calls_per_second: Some(1), ..CallLimits::default() };
     let (edge, upstream) = echoing(settings).await;
     within(10, async {
         let mut socket = Socket::connect(edge.address).await;
@@ -154,7 +154,7 @@ async fn calls_that_come_too_fast_are_refused_in_every_dialect_with_the_time_to_
 #[tokio::test]
 async fn a_client_has_so_many_calls_at_a_time_and_its_place_is_free_when_one_ends() {
     let mut settings = settings();
-    settings.limits.per_address = CallLimits { calls_per_second: None, concurrent_calls: Some(2) };
+    settings.limits.per_address = CallLimits { concurrent_calls: Some(2), ..CallLimits::default() };
     let (edge, _upstream) = echoing(settings).await;
     within(10, async {
         let mut socket = Socket::connect(edge.address).await;
@@ -183,7 +183,7 @@ async fn a_user_has_so_many_calls_whatever_he_comes_from_and_others_do_not_notic
     let issuer = Issuer::new("a");
     let mut settings =
         identity::downstream(identity::identity(identity::provider(&issuer)), identity::required());
-    settings.limits.per_principal = CallLimits { calls_per_second: None, concurrent_calls: Some(2) };
+    settings.limits.per_principal = CallLimits { concurrent_calls: Some(2), ..CallLimits::default() };
     let (edge, upstream) = echoing(settings).await;
     // Two tokens of one subject are one user.
     let token = |subject, seconds| format!("Bearer {}", issuer.token(&tokens::claims(subject, seconds)));
@@ -231,7 +231,7 @@ async fn a_users_calls_that_come_too_fast_are_refused_with_the_time_to_come_agai
     let issuer = Issuer::new("a");
     let mut settings =
         identity::downstream(identity::identity(identity::provider(&issuer)), identity::required());
-    settings.limits.per_principal = CallLimits { calls_per_second: Some(1), concurrent_calls: None };
+    settings.limits.per_principal = CallLimits { calls_per_second: Some(1), ..CallLimits::default() };
     let (edge, _upstream) = echoing(settings).await;
     let call = async |subject| {
         let token = format!("Bearer {}", issuer.token(&tokens::claims(subject, 60.0)));
@@ -262,7 +262,8 @@ async fn a_route_takes_as_much_as_it_may_and_other_routes_do_not_notice() {
         limits,
         ..RouteSettings::new(ServicePattern::Service(service.into()), "chat")
     };
-    let limits = Arc::new(RouteLimits::new(None, Some(1)));
+    let limits =
+        Arc::new(RouteLimits::new(CallLimits { concurrent_calls: Some(1), ..CallLimits::default() }));
     let routes = vec![route("chat.v1.Chat", Some(limits)), route("other.v1.Other", None)];
     let (edge, _upstream) = echoing(Settings { routes, ..settings() }).await;
     within(10, async {

@@ -12,7 +12,7 @@ use bidiway::demo::{
     v1::{self, lab_client::LabClient},
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
     process::{Child, ChildStdout, Command},
 };
@@ -68,7 +68,7 @@ async fn run(args: &[&str]) -> (Option<i32>, String, String) {
 #[tokio::test]
 async fn a_process_without_file_descriptors_lives_on_and_accepts_again() {
     let folder = Folder::new();
-    // Otherwise new connections are refused before that.
+    // This is about the wall itself. By default the process turns round before it: see the next test.
     let config = format!("{}overload: {{ files: 1 }}\n", reloadable("\"off\"", "http://127.0.0.1:1"));
     folder.write("bidiway.yaml", &config);
     let script =
@@ -99,6 +99,56 @@ async fn a_process_without_file_descriptors_lives_on_and_accepts_again() {
     assert!(metrics.contains(errors), "{metrics}");
     process.signal("TERM").await;
     assert_eq!(process.end().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_process_that_runs_out_of_file_descriptors_goes_on_with_what_it_has_and_takes_more_when_it_can() {
+    let script = format!("ulimit -n 64; exec {BINARY} {}", SERVE.join(" "));
+    let mut process = Process::start(Command::new("sh").args(["-c", &script]));
+    let address = process.address("listening on http://").await;
+    let admin = process.address("admin on http://").await;
+    let mut early = TcpStream::connect(address).await.unwrap();
+    assert!(again(&mut early, "/nothing").await.starts_with("HTTP/1.1 404 "));
+    let mut watcher = TcpStream::connect(admin).await.unwrap();
+    assert!(!again(&mut watcher, "/metrics").await.contains("bidiway_overload{resource=\"files\"}"));
+
+    let mut sockets = Vec::new();
+    for _ in 0..80 {
+        sockets.push(TcpStream::connect(address).await.unwrap());
+    }
+    let is = async |watcher: &mut TcpStream, line: &str| {
+        within(20, async { while !again(watcher, "/metrics").await.contains(line) {} }).await;
+    };
+    is(&mut watcher, "\nbidiway_overload{resource=\"files\"} 1\n").await;
+    // Whoever comes now waits or is turned away; whoever was there is served.
+    let late = tokio::time::timeout(Duration::from_secs(1), get(address, "/nothing")).await;
+    assert!(!matches!(late, Ok(Ok(_))), "{late:?}");
+    assert!(again(&mut early, "/nothing").await.starts_with("HTTP/1.1 404 "));
+
+    drop(sockets);
+    is(&mut watcher, "\nbidiway_overload{resource=\"files\"} 0\n").await;
+    assert_eq!(within(20, get(address, "/nothing")).await.unwrap().0, 404);
+    process.signal("TERM").await;
+    assert_eq!(process.end().await.code(), Some(0));
+}
+
+/// One more answer on a connection that is kept, with its head.
+async fn again(connection: &mut TcpStream, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    within(10, async {
+        loop {
+            assert_ne!(connection.read_buf(&mut answer).await.unwrap(), 0, "closed after {answer:?}");
+            let text = String::from_utf8_lossy(&answer);
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() == length.expect("a length").parse::<usize>().unwrap() {
+                return text.into_owned();
+            }
+        }
+    })
+    .await
 }
 
 #[tokio::test]

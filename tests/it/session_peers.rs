@@ -333,7 +333,7 @@ async fn a_session_that_the_owner_has_no_more_begins_anew_where_its_client_is() 
         assert_eq!(failure, ResumeFailure::StateLost);
         assert_eq!(socket.unary(TALK, "anew").await.code(), Code::OK);
         assert!(edges[1].metrics.encode().contains("bidiway_relays_open 0\n"));
-        unknown[10] ^= 1;
+        unknown[14] ^= 1;
         let failure = crate::session_resume_refusals::failure(&edges[1], &unknown).await;
         assert_eq!(failure, ResumeFailure::UnknownToken);
     })

@@ -84,3 +84,40 @@ async fn an_instance_that_stops_still_brings_carriers_to_others() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_guest_that_comes_while_an_instance_stops_keeps_it_no_longer_than_its_own_sessions_do() {
+    for by_http in [false, true] {
+        let mut upstream = Waiting::start(true).await;
+        let mut edges = instances(3, &upstream.server.url).await;
+        within(20, async {
+            let mut own = session(Carrier::Http1, &edges[1]).await;
+            let call = own.open(TALK).await;
+            let mut guest = session(Carrier::Http1, &edges[0]).await;
+            guest.open(TALK).await;
+            upstream.begun(2).await;
+            edges[1].drain();
+            assert!(matches!(own.next_own().await, Event::GoAway(_)));
+            let lost = guest.cut();
+            let mut guest = if by_http {
+                let mut guest = lost.resume(Carrier::Http1.http(&edges[1], false)).await;
+                assert!(matches!(guest.next_own().await, Event::Resumed { .. }));
+                guest
+            } else {
+                resumed(lost, Carrier::Http1, &edges[1]).await
+            };
+            shows(&edges[1], "bidiway_relays_open 1").await;
+            own.cancel(call).await;
+            let (code, _) = own.close_frame().await;
+            assert_eq!(code, 1001);
+            let (code, reason) = guest.close_frame().await;
+            assert!(code == 4014 && reason.contains("shutting down"), "{code} {reason}");
+            let lost = guest.cut();
+            edges[1].stopped().await;
+            upstream.cancelled(1).await;
+            let _guest = resumed(lost, Carrier::Http1, &edges[2]).await;
+            assert!(upstream.over.try_recv().is_err(), "its call was not touched");
+        })
+        .await;
+    }
+}

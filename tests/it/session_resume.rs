@@ -426,10 +426,6 @@ async fn a_drain_waits_for_clients_that_come_back_and_says_goaway_to_them() {
         let lost = socket.cut();
         shows(&edge, "bidiway_sessions_parked 1").await;
         edge.drain();
-        // The port is open for it, and for nobody else.
-        let mut new = Socket::new(websocket(Carrier::Http1, &edge).await, resumable());
-        new.flush().await;
-        assert_eq!(new.close_frame().await, (4014, "this instance is shutting down; connect again".into()));
         let mut socket = resumed(lost, Carrier::Http1, &edge).await;
         let Event::GoAway(goaway) = socket.next_own().await else { panic!("no GoAway") };
         assert_eq!((goaway.last_stream, Code(goaway.code)), (stream, Code::UNAVAILABLE));
@@ -442,6 +438,47 @@ async fn a_drain_waits_for_clients_that_come_back_and_says_goaway_to_them() {
         assert_eq!(socket.close_frame().await.0, 1001);
         // Nobody is left who could come back: the port is closed.
         while tokio::net::TcpStream::connect(edge.address).await.is_ok() {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_comes_in_a_drain_is_served_and_sent_elsewhere_when_the_port_is_closed() {
+    let upstream = Scripted::start(echo).await;
+    let mut edge = edge(&upstream.url).await;
+    within(20, async {
+        let mut early = session(Carrier::Http1, &edge).await;
+        let stream = early.open(TALK).await;
+        edge.drain();
+        assert!(matches!(early.next_own().await, Event::GoAway(_)));
+        // Its client may come back, so the port is open, and a balancer that asks nobody brings others.
+        let mut idle = session(Carrier::Http1, &edge).await;
+        assert_eq!(idle.unary(TALK, "well").await.code(), Code::OK);
+        let mut busy = session(Carrier::Http2Tls, &edge).await;
+        let talk = busy.open(TALK).await;
+        busy.send(talk, "one").await;
+        assert_eq!(busy.message(talk).await, b"one");
+        // They come back, too.
+        let mut busy = resumed(busy.cut(), Carrier::Http1, &edge).await;
+        busy.send(talk, "two").await;
+        assert_eq!(busy.message(talk).await, b"two");
+        assert_eq!(idle.unary(TALK, "still well").await.code(), Code::OK);
+
+        // But the port is not open for their sake.
+        early.finish(stream).await;
+        assert_eq!(early.answer(stream).await.code(), Code::OK);
+        assert_eq!(early.close_frame().await.0, 1001);
+        let Event::GoAway(goaway) = idle.next_own().await else { panic!("no GoAway") };
+        assert_eq!((goaway.last_stream, goaway.reconnect_delay_ms), (2, 0));
+        while tokio::net::TcpStream::connect(edge.address).await.is_ok() {}
+        assert_eq!(idle.close_frame().await.0, 1001);
+        assert!(matches!(busy.next_own().await, Event::GoAway(_)));
+        busy.send(talk, "three").await;
+        assert_eq!(busy.message(talk).await, b"three");
+        busy.finish(talk).await;
+        assert_eq!(busy.answer(talk).await.code(), Code::OK);
+        assert_eq!(busy.close_frame().await.0, 1001);
+        edge.stopped().await;
     })
     .await;
 }

@@ -83,7 +83,12 @@ async fn only_the_whole_token_opens_a_session_and_what_is_wrong_with_others_is_s
         assert_eq!(failure(&edge, b"nonsense").await, UnknownToken);
         assert_eq!(failure(&edge, &token[1..]).await, UnknownToken);
         for at in 0..token.len() {
-            let expected = if at < 8 { OtherInstance } else { UnknownToken };
+            // Whose it is, since when that one runs, and what nobody can guess.
+            let expected = match at {
+                0..8 => OtherInstance,
+                8..12 => StateLost,
+                _ => UnknownToken,
+            };
             assert_eq!(failure(&edge, &changed(at)).await, expected, "byte {at}");
         }
         assert_eq!(socket.unary(TALK, "undisturbed").await.code(), Code::OK);
@@ -326,6 +331,46 @@ async fn a_client_that_never_acknowledges_stops_its_own_session_and_no_other() {
         let mut other = session(Carrier::Http1, &edge).await;
         let answer = other.unary("/a.B/Echo", vec![7; 500_000]).await;
         assert!(answer.messages == [vec![7; 500_000]]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_named_instance_that_was_restarted_says_that_the_state_is_lost() {
+    let upstream = Scripted::start(echo).await;
+    let named = downstream::Settings { instance: Some("edge-0".into()), ..edge::settings() };
+    let mut before = edge_with(&upstream.url, named.clone()).await;
+    within(20, async {
+        let lost = session(Carrier::Http1, &before).await.cut();
+        before.drain();
+        before.cut.cancel();
+        before.stopped().await;
+        let after = edge_with(&upstream.url, named).await;
+        let (failure, mut socket) = refused(lost, &after, &[]).await;
+        assert_eq!(failure, v1::ResumeFailure::StateLost);
+        // What it gives out now is its own.
+        assert_eq!(socket.unary(TALK, "anew").await.code(), Code::OK);
+        let mut token = stolen(&socket).to_vec();
+        let mut socket = resumed(socket.cut(), Carrier::Http1, &after).await;
+        token[20] ^= 1;
+        assert_eq!(failure_with(&after, &token, &[]).await, v1::ResumeFailure::UnknownToken);
+        assert_eq!(socket.unary(TALK, "undisturbed").await.code(), Code::OK);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_comes_back_is_not_counted_among_those_that_an_overloaded_proxy_refuses() {
+    let upstream = Scripted::start(echo).await;
+    let mut settings = edge::settings();
+    settings.limits.sockets_per_address = 1;
+    let edge = edge_with(&upstream.url, settings).await;
+    within(20, async {
+        let (lost, _alive) = session(Carrier::Http1, &edge).await.part();
+        let mut socket = resumed(lost, Carrier::Http1, &edge).await;
+        assert_eq!(socket.unary(TALK, "back").await.code(), Code::OK);
+        shows(&edge, "bidiway_sessions_resumed_total 1").await;
+        assert!(!edge.metrics.encode().contains("bidiway_refused_total{reason=\"sockets_per_address\"}"));
     })
     .await;
 }

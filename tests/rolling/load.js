@@ -138,7 +138,7 @@ export function startLoad(url, { channels, fetchers, http2, visitors }) {
         if (answer !== number) throw new Error(`the answer to ${number} is ${answer}`);
         seen.calls[way]++;
       } catch (error) {
-        seen.failed.push(`${way}: ${error.message} (${error.cause?.message ?? error.cause ?? "no cause"})`);
+        seen.failed.push(`${new Date().toISOString()} ${way}: ${error.message} (${error.cause?.message ?? error.cause ?? "no cause"})`);
       }
       seen.slowest[way] = Math.max(seen.slowest[way], performance.now() - start);
       await sleep(Math.random() * 50);

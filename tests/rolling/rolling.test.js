@@ -20,14 +20,15 @@ const LAST_WORDS_MS = 3000;
 
 const installed = (command, ...args) => spawnSync(command, args).status === 0;
 
-// nginx goes on sending clients to an instance that stops, as nobody tells it: on a busy machine a few calls in ten thousand
-// do not get through in time. Where /readyz is asked, none may fail.
+/** When an instance said this. */
+const timeOf = (what, log) => Date.parse(log.match(new RegExp(`^(\\S+) .*: ${what}: `, "m"))[1]);
+
 const BALANCERS = [
-  { name: "HAProxy, which asks /readyz", most: 0, start: haproxy, missing: !installed("haproxy", "-v") && "haproxy is not installed" },
-  { name: "nginx, which asks nobody", most: 0.001, start: nginx, missing: !installed("nginx", "-v") && "nginx is not installed" },
+  { name: "HAProxy, which asks /readyz", start: haproxy, missing: !installed("haproxy", "-v") && "haproxy is not installed" },
+  { name: "nginx, which asks nobody", start: nginx, missing: !installed("nginx", "-v") && "nginx is not installed" },
 ];
 
-for (const { name, most, start, missing } of BALANCERS) {
+for (const { name, start, missing } of BALANCERS) {
   describe(name, { skip: missing }, () => {
     let folder, services, instances, balancer;
     before(async () => {
@@ -50,6 +51,7 @@ for (const { name, most, start, missing } of BALANCERS) {
       const load = startLoad(balancer.url, LOAD);
       await until(async () => load.seen.answers > 200);
       const moves = [];
+      const logs = [];
       for (let round = 0; round < ROUNDS; round++) {
         for (const each of instances) {
           const before = load.seen.moves.length;
@@ -61,8 +63,10 @@ for (const { name, most, start, missing } of BALANCERS) {
           assert.equal(page.status, 200);
           assert.equal(page.headers.get("connection"), "close");
           await page.text();
-          assert.ok(Date.now() - begun < GRACE_MS, "the grace was not over");
           assert.equal(await each.ended(), 0, each.log());
+          logs.push(each.log());
+          const grace = timeOf("draining", each.log()) - timeOf("stopping", each.log());
+          assert.ok(grace >= GRACE_MS - 1, `the grace was over after ${grace} ms`);
           const took = Date.now() - begun;
           assert.ok(took < TIMEOUT_MS + LAST_WORDS_MS, `it took ${took} ms to stop`);
           moves.push(...load.seen.moves.slice(before).map((at) => at - begun));
@@ -76,9 +80,8 @@ for (const { name, most, start, missing } of BALANCERS) {
       t.diagnostic(`calls ${JSON.stringify(seen.calls)}, the slowest of them ${JSON.stringify(seen.slowest, (_, ms) => (ms.toFixed ? Math.round(ms) : ms))} ms`);
       t.diagnostic(`answers in conversations ${seen.answers}, finished ${seen.finished}, ended by the proxy ${seen.ends.length}`);
       t.diagnostic(`moves ${moves.length}: ${moves.map((ms) => Math.round(ms / 100)).sort((a, b) => a - b).join(" ")} (× 100 ms after the signal)`);
-      const all = Object.values(seen.calls).reduce((sum, calls) => sum + calls);
-      if (seen.failed.length > all * most) assert.deepEqual(seen.failed, []);
-      t.diagnostic(`failed: ${JSON.stringify(seen.failed)}`);
+      if (seen.failed.length) t.diagnostic(`the instances' logs:\n${logs.join("")}\nthe balancer's:\n${balancer.log()}`);
+      assert.deepEqual(seen.failed, []);
       for (const [way, calls] of Object.entries(seen.calls)) assert.ok(calls > 100 * restarts / 4, `only ${calls} calls by ${way}`);
       assert.ok(seen.finished >= restarts, `${seen.finished} conversations ran out`);
       assert.ok(seen.ends.length >= restarts, `${seen.ends.length} conversations were ended`);

@@ -129,14 +129,19 @@ impl World<'_> {
         } else {
             self.count("cut before the first Welcome");
         }
-        self.check();
+        self.check(Side::Client);
         self.events();
     }
 
     /// The client is off its carrier.
     pub(crate) fn left_by_client(&mut self) {
+        let resuming = self.is_resuming();
         let Some(id) = self.carriers.client_on.take() else { return };
-        if !self.is_resuming() && self.next[0] < self.log[0].len() {
+        self.cut_again |= resuming;
+        let calls = self.streams(Side::Client, |_| true).len();
+        let no_message = self.calls.values().all(|call| (call.up.spent, call.down.spent) == (0, 0));
+        self.nothing_before_the_cut = calls > 0 && no_message;
+        if !resuming && self.next[0] < self.log[0].len() {
             self.count("cut while the client sent again");
         }
         let carrier = self.carriers.all.get_mut(&id).expect("the client was on it");
@@ -154,7 +159,7 @@ impl World<'_> {
         if self.proxy.detach(self.now) {
             self.count("cut for the proxy");
         }
-        self.check();
+        self.check(Side::Proxy);
         self.events();
     }
 
@@ -209,7 +214,7 @@ impl World<'_> {
             let carrier = self.carriers.all.get_mut(&id).expect("just added");
             carrier.up.put(hello.clone(), self.now, self.rng);
         }
-        self.check();
+        self.check(Side::Client);
     }
 
     /// A packet has arrived at the proxy's end of a carrier.
@@ -219,6 +224,7 @@ impl World<'_> {
             End::Owner => {
                 self.note_credit(&packet, Side::Proxy);
                 self.proxy.handle_packet(packet, self.now);
+                self.check(Side::Proxy);
             }
             End::Closed => self.count("a late packet was thrown away"),
             End::Fresh(fresh) => {
@@ -247,6 +253,7 @@ impl World<'_> {
             let detached = self.proxy.is_detached();
             assert_eq!(old.is_none(), detached);
             self.proxy.attach(hello, token, self.now).expect("a good Hello");
+            self.check(Side::Proxy);
             self.left_by_proxy();
             self.count(if detached { "attached" } else { "took over from a carrier that seemed alive" });
             if !wanted {

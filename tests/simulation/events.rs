@@ -72,7 +72,8 @@ impl World<'_> {
                 let held: usize = call.up.held.iter().map(|len| len + FRAME_OVERHEAD as usize).sum();
                 assert!(held as u64 <= window, "what is held is within the credit");
             }
-            Event::Greeted { .. } | Event::Refreshed => {}
+            Event::Greeted { .. } => self.greeted = true,
+            Event::Refreshed => {}
             Event::HalfClosed { stream } => {
                 let call = self.calls.get_mut(&stream).expect("a call");
                 assert!(call.proxy == Life::Open && !call.up.end_seen);
@@ -122,6 +123,12 @@ impl World<'_> {
             Event::Resumed { frames, .. } => {
                 assert_eq!(frames as usize, self.log[0].len() - self.next[0]);
                 self.count("resumed");
+                if std::mem::take(&mut self.nothing_before_the_cut) {
+                    self.count("resumed with calls and no message before the cut");
+                }
+                if std::mem::take(&mut self.cut_again) {
+                    self.count("resumed after a second cut during the resume");
+                }
                 if self.log[1].is_empty() {
                     self.count("resumed when nothing had been received");
                 }
@@ -136,6 +143,7 @@ impl World<'_> {
                     self.calls.clear();
                     self.log[0].clear();
                     self.next[0] = 0;
+                    self.cut_again = false;
                     self.count("started over");
                 }
             }

@@ -1,9 +1,18 @@
 //! Chance, by a seed.
 
+use std::sync::LazyLock;
+
 use bidiway::session::MAX_PIECE;
 use bytes::Bytes;
 
 use crate::world::MAX_MESSAGE;
+
+/// What messages are cut from: at another place there are other bytes, so that a piece that is lost, doubled or in the
+/// wrong place is seen. Making the bytes of each message anew would take most of a run's time.
+static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut rng = Rng(0);
+    (0..MAX_MESSAGE / 4).flat_map(|_| rng.next().to_le_bytes()).collect()
+});
 
 /// Sebastiano Vigna's splitmix64.
 pub(crate) struct Rng(pub(crate) u64);
@@ -39,7 +48,7 @@ impl Rng {
             17..19 => self.below(100_000),
             _ => self.below(MAX_MESSAGE),
         };
-        let first = self.next();
-        (0..size).map(|i| (first.wrapping_add(i as u64 * 31) >> 3) as u8).collect::<Vec<_>>().into()
+        let at = self.below(NOISE.len() - size);
+        Bytes::from_static(&NOISE[at..at + size])
     }
 }

@@ -19,9 +19,9 @@ use bidiway::{
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    Coverage,
     call::{Call, Flow, Life},
     carriers::{Carriers, End, GRACE},
+    coverage::{ClientState, Coverage, ProxyState},
     pipe::Pipe,
     rng::Rng,
 };
@@ -54,6 +54,12 @@ pub(crate) struct World<'a> {
     pub(crate) proxy_closed: bool,
     pub(crate) client_closed: bool,
     pub(crate) resumable: bool,
+    /// The proxy has heard Hello.
+    pub(crate) greeted: bool,
+    /// The client has lost its carrier with calls and without a message in either direction, and has not come back.
+    pub(crate) nothing_before_the_cut: bool,
+    /// The client has lost a carrier on which it asked to resume, and has not come back.
+    pub(crate) cut_again: bool,
 }
 
 impl<'a> World<'a> {
@@ -94,9 +100,13 @@ impl<'a> World<'a> {
             proxy_closed: false,
             client_closed: false,
             resumable,
+            greeted: false,
+            nothing_before_the_cut: false,
+            cut_again: false,
             rng,
             coverage,
         };
+        world.count("sessions");
         if world.resumable {
             let token = world.carriers.token();
             world.proxy.announce_resume(token.clone());
@@ -106,7 +116,7 @@ impl<'a> World<'a> {
     }
 
     pub(crate) fn count(&mut self, what: &'static str) {
-        *self.coverage.entry(what).or_default() += 1;
+        self.coverage.count(what);
     }
 
     /// One random thing. Returns whether the session goes on.
@@ -133,11 +143,15 @@ impl<'a> World<'a> {
             955..965 => self.finish(),
             965..980 => self.end(),
             980..990 => self.cancel(),
-            990..995 => self.client.refresh(vec![v1::Metadata { name: "fresh".into(), value: None }]),
+            990..995 => {
+                self.client.refresh(vec![v1::Metadata { name: "fresh".into(), value: None }]);
+                self.check(Side::Client);
+            }
             995 => {
                 if !self.proxy_closed && self.rng.one_in(2) {
                     self.proxy.go_away(Code::UNAVAILABLE, "restarting", 100);
                     self.going_away = true;
+                    self.check(Side::Proxy);
                 }
             }
             996 => {
@@ -147,23 +161,56 @@ impl<'a> World<'a> {
             }
             _ => self.now += Duration::from_millis(500),
         }
-        self.check();
         self.events();
+        if !self.client_closed {
+            self.coverage.see(self.client_state(), self.proxy_state(), self.going_away);
+        }
         !self.client_closed
     }
 
-    pub(crate) fn check(&self) {
-        self.client.check_invariants();
-        self.proxy.check_invariants();
+    fn client_state(&self) -> ClientState {
+        if self.client.is_detached() {
+            ClientState::Away
+        } else if self.resuming {
+            ClientState::Resuming
+        } else if !self.welcomed {
+            ClientState::Greeting
+        } else if self.next[0] < self.log[0].len() {
+            ClientState::SendingAgain
+        } else {
+            ClientState::Open
+        }
+    }
+
+    fn proxy_state(&self) -> ProxyState {
+        if self.proxy_closed {
+            ProxyState::Closed
+        } else if self.proxy.is_detached() {
+            ProxyState::Away
+        } else if !self.greeted {
+            ProxyState::Greeting
+        } else if self.next[1] < self.log[1].len() {
+            ProxyState::SendingAgain
+        } else {
+            ProxyState::Open
+        }
+    }
+
+    /// What must always hold of a side, after whatever was done to it.
+    pub(crate) fn check(&self, side: Side) {
+        match side {
+            Side::Client => self.client.check_invariants(),
+            Side::Proxy => self.proxy.check_invariants(),
+        }
     }
 
     fn tick(&mut self) {
         for session in [&mut self.client, &mut self.proxy] {
             if session.poll_timeout().is_some_and(|at| at <= self.now) {
                 session.handle_timeout(self.now);
+                session.check_invariants();
             }
         }
-        self.check();
         self.events();
     }
 
@@ -176,6 +223,7 @@ impl<'a> World<'a> {
         };
         let mut packet = BytesMut::new();
         let wrote = session.poll_packet(&mut packet, target);
+        session.check_invariants();
         assert_eq!(wrote, !packet.is_empty());
         assert!(packet.len() < target + MAX_PIECE + 1000, "a packet ends at its target or one piece later");
         let packet = packet.freeze();
@@ -262,6 +310,7 @@ impl<'a> World<'a> {
         } else {
             self.note_credit(&packet, Side::Client);
             self.client.handle_packet(packet, self.now);
+            self.check(Side::Client);
         }
     }
 
@@ -314,6 +363,7 @@ impl<'a> World<'a> {
             Err(OpenError::Full(_) | OpenError::GoingAway) => {}
             Err(OpenError::Exhausted) => unreachable!("not so many calls"),
         }
+        self.check(Side::Client);
     }
 
     fn send(&mut self, side: Side) {
@@ -401,6 +451,7 @@ impl<'a> World<'a> {
         if let Some(stream) = self.rng.pick(&self.streams(Side::Proxy, may)) {
             self.calls.get_mut(&stream).expect("picked").headers = true;
             self.proxy.send_headers(stream, v1::Headers::default());
+            self.check(Side::Proxy);
         }
     }
 
@@ -409,6 +460,7 @@ impl<'a> World<'a> {
         if let Some(stream) = self.rng.pick(&self.streams(Side::Client, may)) {
             self.calls.get_mut(&stream).expect("picked").up.finished = true;
             self.client.finish(stream);
+            self.check(Side::Client);
         }
     }
 
@@ -419,12 +471,14 @@ impl<'a> World<'a> {
         call.ended = Some(code);
         call.proxy = Life::Over;
         self.proxy.end(stream, v1::Trailers { code, ..v1::Trailers::default() });
+        self.check(Side::Proxy);
     }
 
     fn cancel(&mut self) {
         if let Some(stream) = self.rng.pick(&self.streams(Side::Client, |_| true)) {
             self.calls.get_mut(&stream).expect("picked").client = Life::Over;
             self.client.cancel(stream);
+            self.check(Side::Client);
         }
     }
 
@@ -434,6 +488,8 @@ impl<'a> World<'a> {
         let reason = CloseReason::new(Code::UNAVAILABLE, "carrier_lost", "cut");
         self.client.close(reason.clone());
         self.proxy.close(reason);
+        self.check(Side::Client);
+        self.check(Side::Proxy);
     }
 
     /// Everybody consumes and nothing new begins: everything must arrive.
@@ -456,7 +512,6 @@ impl<'a> World<'a> {
                 let before = (self.carriers.on_their_way(), self.next);
                 self.poll(side);
                 moved |= before != (self.carriers.on_their_way(), self.next);
-                self.check();
             }
             moved |= self.heal();
             if let Some(at) = self.carriers.next_arrival() {
@@ -466,7 +521,6 @@ impl<'a> World<'a> {
                 self.deliver(Side::Client);
                 moved = true;
             }
-            self.check();
             self.events();
             if !moved {
                 return;
@@ -503,5 +557,6 @@ impl<'a> World<'a> {
         assert_eq!(self.proxy_closed, self.going_away, "who goes away closes after the last call");
         let open = self.streams(Side::Client, |_| true);
         assert!(open.is_empty(), "every call has ended: {open:?}");
+        self.count("nothing was stuck, and everything ended");
     }
 }

@@ -5,7 +5,7 @@ use std::{thread, time::Duration as Time};
 use super::{Builder, LARGEST_MESSAGE};
 use crate::{
     config::{
-        Duration,
+        Duration, Size,
         choice::{Drain, Keepalive, Share},
         file::{self, DrainTimes, Limits, Overload, Session},
         read::At,
@@ -31,13 +31,6 @@ const LARGEST_CREDIT: u64 = 16 << 20;
 /// A session that keeps more is no session but a file.
 const LARGEST_REPLAY: u64 = 64 << 20;
 
-fn call_limits(given: Option<&file::CallLimits>) -> CallLimits {
-    given.map_or_else(CallLimits::default, |given| CallLimits {
-        calls_per_second: given.calls_per_second,
-        concurrent_calls: given.concurrent_calls,
-    })
-}
-
 impl Builder<'_> {
     pub(super) fn limits(&mut self, given: Option<&Limits>) -> downstream::Limits {
         let mut limits = downstream::Limits::default();
@@ -56,11 +49,26 @@ impl Builder<'_> {
         limits.connections_per_address =
             given.connections_per_address.unwrap_or(limits.connections_per_address);
         limits.upgrades_per_minute = given.upgrades_per_minute.or(limits.upgrades_per_minute);
-        limits.per_address = call_limits(given.per_address.as_ref());
-        limits.per_principal = call_limits(given.per_principal.as_ref());
+        limits.per_address = self.call_limits(given.per_address.as_ref());
+        limits.per_principal = self.call_limits(given.per_principal.as_ref());
         limits.cancels_per_second = given.cancels_per_second.or(limits.cancels_per_second);
         self.time(&mut limits.write_timeout, given.write_timeout.as_ref());
         limits
+    }
+
+    fn call_limits(&mut self, given: Option<&file::CallLimits>) -> CallLimits {
+        given.map_or_else(CallLimits::default, |given| CallLimits {
+            calls_per_second: given.calls_per_second,
+            concurrent_calls: given.concurrent_calls,
+            messages_per_second: given.messages_per_second,
+            bytes_per_second: self.bytes_per_second(given.bytes_per_second.as_ref()),
+        })
+    }
+
+    pub(super) fn bytes_per_second(&mut self, given: Option<&At<Size>>) -> Option<u32> {
+        let mut bytes = 0;
+        self.size(&mut bytes, given, 1 << 10, 1 << 30);
+        given.map(|_| bytes as u32)
     }
 
     pub(super) fn overload(&mut self, given: Option<&Overload>) -> OverloadSettings {

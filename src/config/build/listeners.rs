@@ -12,6 +12,7 @@ use rustls_pki_types::ServerName;
 use super::Builder;
 use crate::{
     config::{
+        Duration,
         file::{self, Listener, ListenerAcme, ListenerTls},
         node::Position,
         read::At,
@@ -36,7 +37,7 @@ impl Builder<'_> {
         let mut seen: HashMap<SocketAddr, Position> = HashMap::new();
         let built: Vec<_> = listeners
             .iter()
-            .map(|Listener { address, tls, proxy_protocol }| {
+            .map(|Listener { address, tls, proxy_protocol, resume }| {
                 if address.value.port() != 0
                     && let Some(first) = seen.insert(address.value, address.at)
                 {
@@ -45,6 +46,7 @@ impl Builder<'_> {
                 }
                 let mut settings = ListenerSettings::new(address.value, None);
                 settings.proxy_protocol = proxy_protocol.as_ref().is_some_and(|given| given.value);
+                settings.resume = resume.map(|Duration(grace)| grace);
                 if let Some(tls) = tls {
                     self.listener_tls(tls, &mut settings)?;
                 }

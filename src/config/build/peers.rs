@@ -1,13 +1,12 @@
 //! The link between instances.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls_pki_types::ServerName;
 
 use super::{Builder, listeners::concerns};
 use crate::{
     config::{
-        Duration,
         file::{File, PeerTls},
         node::Position,
         read::At,
@@ -19,12 +18,12 @@ use crate::{
 
 impl Builder<'_> {
     /// The link to other instances; `Some(None)`: there is none.
-    pub(super) fn peers(&mut self, file: &File) -> Option<Option<PeerSettings>> {
+    pub(super) fn peers(&mut self, file: &File, longest_resume: Duration) -> Option<Option<PeerSettings>> {
         let session = file.session.as_ref();
         let Some(At { at, value: given }) = session.and_then(|session| session.peers.as_ref()) else {
             return Some(None);
         };
-        if session.and_then(|session| session.resume).is_some_and(|Duration(grace)| grace.is_zero()) {
+        if longest_resume.is_zero() {
             self.problems.add(*at, "`peers` is for sessions that go on, and with `resume: 0s` none does");
         }
         self.check_peer_port(&given.listen, file);

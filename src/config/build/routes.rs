@@ -7,6 +7,7 @@ use http::HeaderName;
 use super::{Builder, LARGEST_MESSAGE, metadata_rules::Way};
 use crate::{
     config::{
+        Duration,
         choice::{Defaults, DialectWord, UnknownFields},
         file::{Json, LogMessages, Route, Upstream},
         node::Position,
@@ -14,7 +15,9 @@ use crate::{
         problem::did_you_mean,
         read::{At, Named},
     },
-    downstream::{HostPattern, MessageLog, RouteLimits, RouteSettings, ServicePattern, conflicts},
+    downstream::{
+        CallLimits, HostPattern, MessageLog, RouteLimits, RouteSettings, ServicePattern, conflicts,
+    },
     schema::JsonOptions,
 };
 
@@ -25,6 +28,8 @@ pub(super) struct Around<'a> {
     pub(super) upgrade_headers: &'a [HeaderName],
     /// Of routes that say nothing else.
     pub(super) max_message: u64,
+    /// The longest that a session waits without a carrier, of all listeners.
+    pub(super) resume: Time,
 }
 
 /// Where a route stands.
@@ -83,6 +88,7 @@ impl Builder<'_> {
         let max_stream_age = self.stream_age(route.max_stream_age.as_ref());
         let mut max_message = around.max_message;
         self.size(&mut max_message, route.max_message.as_ref(), 1, LARGEST_MESSAGE);
+        let resume = self.route_resume(route.resume.as_ref(), around.resume);
         let hosts = route.hosts.as_ref().map(|hosts| self.hosts(&hosts.0)).unwrap_or_default();
         let metadata = self.conditions(route.metadata.as_ref(), around.upgrade_headers);
         let cookies = self.cookies(route.cookies.as_ref(), around.origins);
@@ -94,6 +100,14 @@ impl Builder<'_> {
         let dialects =
             dialects.flat_map(|At { value: DialectWord(dialects), .. }| *dialects).copied().collect();
         let log_messages = route.log_messages.as_ref().map(|given| self.log_messages(given));
+        let limits = route.limits.as_ref().map(|given| {
+            Arc::new(RouteLimits::new(CallLimits {
+                calls_per_second: given.calls_per_second,
+                concurrent_calls: given.concurrent_calls,
+                messages_per_second: given.messages_per_second,
+                bytes_per_second: self.bytes_per_second(given.bytes_per_second.as_ref()),
+            }))
+        });
         let pattern = pattern::parse(&route.service.value)
             .map_err(|error| self.problems.add(route.service.at, error))
             .ok()?;
@@ -106,18 +120,28 @@ impl Builder<'_> {
             timeout: route.timeout.is_some().then_some(timeout),
             max_stream_age,
             max_message,
+            resume,
             cookies,
             request_metadata: request_metadata.unwrap_or_default(),
             response_metadata: response_metadata.filter(|rules| !rules.is_empty()).map(Into::into),
             json: route.json.as_ref().map(json).unwrap_or_default(),
             log_messages,
             auth: self.route_auth(route.auth.as_ref()),
-            limits: route
-                .limits
-                .as_ref()
-                .map(|given| Arc::new(RouteLimits::new(given.calls_per_second, given.concurrent_calls))),
+            limits,
             ..RouteSettings::new(pattern, "")
         })
+    }
+
+    fn route_resume(&mut self, given: Option<&At<Duration>>, most: Time) -> Option<Time> {
+        let At { at, value: Duration(resume) } = given?;
+        if *resume > most {
+            let text = format!(
+                "calls end with their sessions, which wait for {most:?} at most; make `session.resume` (or that of a \
+                 listener) longer, or this shorter"
+            );
+            self.problems.add(*at, text);
+        }
+        Some(*resume)
     }
 
     fn route_upstreams(&mut self, at: Position, route: &Route, names: &[&str]) -> Vec<(String, u32)> {

@@ -50,12 +50,17 @@ section! { "limits"
 }
 
 section! { "call limits"
-    /// What one client may call.
+    /// What one client may call, and send.
     struct CallLimits {
         /// Calls that begin in a second, and as many at once. Default: no limit.
         calls_per_second: Option<u32>,
         /// Calls that run. Default: no limit.
         concurrent_calls: Option<u32>,
+        /// Messages that the client sends in a second, in all its calls together, and as many at once. More wait.
+        /// Default: no limit.
+        messages_per_second: Option<u32>,
+        /// The same of the messages' bytes, 1KiB to 1GiB. Default: no limit.
+        bytes_per_second: Option<At<Size>>,
     }
 }
 

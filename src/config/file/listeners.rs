@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     config::{
+        Duration,
         node::Node,
         problem::Problems,
         read::{At, AtLeastOne, Read, Section, section},
@@ -21,6 +22,8 @@ section! { "a listener"
         /// Whether connections begin with a PROXY header (HAProxy's PROXY protocol, version 1 or 2) from
         /// `trusted_proxies`. Connections without one are closed. Default: false.
         proxy_protocol: Option<At<bool>>,
+        /// How long sessions that begin here wait without a carrier; 0s: not at all. Default: session.resume.
+        resume: Option<Duration>,
     }
 }
 

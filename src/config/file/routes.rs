@@ -37,6 +37,9 @@ section! { "a route"
         max_stream_age: Option<At<Duration>>,
         /// The largest message, either way. Default: limits.max_message.
         max_message: Option<At<Size>>,
+        /// How long its calls go on while their session has no carrier; 0s: they end with the carrier. Default: as long
+        /// as the session.
+        resume: Option<At<Duration>>,
         /// Cookies that become metadata: `{ session: x-session }`. Needs a list of `origins` without "*".
         cookies: Option<Named<At<String>>>,
         /// What becomes of the metadata of calls.
@@ -87,6 +90,11 @@ section! { "a route's limits"
         calls_per_second: Option<u32>,
         /// Calls that run. Default: no limit.
         concurrent_calls: Option<u32>,
+        /// Messages that clients send in a second, in all calls together, and as many at once. More wait. Default: no
+        /// limit.
+        messages_per_second: Option<u32>,
+        /// The same of the messages' bytes, 1KiB to 1GiB. Default: no limit.
+        bytes_per_second: Option<At<Size>>,
     }
 }
 

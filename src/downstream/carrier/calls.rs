@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::time::Instant;
 
 use super::{
     json_stream::JsonStream,
@@ -38,6 +39,12 @@ pub(super) struct Calls {
     streams: StreamTable<Entry>,
     /// The session's frames are text: all messages are JSON.
     text: bool,
+    /// Those that do not wait for a carrier as long as the session does, and how long they do.
+    impatient: StreamTable<Duration>,
+    /// Since when there is no carrier.
+    carrier_lost: Option<Instant>,
+    /// When the first of the impatient is given up, while there is no carrier.
+    next_given_up: Option<Instant>,
 }
 
 /// A stream and its call.
@@ -52,7 +59,16 @@ enum Entry {
 
 impl Calls {
     pub(super) fn new(edge: Arc<Edge>, session_id: Arc<str>, ready: Arc<ReadyList>, text: bool) -> Self {
-        Self { edge, session_id, ready, streams: StreamTable::default(), text }
+        Self {
+            edge,
+            session_id,
+            ready,
+            streams: StreamTable::default(),
+            text,
+            impatient: StreamTable::default(),
+            carrier_lost: None,
+            next_given_up: None,
+        }
     }
 
     /// No call is open.
@@ -79,6 +95,9 @@ impl Calls {
         });
         match admitted {
             Ok(admitted) => {
+                if let Some(patience) = admitted.route.settings.resume {
+                    self.impatient.insert(id, patience);
+                }
                 let waker = self.ready.waker(id.into());
                 waker.wake();
                 let entry = if self.text || open.codec == v1::Codec::Json as i32 {
@@ -144,7 +163,7 @@ impl Calls {
 
     /// The session has given a stream up.
     pub(super) fn cancelled(&mut self, id: StreamId, code: Code, reason: &'static str) {
-        if let Some(stream) = self.streams.remove(&id) {
+        if let Some(stream) = self.remove(id) {
             // What is counted is what the client was told.
             stream.close(&match code {
                 Code::CANCELLED => Outcome::cancelled(reason),
@@ -177,13 +196,50 @@ impl Calls {
     }
 
     fn end(&mut self, session: &mut Session, id: StreamId, outcome: &Outcome) {
-        let Some(entry) = self.streams.remove(&id) else { return };
+        let Some(entry) = self.remove(id) else { return };
         let details = match &entry {
             Entry::Binary(_) => outcome.status.details.clone(),
             Entry::Json(stream) => stream.details(outcome),
         };
         session.end(id, trailers(outcome, details));
         entry.close(outcome);
+    }
+
+    fn remove(&mut self, id: StreamId) -> Option<Entry> {
+        self.impatient.remove(&id);
+        self.streams.remove(&id)
+    }
+
+    /// The session has lost its carrier: some routes' calls do not wait for the next one, or not for long.
+    pub(super) fn lose_carrier(&mut self, session: &mut Session, now: Instant) {
+        self.carrier_lost.get_or_insert(now);
+        self.give_up(session, now);
+    }
+
+    /// It has another one.
+    pub(super) fn find_carrier(&mut self) {
+        self.carrier_lost = None;
+        self.next_given_up = None;
+    }
+
+    /// When to give calls up, if there is still no carrier then.
+    pub(super) fn next_given_up(&self) -> Option<Instant> {
+        self.next_given_up
+    }
+
+    /// Ends the calls that have waited for a carrier as long as their routes let them.
+    pub(super) fn give_up(&mut self, session: &mut Session, now: Instant) {
+        let Some(lost) = self.carrier_lost.filter(|_| !self.impatient.is_empty()) else { return };
+        let patience = now.saturating_duration_since(lost);
+        let over = self.impatient.iter().filter(|(_, most)| **most <= patience);
+        let over: Vec<_> = over.map(|(&id, &most)| (id, most)).collect();
+        for (id, most) in over {
+            let text = format!(
+                "the client's connection was lost, and calls of this route go on without for {most:?} at most"
+            );
+            self.end(session, id, &Outcome::proxy(Code::UNAVAILABLE, text));
+        }
+        self.next_given_up = self.impatient.values().min().and_then(|least| lost.checked_add(*least));
     }
 
     /// Ends every call with an outcome of the proxy's, which the clients are told.
@@ -202,6 +258,7 @@ impl Calls {
     /// Cancels every call that still runs: there is nobody to tell.
     pub(super) fn abandon(&mut self, text: &str) {
         let outcome = Outcome::cancelled(text);
+        self.impatient.clear();
         for (_, stream) in self.streams.drain() {
             stream.close(&outcome);
         }

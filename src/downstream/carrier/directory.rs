@@ -14,7 +14,7 @@ use super::{
     mailbox::{Arrival, Mailbox},
     parking::{Parking, Place, Room},
     peers::Peers,
-    token::{self, InstanceId, Locator},
+    token::{self, InstanceId, Locator, Run},
 };
 use crate::{downstream::Settings, session::Refusal, telemetry::Metrics, wire::v1::ResumeFailure};
 
@@ -28,18 +28,20 @@ const REMEMBERED: usize = 1024;
 pub struct SessionDirectory {
     /// The carriers that are found by their names.
     pub(super) http: Arc<HttpCarriers>,
-    instance: InstanceId,
+    run: Run,
     /// Where other instances' sessions are.
     peers: Mutex<Option<Arc<Peers>>>,
     parking: Arc<Parking>,
     known: Mutex<Known>,
-    /// Told when the last session has left.
+    /// Told when the last session has left that holds the ports open.
     vacant: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     sessions: HashMap<Locator, Arc<Mailbox>>,
+    /// Those among them that hold the ports open.
+    holding: usize,
     /// The latest ends, bounded by [`REMEMBERED`].
     ended: VecDeque<(Locator, ResumeFailure)>,
 }
@@ -53,7 +55,7 @@ impl SessionDirectory {
         };
         Ok(Arc::new(Self {
             http: Arc::default(),
-            instance,
+            run: Run::begin(instance)?,
             peers: Mutex::new(settings.peers.as_ref().map(|peers| Arc::new(Peers::new(peers)))),
             parking: Parking::new(room(settings), Arc::clone(metrics)),
             known: Mutex::default(),
@@ -73,32 +75,36 @@ impl SessionDirectory {
 
     /// The first token of a new session.
     pub(super) fn new_token(&self) -> Result<Bytes, getrandom::Error> {
-        token::mint(self.instance, token::new_locator()?)
+        token::mint(self.run, token::new_locator()?)
     }
 
     /// The next token of a session that has this one.
     pub(super) fn next_token(&self, token: &[u8]) -> Result<Bytes, getrandom::Error> {
         let locator = token::read(token).map_or_else(token::new_locator, |(_, locator)| Ok(locator))?;
-        token::mint(self.instance, locator)
+        token::mint(self.run, locator)
     }
 
-    /// From now on, carriers with this session's tokens come into its mailbox.
-    pub(super) fn enter(self: &Arc<Self>, token: &[u8], mailbox: Mailbox) -> Option<Entry> {
+    /// From now on, carriers with this session's tokens come into its mailbox. For one that began in a drain (`late`) the
+    /// ports are not held open: others would come by them, without end.
+    pub(super) fn enter(self: &Arc<Self>, token: &[u8], mailbox: Mailbox, late: bool) -> Option<Entry> {
         let (_, locator) = token::read(token)?;
         let mailbox = Arc::new(mailbox);
-        self.known().sessions.insert(locator, Arc::clone(&mailbox));
+        let mut known = self.known();
+        known.sessions.insert(locator, Arc::clone(&mailbox));
+        known.holding += usize::from(!late);
         let why = ResumeFailure::StateLost;
-        Some(Entry { directory: Arc::clone(self), locator, mailbox, why })
+        Some(Entry { directory: Arc::clone(self), locator, mailbox, late, why })
     }
 
     /// Which instance this is.
     pub(super) fn instance(&self) -> InstanceId {
-        self.instance
+        self.run.instance
     }
 
     /// Whose session a token is, and the way there, if it is another instance's and there are any.
     pub(super) fn elsewhere(&self, token: &[u8]) -> Option<(Arc<Peers>, InstanceId)> {
-        let (instance, _) = token::read(token).filter(|&(instance, _)| instance != self.instance)?;
+        let (Run { instance, .. }, _) =
+            token::read(token).filter(|(run, _)| run.instance != self.run.instance)?;
         let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         Some((peers, instance))
     }
@@ -107,7 +113,9 @@ impl SessionDirectory {
     pub(super) fn deliver(&self, arrival: Arrival) {
         let failure = match token::read(&arrival.hello.resume_token) {
             None => ResumeFailure::UnknownToken,
-            Some((instance, _)) if instance != self.instance => ResumeFailure::OtherInstance,
+            Some((run, _)) if run.instance != self.run.instance => ResumeFailure::OtherInstance,
+            // It had this instance's name, and was restarted.
+            Some((run, _)) if run != self.run => ResumeFailure::StateLost,
             Some((_, locator)) => {
                 let known = self.known();
                 if let Some(mailbox) = known.sessions.get(&locator).cloned() {
@@ -121,11 +129,22 @@ impl SessionDirectory {
         arrival.refuse(Refusal::Failure(failure));
     }
 
-    /// Completes when no session is left that a client could come back to, and none whose requests come on new
-    /// connections.
+    /// Completes when no session is left that a client could come back to, but for those that began in the drain, and
+    /// none whose requests come on new connections.
     pub async fn vacated(&self) {
         loop {
             self.http.vacated().await;
+            let left = self.vacant.notified();
+            if self.known().holding == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Completes when no session is left that a client could come back to.
+    pub(super) async fn emptied(&self) {
+        loop {
             let left = self.vacant.notified();
             if self.known().sessions.is_empty() {
                 return;
@@ -155,6 +174,8 @@ pub(super) struct Entry {
     directory: Arc<SessionDirectory>,
     locator: Locator,
     mailbox: Arc<Mailbox>,
+    /// It began in a drain.
+    late: bool,
     /// What a client reads that comes back later.
     why: ResumeFailure,
 }
@@ -185,6 +206,9 @@ impl Drop for Entry {
         known.ended.push_back((self.locator, self.why));
         if known.sessions.is_empty() {
             known.sessions.shrink_to_fit();
+        }
+        known.holding -= usize::from(!self.late);
+        if known.holding == 0 {
             self.directory.vacant.notify_waiters();
         }
         drop(known);

@@ -28,7 +28,7 @@ use super::{
     ready::{KeyWaker, ReadyList},
 };
 use crate::{
-    downstream::{ConnInfo, Edge, Principal, Settings, call_gate, identity::SessionIdentity},
+    downstream::{ConnInfo, Edge, Principal, Settings, Visitor, call_gate, identity::SessionIdentity},
     session::{CloseReason, Event, Session, StreamId},
     wire::{Code, Outcome},
 };
@@ -63,8 +63,10 @@ pub(super) struct Driver {
     settings: Arc<Settings>,
     /// The carrier's connection, or the last one's.
     conn: ConnInfo,
-    /// Whom the session belongs to.
+    /// Whom the session belongs to, by the settings of its begin.
     principal: Principal,
+    /// Who has come with the first carrier, as long as it may want another session.
+    visitor: Option<Box<Visitor>>,
     session_id: Arc<str>,
     /// `None`: the session is parked, over, or about to be another's.
     link: Option<Link>,
@@ -84,9 +86,11 @@ pub(super) struct Driver {
     own: KeyWaker,
     reader: KeyWaker,
     timer: Pin<Box<Sleep>>,
-    /// `None` when it has come.
-    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// When the client is sent elsewhere, once the drain has begun.
+    /// What will send the client elsewhere. `None` before Hello, and when it has come.
+    departure: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// The session began in a drain.
+    late: bool,
+    /// When the client is sent elsewhere, once that has come.
     leave: Option<Pin<Box<Sleep>>>,
     /// `None` when it has come.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -108,10 +112,11 @@ impl Driver {
     pub(super) fn new(
         edge: Arc<Edge>,
         mut conn: ConnInfo,
-        principal: Principal,
+        visitor: Visitor,
         link: Link,
         begun: Begun,
     ) -> Self {
+        let settings = edge.settings();
         conn.shown.session = Some(SessionIdentity::new(Arc::clone(&edge)));
         let Begun { session, id: session_id } = begun;
         let ready = Arc::new(ReadyList::default());
@@ -120,7 +125,8 @@ impl Driver {
         reader.wake();
         edge.metrics.session_opened();
         Self {
-            draining: Some(Box::pin(edge.drain.draining.clone().cancelled_owned())),
+            departure: None,
+            late: false,
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
             leave: None,
             timer: Box::pin(tokio::time::sleep_until(Instant::now())),
@@ -130,10 +136,11 @@ impl Driver {
                 Arc::clone(&ready),
                 link.carrier.is_text(),
             ),
-            settings: edge.settings(),
+            principal: Principal::of(&settings, &visitor),
+            visitor: Some(Box::new(visitor)),
+            settings,
             edge,
             conn,
-            principal,
             session_id,
             link: Some(link),
             session,
@@ -261,14 +268,17 @@ impl Driver {
         self.own.arm();
         let waker = self.own.waker().clone();
         let cx = &mut Context::from_waker(&waker);
-        if self.draining.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
-            self.draining = None;
-            // Who has not said Hello yet may be here to go on with a session.
-            if self.greeted || self.settings.session.resume.is_zero() {
+        if self.departure.as_mut().is_some_and(|f| f.as_mut().poll(cx).is_ready()) {
+            self.departure = None;
+            let drain = &self.edge.drain;
+            let share = match (self.late, drain.closed.is_cancelled()) {
+                (true, false) => drain.share(),
                 // Without calls it will not be back before it has one.
-                let share = if self.calls.is_empty() { Duration::ZERO } else { self.edge.drain.share() };
-                self.leave = Some(Box::pin(tokio::time::sleep(share)));
-            }
+                _ if self.calls.is_empty() => Duration::ZERO,
+                (true, true) => drain.late_share(),
+                (false, _) => drain.share(),
+            };
+            self.leave = Some(Box::pin(tokio::time::sleep(share)));
         }
         if self.leave.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
             self.leave = None;
@@ -290,6 +300,7 @@ impl Driver {
                 self.stop();
             }
         }
+        self.calls.give_up(&mut self.session, now);
         while self.timer.as_mut().poll(cx).is_ready() {
             self.session.handle_timeout(now.into_std());
             let Some(next) = self.session.poll_timeout() else { break };
@@ -310,7 +321,7 @@ impl Driver {
     fn arm_timer(&mut self) {
         let session = self.session.poll_timeout().map(Instant::from_std);
         let place = self.place.as_ref().map(Place::next_look);
-        if let Some(next) = session.into_iter().chain(place).min()
+        if let Some(next) = session.into_iter().chain(place).chain(self.calls.next_given_up()).min()
             && (self.timer.is_elapsed() || next < self.timer.deadline())
         {
             self.timer.as_mut().reset(next);

@@ -2,10 +2,12 @@
 //! polls, and in the bodies of requests up (docs/protocol.md, section 20).
 //!
 //! Requests come on any worker. `table` leads them to their carrier's `line`, at the other end of which the session's
-//! task has the `carrier`; `body` has what is read and written.
+//! task has the `carrier`; `body` has what is read and written. An `errand` is a request for a carrier that is there
+//! already: here, or in another instance, to which it is passed on.
 
 mod body;
 mod carrier;
+mod errand;
 mod line;
 mod table;
 
@@ -23,10 +25,7 @@ use super::{
     link::{Carrier, Link, packet_too_large},
 };
 use crate::{
-    downstream::{
-        ConnInfo, Edge, Principal, Rejection, linger::linger, principal::origin_of,
-        request_kind::HttpCarrierRequest,
-    },
+    downstream::{ConnInfo, Edge, Rejection, Visitor, linger::linger, request_kind::HttpCarrierRequest},
     session::{CloseReason, MAX_PACKET},
     wire::{
         Code,
@@ -35,9 +34,11 @@ use crate::{
         v1::{HttpOpen, HttpPoll, HttpUp},
     },
 };
-use body::{DownBody, Unread};
+use body::DownBody;
+pub(super) use body::{Unread, read};
 pub(super) use carrier::HttpCarrier;
-use line::{Asked, Line, Owner, Put, SHORTEST_WAIT};
+pub(super) use errand::{Errand, ErrandKind, Owner};
+use line::{Asked, Line, Put, SHORTEST_WAIT};
 pub(super) use table::HttpCarriers;
 
 /// Answers a request of an HTTP carrier, after the guard has passed it.
@@ -48,8 +49,9 @@ pub(crate) async fn answer(
     conn: &ConnInfo,
     request: HttpCarrierRequest,
 ) -> Result<Response<Body>, Rejection> {
-    if !edge.settings().session.fallback {
-        return Err(not_here("this proxy has no HTTP carrier (`session.fallback`); use a WebSocket"));
+    // Carriers that are there already go on.
+    if request == HttpCarrierRequest::Open && !edge.settings().session.fallback {
+        return Err(switched_off());
     }
     if request == HttpCarrierRequest::Unknown {
         return Err(not_here("the HTTP carrier has the paths /bidiway/http/open, …/up and …/down"));
@@ -58,11 +60,14 @@ pub(crate) async fn answer(
         let message = "the requests of an HTTP carrier are made with POST".to_owned();
         return Err(Rejection { message, ..Rejection::method() });
     }
-    let body = whole(edge, &head, body, conn).await?;
+    let owner = Owner::of(&head, conn);
+    let body = whole(edge, &head, body, &owner).await?;
     let mut response = match request {
-        HttpCarrierRequest::Open => open(edge, &head, body, conn).await?,
-        HttpCarrierRequest::Up => up(edge, &head, body, conn).await?,
-        HttpCarrierRequest::Down | HttpCarrierRequest::Unknown => down(edge, &head, body, conn).await?,
+        HttpCarrierRequest::Open => open(edge, &head, owner, body, conn).await?,
+        HttpCarrierRequest::Up => run(edge, Errand { kind: ErrandKind::Up, owner, body }).await?,
+        HttpCarrierRequest::Down | HttpCarrierRequest::Unknown => {
+            run(edge, Errand { kind: ErrandKind::Down, owner, body }).await?
+        }
     };
     let has_body = response.status() == StatusCode::OK;
     let headers = response.headers_mut();
@@ -77,31 +82,77 @@ pub(crate) async fn answer(
 }
 
 /// A request's body. One that is too large ends the session, if it can be found.
-async fn whole(edge: &Edge, head: &Parts, mut body: Incoming, conn: &ConnInfo) -> Result<Bytes, Rejection> {
-    match body::read(&mut body).await {
+async fn whole(edge: &Edge, head: &Parts, mut body: Incoming, owner: &Owner) -> Result<Bytes, Rejection> {
+    match read(&mut body).await {
         Ok(bytes) => Ok(bytes),
         Err(Unread::TooLarge(beginning)) => {
             linger(&edge.drain, head.version, body);
-            if let Some(line) = leading_carrier(&beginning).and_then(|name| edge.sessions.http.find(name))
-                && line.owner == owner(head, conn)
+            let body = beginning.slice(..beginning.len().min(BEGINNING));
+            run(edge, Errand { kind: ErrandKind::TooLarge, owner: owner.clone(), body }).await?;
+            Err(too_large())
+        }
+        Err(Unread::Late) => Err(late()),
+        // Nobody reads this.
+        Err(Unread::Broken) => Err(malformed("the body broke off")),
+    }
+}
+
+/// So much of a body tells which carrier it is for.
+const BEGINNING: usize = 256;
+
+/// Does what is asked of a carrier, here or where it is.
+async fn run(edge: &Edge, errand: Errand) -> Result<Response<Body>, Rejection> {
+    let elsewhere = errand.carrier().and_then(|name| edge.sessions.elsewhere(&name));
+    match elsewhere {
+        None => serve(edge, errand).await,
+        Some((peers, instance)) => match peers.forward(edge, instance, &errand).await {
+            Ok((status, body)) => relayed(status, body),
+            Err(error) if error.is_gone() => Err(gone()),
+            Err(_) => {
+                let text = "the instance that has this carrier could not be reached; send the request again";
+                Err(refusal(StatusCode::BAD_GATEWAY, Code::UNAVAILABLE, "carrier_unreachable", text))
+            }
+        },
+    }
+}
+
+/// Does what is asked of a carrier of this instance.
+pub(super) async fn serve(edge: &Edge, errand: Errand) -> Result<Response<Body>, Rejection> {
+    let Errand { kind, owner, body } = errand;
+    match kind {
+        ErrandKind::Up => up(edge, &owner, body).await,
+        ErrandKind::Down => down(edge, &owner, body).await,
+        ErrandKind::TooLarge => {
+            if let Some(line) = leading_carrier(&body).and_then(|name| edge.sessions.http.find(name))
+                && line.owner == owner
             {
                 line.violate(packet_too_large(MAX_PACKET));
             }
             Err(too_large())
         }
-        Err(Unread::Late) => {
-            let text = "the body did not come within 10 s";
-            Err(refusal(StatusCode::REQUEST_TIMEOUT, Code::DEADLINE_EXCEEDED, "carrier_late", text))
-        }
-        // Nobody reads this.
-        Err(Unread::Broken) => Err(malformed("the body broke off")),
     }
+}
+
+/// What the instance has answered that has the carrier.
+fn relayed(status: StatusCode, body: Bytes) -> Result<Response<Body>, Rejection> {
+    let text = String::from_utf8_lossy(&body);
+    Err(match status {
+        StatusCode::OK => return Ok(complete(body)),
+        StatusCode::NO_CONTENT => return Ok(nothing()),
+        StatusCode::BAD_REQUEST => malformed(text),
+        StatusCode::FORBIDDEN => foreign(text),
+        StatusCode::CONFLICT => conflict(text),
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        StatusCode::REQUEST_TIMEOUT => late(),
+        _ => gone(),
+    })
 }
 
 /// A new carrier.
 async fn open(
     edge: &Arc<Edge>,
     head: &Parts,
+    owner: Owner,
     body: Bytes,
     conn: &ConnInfo,
 ) -> Result<Response<Body>, Rejection> {
@@ -122,9 +173,9 @@ async fn open(
     if place.1 && hello == Hello::New {
         return Err(crowded(super::too_many_sockets(edge)));
     }
-    let begun = super::begin(edge, true)?;
+    let begun = super::begin(edge, conn, true)?;
     let name = edge.sessions.new_token().map_err(super::no_random_numbers)?;
-    let (line, opening) = Line::new(name, owner(head, conn), poll, packet, hello == Hello::Crowd);
+    let (line, opening) = Line::new(name, owner, poll, packet, hello == Hello::Crowd);
     let line = Arc::new(line);
     let Some(listing) = edge.sessions.http.enter(&line) else {
         return Err(Rejection::internal("a carrier's name leads nowhere"));
@@ -132,10 +183,10 @@ async fn open(
     let carrier = Carrier::Http(HttpCarrier::new(Arc::clone(&line), listing));
     let link = Link::new(carrier, Some(place), &edge.metrics);
     let settings = edge.settings();
-    let principal = Principal::of(&settings, &head.headers, conn);
+    let visitor = Visitor::of(&head.headers, conn);
     let heartbeat = settings.session.heartbeat;
     let conn = conn.clone().with_brake(settings.limits.cancels_per_second);
-    edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn, principal, link, begun));
+    edge.drain.tasks.spawn(Driver::new(Arc::clone(edge), conn, visitor, link, begun));
     if !poll {
         return Ok(Response::new(Body::new(DownBody::new(line, heartbeat))));
     }
@@ -169,10 +220,10 @@ impl Hello {
 }
 
 /// A packet of the client's, or its last word.
-async fn up(edge: &Edge, head: &Parts, body: Bytes, conn: &ConnInfo) -> Result<Response<Body>, Rejection> {
-    let HttpUp { carrier, number, packet, close } = HttpUp::decode(body.clone())
-        .map_err(|error| undecodable(edge, head, conn, &body, "HttpUp", error))?;
-    let line = find(edge, head, conn, &carrier)?;
+async fn up(edge: &Edge, owner: &Owner, body: Bytes) -> Result<Response<Body>, Rejection> {
+    let HttpUp { carrier, number, packet, close } =
+        HttpUp::decode(body.clone()).map_err(|error| undecodable(edge, owner, &body, "HttpUp", error))?;
+    let line = find(edge, owner, &carrier)?;
     if let Some(close) = close {
         line.hang_up(u16::try_from(close.code).ok().filter(|&code| code != 0));
         return Ok(nothing());
@@ -201,10 +252,10 @@ async fn up(edge: &Edge, head: &Parts, body: Bytes, conn: &ConnInfo) -> Result<R
 }
 
 /// A poll.
-async fn down(edge: &Edge, head: &Parts, body: Bytes, conn: &ConnInfo) -> Result<Response<Body>, Rejection> {
-    let HttpPoll { carrier, number, wait_ms } = HttpPoll::decode(body.clone())
-        .map_err(|error| undecodable(edge, head, conn, &body, "HttpPoll", error))?;
-    let line = find(edge, head, conn, &carrier)?;
+async fn down(edge: &Edge, owner: &Owner, body: Bytes) -> Result<Response<Body>, Rejection> {
+    let HttpPoll { carrier, number, wait_ms } =
+        HttpPoll::decode(body.clone()).map_err(|error| undecodable(edge, owner, &body, "HttpPoll", error))?;
+    let line = find(edge, owner, &carrier)?;
     if number == 0 {
         let text = "it has no number; polls are numbered from 1";
         line.violate(CloseReason::new(Code::INVALID_ARGUMENT, "malformed", text));
@@ -244,39 +295,30 @@ async fn wait(
     }
 }
 
-fn owner(head: &Parts, conn: &ConnInfo) -> Owner {
-    Owner { origin: origin_of(&head.headers), certificate: conn.certificate.clone() }
-}
-
 /// A body that is not what it should be: the carrier that it names nevertheless is closed.
-fn undecodable(
-    edge: &Edge,
-    head: &Parts,
-    conn: &ConnInfo,
-    body: &Bytes,
-    what: &str,
-    error: DecodeError,
-) -> Rejection {
+fn undecodable(edge: &Edge, owner: &Owner, body: &Bytes, what: &str, error: DecodeError) -> Rejection {
     let text = format!("the body is no {what}: {error}");
-    if let Some(Ok(line)) = leading_carrier(body).map(|name| find(edge, head, conn, name)) {
+    if let Some(Ok(line)) = leading_carrier(body).map(|name| find(edge, owner, name)) {
         line.violate(CloseReason::new(Code::INVALID_ARGUMENT, "malformed", text.clone()));
     }
     malformed(text)
 }
 
 /// The carrier that a request names, if it may use it.
-fn find(edge: &Edge, head: &Parts, conn: &ConnInfo, name: &[u8]) -> Result<Arc<Line>, Rejection> {
-    let line = edge.sessions.http.find(name).ok_or_else(gone)?;
-    let (owner, asking) = (&line.owner, owner(head, conn));
-    if *owner == asking {
+fn find(edge: &Edge, owner: &Owner, name: &[u8]) -> Result<Arc<Line>, Rejection> {
+    let line = edge
+        .sessions
+        .http
+        .find(name)
+        .ok_or_else(|| if edge.settings().session.fallback { gone() } else { switched_off() })?;
+    if line.owner == *owner {
         return Ok(line);
     }
-    let text = if owner.origin == asking.origin {
+    Err(foreign(if line.owner.origin == owner.origin {
         "this carrier belongs to another client's certificate"
     } else {
         "this carrier belongs to another origin"
-    };
-    Err(refusal(StatusCode::FORBIDDEN, Code::PERMISSION_DENIED, "carrier_origin", text))
+    }))
 }
 
 /// A response that a middlebox knows the end of. Hyper leaves the length of nothing out over HTTP/2.
@@ -306,11 +348,24 @@ fn not_here(message: &str) -> Rejection {
     refusal(StatusCode::NOT_FOUND, Code::UNIMPLEMENTED, "carrier_path", message)
 }
 
+fn switched_off() -> Rejection {
+    not_here("this proxy has no HTTP carrier (`session.fallback`); use a WebSocket")
+}
+
 fn malformed(message: impl Into<String>) -> Rejection {
     refusal(StatusCode::BAD_REQUEST, Code::INVALID_ARGUMENT, "carrier_malformed", message)
 }
 
-fn conflict(message: &str) -> Rejection {
+fn late() -> Rejection {
+    let text = "the body did not come within 10 s";
+    refusal(StatusCode::REQUEST_TIMEOUT, Code::DEADLINE_EXCEEDED, "carrier_late", text)
+}
+
+fn foreign(message: impl Into<String>) -> Rejection {
+    refusal(StatusCode::FORBIDDEN, Code::PERMISSION_DENIED, "carrier_origin", message)
+}
+
+fn conflict(message: impl Into<String>) -> Rejection {
     refusal(StatusCode::CONFLICT, Code::FAILED_PRECONDITION, "carrier_gap", message)
 }
 

@@ -100,6 +100,11 @@ impl Carrier {
         }
     }
 
+    /// Whether it is made of requests, which may each come on a new connection.
+    pub(super) fn is_http(&self) -> bool {
+        matches!(self, Self::Http(_))
+    }
+
     /// Whether the session's frames are text here.
     pub(super) fn is_text(&self) -> bool {
         matches!(self, Self::TextSocket(..))

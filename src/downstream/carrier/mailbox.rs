@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{link::Link, ready::KeyWaker};
 use crate::{
-    downstream::{ConnInfo, Principal},
+    downstream::{ConnInfo, Visitor},
     session::Refusal,
     wire::v1::{self, ResumeFailure},
 };
@@ -24,7 +24,7 @@ pub(super) struct Arrival {
     /// What the client said on it. It holds the token: not for logs.
     pub(super) hello: v1::Hello,
     pub(super) conn: ConnInfo,
-    pub(super) principal: Principal,
+    pub(super) visitor: Visitor,
     /// Both are there until the answer is given.
     waiting: Option<(Link, oneshot::Sender<Answer>)>,
 }
@@ -45,11 +45,11 @@ impl Arrival {
     pub(super) fn new(
         hello: v1::Hello,
         conn: ConnInfo,
-        principal: Principal,
+        visitor: Visitor,
         link: Link,
     ) -> (Self, oneshot::Receiver<Answer>) {
         let (answer, answered) = oneshot::channel();
-        (Self { hello, conn, principal, waiting: Some((link, answer)) }, answered)
+        (Self { hello, conn, visitor, waiting: Some((link, answer)) }, answered)
     }
 
     /// The carrier is the session's.
@@ -99,8 +99,9 @@ pub(super) struct Mailbox {
 pub(super) struct Letters {
     /// Carriers that ask for the session.
     pub(super) arrivals: Vec<Arrival>,
-    /// The session has lost its place among those that are parked.
-    pub(super) evicted: bool,
+    /// The session has lost this place among those that are parked: the last one that was taken from it. It may have
+    /// another by now.
+    pub(super) evicted: Option<u64>,
     closed: bool,
 }
 
@@ -126,9 +127,9 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// Tells the session that it has lost its place.
-    pub(super) fn evict(&self) {
-        self.letters().evicted = true;
+    /// Tells the session that it has lost the place of this number.
+    pub(super) fn evict(&self, place: u64) {
+        self.letters().evicted = Some(place);
         self.waker.wake();
     }
 

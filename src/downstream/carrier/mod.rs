@@ -35,7 +35,10 @@ use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto::upgrade::downcast};
 use tokio::time::Instant;
 
-use super::{AddressPermit, ConnInfo, ConnIo, Edge, Principal, Rejection, call_gate, grpc_websockets, json};
+use super::{
+    AddressPermit, ConnInfo, ConnIo, Edge, Rejection, Visitor, call_gate, grpc_websockets, json,
+    upgrade_headers,
+};
 use crate::{
     session::{self, CloseReason, MAX_PACKET, Session, Side},
     wire::{Code, text_frame::TextFrameWriter},
@@ -57,14 +60,14 @@ pub(crate) fn upgrade(
     let handshake = upgrade::check(&request)?;
     let upgraded = hyper::upgrade::on(&mut request);
     let settings = edge.settings();
-    let principal = Principal::of(&settings, request.headers(), conn);
     let cancels = settings.limits.cancels_per_second;
     let (edge_, conn) = (Arc::clone(edge), conn.clone().with_brake(cancels));
     match handshake.subprotocol {
         Subprotocol::Session | Subprotocol::TextSession => {
             let is_text = handshake.subprotocol == Subprotocol::TextSession;
             // Who types frames cannot keep what he has sent.
-            let mut begun = begin(edge, !is_text)?;
+            let mut begun = begin(edge, &conn, !is_text)?;
+            let visitor = Visitor::of(request.headers(), &conn);
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let (edge, socket) = (edge_, socket(upgraded, MAX_PACKET));
@@ -76,24 +79,25 @@ pub(crate) fn upgrade(
                 };
                 let link = Link::new(carrier, place, &edge.metrics);
                 // Boxed: this future goes away when the session runs, and must not size its task.
-                Box::new(Driver::new(edge, conn, principal, link, begun)).await;
+                Box::new(Driver::new(edge, conn, visitor, link, begun)).await;
             });
         }
         Subprotocol::GrpcWebSockets | Subprotocol::GrpcWebSocketsMultiplex => {
             let path =
                 (handshake.subprotocol == Subprotocol::GrpcWebSockets).then(|| request.uri().path().into());
+            let headers = upgrade_headers::pick(&settings, request.headers());
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let socket = socket(upgraded, grpc_websockets::max_message(&edge_.settings()));
-                grpc_websockets::serve(edge_, conn, socket, path, principal.into_upgrade_headers()).await;
+                grpc_websockets::serve(edge_, conn, socket, path, headers).await;
             });
         }
         Subprotocol::Json => {
             let uri = request.uri().clone();
+            let headers = upgrade_headers::pick(&settings, request.headers());
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let socket = socket(upgraded, json::max_message(&edge_, &conn, uri.path()));
-                let headers = principal.into_upgrade_headers();
                 json::serve(edge_, conn, socket, uri.path().into(), uri.query(), headers).await;
             });
         }
@@ -126,7 +130,7 @@ fn admit(edge: &Edge, conn: &ConnInfo) -> Result<(AddressPermit, bool), CloseRea
     call_gate::upgrade(edge, conn)?;
     let settings = edge.settings();
     let (address, limit) = (conn.peer.ip(), settings.limits.sockets_per_address);
-    let crowded = if settings.session.resume.is_zero() { limit } else { limit.saturating_mul(2) };
+    let crowded = if conn.resume_grace(&settings).is_zero() { limit } else { limit.saturating_mul(2) };
     let place = edge.addresses.enter(address, limit).map(|place| (place, false));
     place
         .or_else(|| edge.addresses.enter(address, crowded).map(|place| (place, true)))
@@ -147,16 +151,17 @@ struct Begun {
     id: Arc<str>,
 }
 
-fn begin(edge: &Edge, resumable: bool) -> Result<Begun, Rejection> {
+/// `resumes`: its client may ask for a session that it had, and keep this one.
+fn begin(edge: &Edge, conn: &ConnInfo, resumes: bool) -> Result<Begun, Rejection> {
     let id = session_id()?;
-    let mut session = Session::new(Side::Proxy, settings(edge, &id), Instant::now().into_std());
-    if resumable && !edge.settings().session.resume.is_zero() {
+    let mut session = Session::new(Side::Proxy, settings(edge, conn, &id), Instant::now().into_std());
+    if resumes {
         session.announce_resume(edge.sessions.new_token().map_err(no_random_numbers)?);
     }
     Ok(Begun { session, id })
 }
 
-fn settings(edge: &Edge, session_id: &str) -> session::Settings {
+fn settings(edge: &Edge, conn: &ConnInfo, session_id: &str) -> session::Settings {
     let settings = edge.settings();
     let (s, limits) = (&settings.session, &settings.limits);
     session::Settings {
@@ -167,7 +172,7 @@ fn settings(edge: &Edge, session_id: &str) -> session::Settings {
         ping_interval: s.ping,
         hello_timeout: s.hello_timeout,
         session_id: session_id.to_owned(),
-        resume_grace: s.resume,
+        resume_grace: conn.resume_grace(&settings),
         replay_limit: s.resume_buffer,
         ..session::Settings::default()
     }

@@ -118,7 +118,7 @@ impl Parked {
 
     fn evict(&mut self, number: u64) {
         if let Some(occupant) = self.remove(number) {
-            occupant.mailbox.evict();
+            occupant.mailbox.evict(number);
         }
     }
 }
@@ -135,6 +135,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Whether it is the place of this number.
+    pub(super) fn is(&self, number: u64) -> bool {
+        self.number == number
+    }
+
     /// When to say how much the session keeps, also if nothing has happened in it.
     pub(super) fn next_look(&self) -> Instant {
         self.look
@@ -182,7 +187,7 @@ mod tests {
     }
 
     fn is_evicted(mailbox: &Mailbox) -> bool {
-        mailbox.open().evicted
+        mailbox.open().evicted.is_some()
     }
 
     fn ip(n: u8) -> IpAddr {
@@ -224,6 +229,21 @@ mod tests {
         assert!(is_evicted(&boxes[2]), "there is no room for it even alone");
         let parked = parking.parked();
         assert_eq!((parked.places.len(), parked.by_address.len(), parked.bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_session_that_has_lost_its_place_and_has_another_by_now_keeps_that_one() {
+        let parking = parking(ROOM);
+        let mailbox = mailbox();
+        let first = parking.enter(ip(1), 101, mailbox.clone());
+        // It comes back and goes again before it hears of that.
+        drop(first);
+        let second = parking.enter(ip(1), 1, mailbox.clone());
+        let evicted = mailbox.open().evicted.unwrap();
+        assert!(!second.is(evicted));
+        drop(second);
+        let third = parking.enter(ip(1), 101, mailbox.clone());
+        assert!(third.is(mailbox.open().evicted.unwrap()));
     }
 
     #[test]

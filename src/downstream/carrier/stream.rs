@@ -138,7 +138,7 @@ impl Stream {
         let cx = &mut Context::from_waker(self.waker.waker());
         while let Some(next) = self.up.front_mut() {
             let want = next.chunk.len();
-            let Poll::Ready(room) = self.call.poll_capacity(cx, want) else { return };
+            let Poll::Ready(room) = self.call.poll_room(cx, &next.chunk) else { return };
             if room == 0 {
                 // The call takes no more: what is left is dropped, and the client may go on until it sees the end.
                 for dropped in self.up.drain(..) {

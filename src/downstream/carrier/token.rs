@@ -41,16 +41,35 @@ impl FromStr for InstanceId {
     }
 }
 
+/// One run of one instance: a named instance is the same one after a restart, and what it had is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) instance: InstanceId,
+    start: [u8; START],
+}
+
+impl Run {
+    /// The run that begins now.
+    pub(super) fn begin(instance: InstanceId) -> Result<Self, getrandom::Error> {
+        let mut start = [0; START];
+        getrandom::fill(&mut start)?;
+        Ok(Self { instance, start })
+    }
+}
+
 /// Where a session is found in its instance. It stays the same as long as the session lives, and proves nothing.
 pub(super) type Locator = u64;
 
 const INSTANCE: usize = 8;
+
+/// Enough to tell a run from the ones before it; it protects nothing.
+const START: usize = 4;
 const LOCATOR: usize = 8;
 
 /// 192 random bits: nobody guesses them.
 const SECRET: usize = 24;
 
-const LEN: usize = INSTANCE + LOCATOR + SECRET;
+const LEN: usize = INSTANCE + START + LOCATOR + SECRET;
 
 /// A place for a new session, at random: whoever reads it in one token learns nothing about others.
 pub(super) fn new_locator() -> Result<Locator, getrandom::Error> {
@@ -58,21 +77,23 @@ pub(super) fn new_locator() -> Result<Locator, getrandom::Error> {
 }
 
 /// A new token of a session.
-pub(super) fn mint(instance: InstanceId, locator: Locator) -> Result<Bytes, getrandom::Error> {
+pub(super) fn mint(run: Run, locator: Locator) -> Result<Bytes, getrandom::Error> {
     let mut token = [0; LEN];
-    let (place, secret) = token.split_at_mut(INSTANCE + LOCATOR);
-    place[..INSTANCE].copy_from_slice(&instance.0);
-    place[INSTANCE..].copy_from_slice(&locator.to_be_bytes());
+    let (place, secret) = token.split_at_mut(INSTANCE + START + LOCATOR);
+    place[..INSTANCE].copy_from_slice(&run.instance.0);
+    place[INSTANCE..INSTANCE + START].copy_from_slice(&run.start);
+    place[INSTANCE + START..].copy_from_slice(&locator.to_be_bytes());
     getrandom::fill(secret)?;
     Ok(Bytes::copy_from_slice(&token))
 }
 
 /// Where a token leads. `None`: it is none of ours.
-pub(super) fn read(token: &[u8]) -> Option<(InstanceId, Locator)> {
+pub(super) fn read(token: &[u8]) -> Option<(Run, Locator)> {
     let token: &[u8; LEN] = token.try_into().ok()?;
     let (instance, rest) = token.split_first_chunk::<INSTANCE>()?;
+    let (start, rest) = rest.split_first_chunk::<START>()?;
     let locator = rest.first_chunk::<LOCATOR>()?;
-    Some((InstanceId(*instance), Locator::from_be_bytes(*locator)))
+    Some((Run { instance: InstanceId(*instance), start: *start }, Locator::from_be_bytes(*locator)))
 }
 
 /// Whether two tokens are the same, in a time that does not tell how far they agree.
@@ -87,9 +108,9 @@ mod tests {
 
     #[test]
     fn a_token_leads_to_its_instance_and_session_and_no_two_are_the_same() {
-        let instance = InstanceId::random().unwrap();
-        let (one, other) = (mint(instance, 7).unwrap(), mint(instance, 7).unwrap());
-        assert_eq!(read(&one), Some((instance, 7)));
+        let run = Run::begin(InstanceId::random().unwrap()).unwrap();
+        let (one, other) = (mint(run, 7).unwrap(), mint(run, 7).unwrap());
+        assert_eq!(read(&one), Some((run, 7)));
         assert!(one.len() <= 64, "docs/protocol.md, section 17");
         assert!(same(&one, &one.clone()));
         assert!(!same(&one, &other));
@@ -106,5 +127,6 @@ mod tests {
         assert_ne!(InstanceId::random().unwrap(), InstanceId::random().unwrap());
         let id = InstanceId::named("edge-0");
         assert_eq!(id.to_string().parse(), Ok(id));
+        assert_ne!(Run::begin(id).unwrap(), Run::begin(id).unwrap(), "but is told from what it was before");
     }
 }

@@ -153,7 +153,7 @@ impl Stream {
         let cx = &mut Context::from_waker(self.waker.waker());
         while let Some(next) = self.backlog.front_mut() {
             let want = next.len();
-            let Poll::Ready(room) = call.poll_capacity(cx, want) else { return };
+            let Poll::Ready(room) = call.poll_room(cx, next) else { return };
             if room == 0 {
                 // Upstream takes no more. Its answer stands, and the client may go on until it sees it.
                 self.up_done = true;

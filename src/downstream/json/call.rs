@@ -350,7 +350,7 @@ impl JsonCall {
         let Some(mut chunk) = self.sending.take() else { return Ok(true) };
         let call = self.open();
         let want = chunk.len();
-        match call.poll_capacity(cx, want) {
+        match call.poll_room(cx, &chunk) {
             Poll::Pending => {
                 self.sending = Some(chunk);
                 Ok(false)

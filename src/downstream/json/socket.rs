@@ -72,7 +72,8 @@ struct Driver {
     heard: Instant,
     pinged: Instant,
     timer: Pin<Box<Sleep>>,
-    draining: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// What ends it if it has no call by then.
+    departure: Pin<Box<WaitForCancellationFutureOwned>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     state: State,
     /// The client address's place among its sockets, given back at the end.
@@ -120,7 +121,7 @@ impl Driver {
         };
         let settings = edge.settings();
         let mut driver = Self {
-            draining: Box::pin(edge.drain.draining.clone().cancelled_owned()),
+            departure: Box::pin(edge.drain.departure().clone().cancelled_owned()),
             cut: Box::pin(edge.drain.cut.clone().cancelled_owned()),
             timer: Box::pin(sleep_until(now)),
             settings,
@@ -284,9 +285,7 @@ impl Driver {
         if self.edge.drain.cut.is_cancelled() || self.cut.as_mut().poll(cx).is_ready() {
             let text = "the proxy is shutting down and the call did not finish before the drain deadline";
             self.refuse(&Outcome::proxy(Code::UNAVAILABLE, text));
-        } else if self.call.is_none()
-            && (self.edge.drain.draining.is_cancelled() || self.draining.as_mut().poll(cx).is_ready())
-        {
+        } else if self.call.is_none() && self.departure.as_mut().poll(cx).is_ready() {
             let text = "the proxy is draining and takes no new calls";
             self.refuse(&Outcome::proxy(Code::UNAVAILABLE, text));
         }

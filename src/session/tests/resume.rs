@@ -307,6 +307,34 @@ fn acknowledged_frames_are_not_kept() {
 }
 
 #[test]
+fn headers_and_trailers_that_wait_for_a_carrier_count_among_what_is_kept() {
+    let mut pair = Pair::resumable();
+    let streams: Vec<_> = (0..10).map(|_| pair.opened()).collect();
+    pair.pass(Duration::from_secs(20)); // the Pong brings the Ack of all that was sent
+    pair.cut();
+    assert_eq!(pair.proxy.held_bytes(), 0);
+    let entry = |len: usize| v1::Metadata {
+        name: "x-a".to_owned(),
+        value: Some(v1::metadata::Value::Text("v".repeat(len))),
+    };
+    let headers = 10_000;
+    for &stream in &streams {
+        pair.proxy.send_headers(stream, v1::Headers { metadata: vec![entry(headers - 35)] });
+    }
+    assert_eq!(pair.proxy.held_bytes(), 10 * headers);
+    for &stream in &streams {
+        let (message, details) = ("m".repeat(100), vec![1; 200].into());
+        let metadata = vec![entry(1000 - 35)];
+        pair.proxy.end(stream, v1::Trailers { message, details, metadata, ..v1::Trailers::default() });
+    }
+    assert_eq!(pair.proxy.held_bytes(), 10 * (headers + 32 + 1300));
+    pair.resume("second");
+    pair.settle();
+    pair.pass(Duration::from_secs(20));
+    assert_eq!(pair.proxy.held_bytes(), 0);
+}
+
+#[test]
 fn a_parked_session_hears_of_go_away_when_it_comes_back() {
     let mut pair = Pair::resumable();
     let stream = pair.opened();

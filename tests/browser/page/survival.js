@@ -12,6 +12,11 @@ const AHEAD = 32;
 const filling = (number) => new Uint8Array(Number((number * 2654435761n) % 1500n)).fill(Number(number % 251n));
 
 let state;
+/** Whether the browser kept the page, each time that it was left, and each time that it came back. */
+const left = [];
+const back = [];
+addEventListener("pagehide", ({ persisted }) => left.push(persisted));
+addEventListener("pageshow", ({ persisted }) => back.push(persisted));
 
 export const cases = {
   /** Begins the conversation; it goes on by itself until `finish`. */
@@ -58,8 +63,8 @@ export const cases = {
     return { sent: progress.sent, received: progress.received, error: progress.error, headers: progress.headers, states };
   },
 
-  /** Whether this is still the page that began. */
-  begun: () => state !== undefined,
+  /** How it was left and how it came back, and why it was not kept, if the browser says so. */
+  kept: () => ({ left, back, why: JSON.stringify(performance.getEntriesByType("navigation")[0].notRestoredReasons ?? null) }),
 };
 
 window.cases = cases;

@@ -29,6 +29,7 @@ pub(crate) fn request() -> Request {
         terms: None,
         trip: None,
         response_rules: None,
+        pace: None,
     }
 }
 

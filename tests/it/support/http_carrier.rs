@@ -1,6 +1,6 @@
 //! A client's side of the HTTP carrier (docs/protocol.md, section 20), over each version of HTTP.
 
-use std::net::SocketAddr;
+use std::{collections::VecDeque, net::SocketAddr};
 
 use bidiway::{
     session::{Session, Settings, Side},
@@ -20,13 +20,13 @@ use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 
 use super::carrier::{Carrier, tcp, tls};
 
-/// A connection for requests, made when it is needed and again when it is gone.
+/// A connection for requests, made when it is needed and again when it is gone. Or several, which take turns.
 pub(crate) struct Requests {
     carrier: Carrier,
-    address: SocketAddr,
+    /// The first is the next one's.
+    to: VecDeque<(SocketAddr, Option<Connection>)>,
     /// Headers of each request.
     pub(crate) headers: HeaderMap,
-    connection: Option<Connection>,
 }
 
 enum Connection {
@@ -36,12 +36,22 @@ enum Connection {
 
 impl Requests {
     pub(crate) fn new(carrier: Carrier, address: SocketAddr, headers: HeaderMap) -> Self {
-        Self { carrier, address, headers, connection: None }
+        Self::among(carrier, [address], headers)
+    }
+
+    /// Each request goes to another address than the one before.
+    pub(crate) fn among(
+        carrier: Carrier,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+        headers: HeaderMap,
+    ) -> Self {
+        Self { carrier, to: addresses.into_iter().map(|address| (address, None)).collect(), headers }
     }
 
     /// Another connection for the same.
     pub(crate) fn another(&self) -> Self {
-        Self::new(self.carrier, self.address, self.headers.clone())
+        let addresses = self.to.iter().map(|(address, _)| *address);
+        Self::among(self.carrier, addresses, self.headers.clone())
     }
 
     pub(crate) async fn post(
@@ -70,32 +80,35 @@ impl Requests {
         path: &str,
         body: impl Into<Bytes>,
     ) -> hyper::Result<Response<Incoming>> {
-        let ready = match &mut self.connection {
+        let (address, mut connection) = self.to.pop_front().unwrap();
+        let ready = match &mut connection {
             None => false,
             Some(Connection::One(one)) => one.ready().await.is_ok(),
             Some(Connection::Two(two)) => two.ready().await.is_ok(),
         };
         if !ready {
-            self.connection = Some(self.connect().await);
+            connection = Some(self.connect(address).await);
         }
         let mut request = Request::builder().method(method).body(Full::new(body.into())).unwrap();
         request.headers_mut().extend(self.headers.clone());
-        match self.connection.as_mut().unwrap() {
+        let answer = match connection.as_mut().unwrap() {
             Connection::One(one) => {
                 *request.uri_mut() = path.parse().unwrap();
-                request.headers_mut().insert("host", self.address.to_string().parse().unwrap());
+                request.headers_mut().insert("host", address.to_string().parse().unwrap());
                 one.send_request(request).await
             }
             Connection::Two(two) => {
                 let scheme = if self.carrier.has_tls() { "https" } else { "http" };
-                *request.uri_mut() = format!("{scheme}://{}{path}", self.address).parse().unwrap();
+                *request.uri_mut() = format!("{scheme}://{address}{path}").parse().unwrap();
                 two.send_request(request).await
             }
-        }
+        };
+        self.to.push_back((address, connection));
+        answer
     }
 
-    async fn connect(&self) -> Connection {
-        let io = tcp(self.address).await;
+    async fn connect(&self, address: SocketAddr) -> Connection {
+        let io = tcp(address).await;
         match self.carrier {
             Carrier::Http1 => self.speak(io).await,
             Carrier::Http1Tls => self.speak(tls(io, "http/1.1").await).await,

@@ -11,7 +11,7 @@ use tokio::{sync::oneshot::error::RecvError, time::Instant};
 use super::{Driver, State};
 use crate::{
     downstream::{
-        ConnInfo, call_gate,
+        ConnInfo, Principal, call_gate,
         carrier::{
             mailbox::{Answer, Arrival, Mailbox},
             token, too_many_sockets,
@@ -36,24 +36,35 @@ impl Driver {
     pub(super) fn greeted(&mut self, agent: &str) {
         tracing::debug!(session = %self.session_id, peer = %self.conn.peer, agent, "session opened");
         self.greeted = true;
+        self.visitor = None;
         self.learn();
+        let drain = &self.edge.drain;
+        self.late = drain.draining.is_cancelled();
+        // Who comes on new connections all the time cannot stay until there are none.
+        let is_http = self.link.as_ref().is_some_and(|link| link.carrier.is_http());
+        let departure = if is_http { &drain.draining } else { drain.departure() };
+        self.departure = Some(Box::pin(departure.clone().cancelled_owned()));
+        self.own.wake();
         if let Some(token) = self.session.resume_tokens().next() {
             let mailbox = Mailbox::new(self.ready.waker(super::MAILBOX));
-            self.entry = self.edge.sessions.enter(token, mailbox);
+            self.entry = self.edge.sessions.enter(token, mailbox, self.late);
         }
     }
 
     /// Learns who the client is from what it said last about all its calls.
     pub(super) fn learn(&mut self) {
         self.hear();
-        self.conn.shown.session.iter().for_each(|identity| identity.learn());
+        if let Some(identity) = &self.conn.shown.session {
+            identity.learn();
+        }
     }
 
     fn hear(&mut self) {
         self.refreshed = false;
+        let Some(identity) = &self.conn.shown.session else { return };
         // What is no metadata ends each call, and tells nothing here.
         let metadata = metadata::from_entries(self.session.default_metadata()).unwrap_or_default();
-        self.conn.shown.session.iter().for_each(|identity| identity.hear(metadata.clone(), &self.conn.shown));
+        identity.hear(metadata, &self.conn.shown);
     }
 
     /// Verifying tokens takes time: of all that came in a turn only the last is, and no more often than the client may
@@ -87,7 +98,9 @@ impl Driver {
 
     /// The client's Hello, unless it does something wrong. Not everybody may begin a session who may go on with one.
     pub(super) fn first_packet(&mut self, packet: Bytes, now: Instant) {
-        match self.unwelcome().filter(|_| !asks_to_resume(&packet)) {
+        // What is refused is counted: so who resumes is not asked about.
+        let unwelcome = if asks_to_resume(&packet) { None } else { self.unwelcome() };
+        match unwelcome {
             Some(reason) => self.session.close(reason),
             None => self.session.handle_packet(packet, now.into_std()),
         }
@@ -95,7 +108,7 @@ impl Driver {
 
     /// Why no new session can begin on this carrier.
     fn unwelcome(&self) -> Option<CloseReason> {
-        if self.edge.drain.draining.is_cancelled() {
+        if self.edge.drain.cut.is_cancelled() {
             let text = "this instance is shutting down; connect again";
             return Some(CloseReason::new(Code::UNAVAILABLE, "draining", text));
         }
@@ -105,8 +118,8 @@ impl Driver {
 
     /// This carrier's client wants to go on with another session: its task gets the carrier.
     pub(super) fn ask(&mut self, hello: v1::Hello) {
-        let Some(link) = self.link.take() else { return };
-        let (arrival, answered) = Arrival::new(hello, self.conn.clone(), self.principal.clone(), link);
+        let (Some(visitor), Some(link)) = (self.visitor.take(), self.link.take()) else { return };
+        let (arrival, answered) = Arrival::new(hello, self.conn.clone(), *visitor, link);
         self.state = State::Asking(answered);
         match self.edge.sessions.elsewhere(&arrival.hello.resume_token) {
             None => self.edge.sessions.deliver(arrival),
@@ -168,7 +181,7 @@ impl Driver {
             self.adopt(arrival, now);
         }
         // If it has a carrier by now, it needs no place.
-        if letters.evicted && self.place.is_some() {
+        if letters.evicted.is_some_and(|lost| self.place.as_ref().is_some_and(|place| place.is(lost))) {
             let text = "there are more sessions without a carrier than the proxy keeps";
             self.session.close(CloseReason::new(Code::UNAVAILABLE, "parking_full", text));
         }
@@ -180,7 +193,7 @@ impl Driver {
         let known = self.session.resume_tokens().any(|token| token::same(token, &hello.resume_token));
         let refusal = if !known {
             Refusal::Failure(ResumeFailure::UnknownToken)
-        } else if arrival.principal != self.principal {
+        } else if Principal::of(&self.settings, &arrival.visitor) != self.principal {
             Refusal::Failure(ResumeFailure::WrongPrincipal)
         } else if let who @ (Recognized::No | Recognized::Later) = self.recognizes(&hello, &arrival.conn) {
             if who == Recognized::Later {
@@ -192,14 +205,14 @@ impl Driver {
                 return; // dropped, and so refused: the system has no random numbers
             };
             match self.session.attach(hello, token, now.into_std()) {
-                Ok(()) => return self.adopted(arrival),
+                Ok(()) => return self.adopted(arrival, now),
                 Err(refusal) => refusal,
             }
         };
         arrival.refuse(refusal);
     }
 
-    fn adopted(&mut self, arrival: Arrival) {
+    fn adopted(&mut self, arrival: Arrival, now: Instant) {
         let session = self.conn.shown.session.take();
         let before = std::mem::replace(&mut self.conn, arrival.conn.clone());
         // The same principal, and so the same certificate; which another instance tells by its fingerprint only.
@@ -212,6 +225,9 @@ impl Driver {
         let (session, peer, parked) = (&self.session_id, self.conn.peer, self.place.is_some());
         tracing::debug!(%session, %peer, %from, parked, "session resumed");
         self.place = None;
+        // One more that is lost, if the proxy had not noticed it.
+        self.calls.lose_carrier(&mut self.session, now);
+        self.calls.find_carrier();
         let old = std::mem::replace(&mut self.link, arrival.accept());
         if let Some(old) = old {
             let code = Code::UNAVAILABLE.to_close();
@@ -252,6 +268,7 @@ impl Driver {
 
     /// The session waits for its client.
     pub(super) fn park(&mut self, label: &'static str) {
+        self.calls.lose_carrier(&mut self.session, Instant::now());
         let bytes = self.held_bytes();
         self.place = self.entry.as_ref().map(|entry| entry.park(self.conn.peer.ip(), bytes));
         self.edge.metrics.carrier_lost(label);

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a request's body cannot be used.
 #[derive(Debug)]
-pub(super) enum Unread {
+pub(in crate::downstream::carrier) enum Unread {
     /// It did not come in time.
     Late,
     /// It is larger than [`MAX_BODY`]; this is how it begins.
@@ -32,7 +32,9 @@ pub(super) enum Unread {
 }
 
 /// A whole request body. What is read of it counts against nothing but its own limit.
-pub(super) async fn read<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Result<Bytes, Unread> {
+pub(in crate::downstream::carrier) async fn read<B: Body<Data = Bytes> + Unpin>(
+    body: &mut B,
+) -> Result<Bytes, Unread> {
     let read = async {
         let mut whole = Bytes::new();
         let mut more = BytesMut::new();

@@ -96,12 +96,12 @@ mod tests {
 
     use super::*;
     use crate::downstream::carrier::{
-        http_carrier::{HttpCarriers, line::Owner},
-        token::{self, InstanceId},
+        http_carrier::{HttpCarriers, Owner},
+        token::{self, InstanceId, Run},
     };
 
     fn carrier() -> HttpCarrier {
-        let name = token::mint(InstanceId::named("edge-0"), 7).unwrap();
+        let name = token::mint(Run::begin(InstanceId::named("edge-0")).unwrap(), 7).unwrap();
         let (line, _) = Line::new(name, Owner::default(), false, Bytes::new(), false);
         let line = Arc::new(line);
         let listing = Arc::<HttpCarriers>::default().enter(&line).unwrap();

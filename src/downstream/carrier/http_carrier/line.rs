@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
     time::Duration,
 };
@@ -13,22 +13,12 @@ use tokio::{
     time::Instant,
 };
 
+use super::Owner;
 use crate::{
-    downstream::{
-        ClientCertificate,
-        carrier::link::{Incoming, Lost, PACKET_TARGET},
-    },
+    downstream::carrier::link::{Incoming, Lost, PACKET_TARGET},
     session::CloseReason,
     wire::{Code, http_carrier},
 };
-
-/// What all requests of a carrier have in common.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Owner {
-    /// The page's origin, in its normal form.
-    pub(super) origin: Option<Box<str>>,
-    pub(super) certificate: Option<Arc<ClientCertificate>>,
-}
 
 /// One HTTP carrier: requests, on any worker, put in at one end what the session's task takes out at the other, and
 /// the other way round. Each direction holds one packet at most.

@@ -4,7 +4,7 @@ use std::{future::poll_fn, io, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::Empty;
+use http_body_util::{Empty, Full};
 use hyper::{body::Incoming as Body, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -14,7 +14,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, INSTANCE, PATH, PROTOCOL, PeerError, TOKEN, finder::Place};
 use crate::{
     downstream::{
-        ConnInfo, Principal,
+        ConnInfo, Visitor,
         carrier::{
             socket::{Broken, CarrierIo, Incoming, Socket},
             token::InstanceId,
@@ -43,7 +43,7 @@ pub(super) struct Client {
     /// It holds the token: not for logs.
     pub(super) hello: v1::Hello,
     pub(super) conn: ConnInfo,
-    pub(super) principal: Principal,
+    pub(super) visitor: Visitor,
 }
 
 /// Connects to other instances, and is told by their certificates that it is them.
@@ -78,7 +78,7 @@ impl Dialer {
         let broken = |error| PeerError::Broken(place.name(), error);
         let mut request = Self::request(place).map_err(broken)?;
         let headers = request.headers_mut();
-        client.principal.write_to(headers);
+        client.visitor.write_to(headers);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
         let scheme = if client.conn.tls { "https" } else { "http" };
@@ -120,7 +120,8 @@ impl Dialer {
         Ok(Request::get(PATH).header(header::HOST, host).body(Empty::new())?)
     }
 
-    async fn connect(&self, place: &Place) -> io::Result<TlsStream<TcpStream>> {
+    /// A connection. Has no limit of time, but for each address.
+    pub(super) async fn connect(&self, place: &Place) -> io::Result<TlsStream<TcpStream>> {
         let name = self.server_name.as_deref().unwrap_or(&place.host).to_owned();
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
         let tcp = timeout(CONNECT, TcpStream::connect(place.address)).await??;
@@ -132,13 +133,25 @@ impl Dialer {
         io: TlsStream<TcpStream>,
         request: Request<Empty<Bytes>>,
     ) -> Result<Response<Body>, Anything> {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(HEAD);
-        let (mut send, connection) = builder.handshake(TokioIo::new(io)).await?;
+        let (mut send, connection) = builder().handshake(TokioIo::new(io)).await?;
         // It ends when the answer is dropped, or has become a link.
         tokio::spawn(connection.with_upgrades());
         Ok(send.send_request(request).await?)
     }
+
+    /// HTTP on a connection, for requests one after the other.
+    pub(super) async fn speak(io: TlsStream<TcpStream>) -> Result<http1::SendRequest<Full<Bytes>>, Anything> {
+        let (send, connection) = builder().handshake(TokioIo::new(io)).await?;
+        // It ends when nobody can send on it any more.
+        tokio::spawn(connection);
+        Ok(send)
+    }
+}
+
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEAD);
+    builder
 }
 
 /// Says the client's Hello, and waits for the first answer.

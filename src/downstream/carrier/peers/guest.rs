@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use super::{CLIENT, CLIENT_HOST, CLIENT_SCHEME, FAILURE, INSTANCE, PATH, PROTOCOL, TOKEN};
 use crate::{
     downstream::{
-        ConnInfo, ConnIo, Edge, Principal,
+        ConnInfo, ConnIo, Edge, Visitor,
         carrier::{
+            http_carrier::{self, Errand, ErrandKind, Owner, read},
             link::{Carrier, Link},
             mailbox::{Answer, Arrival},
             socket::{CarrierIo, Incoming, Socket},
@@ -32,22 +33,56 @@ use crate::{
     },
 };
 
-/// Answers a request on the peer port: who we are, or a link to one of our sessions.
-pub(crate) fn answer(edge: &Arc<Edge>, mut request: Request<RequestBody>) -> Response<Body> {
+/// Answers a request on the peer port: who we are, a link to one of our sessions, or a request for an HTTP carrier.
+pub(crate) async fn answer(edge: &Arc<Edge>, request: Request<RequestBody>) -> Response<Body> {
     let own = edge.sessions.instance().to_string();
+    let mut response = match ErrandKind::of(request.uri().path()) {
+        Some(kind) => run(edge, kind, request, &own).await,
+        None => link(edge, request, &own),
+    };
+    if let Ok(own) = own.parse() {
+        response.headers_mut().insert(INSTANCE, own);
+    }
+    response
+}
+
+/// Does what is asked of an HTTP carrier of ours. The other instance has checked everything but whose carrier it is.
+async fn run(edge: &Edge, kind: ErrandKind, request: Request<RequestBody>, own: &str) -> Response<Body> {
+    let (head, mut body) = request.into_parts();
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = match check(&request, &own) {
+    if head.headers.get(INSTANCE).is_none_or(|id| id != own) {
+        *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+        return response;
+    }
+    let Ok(body) = read(&mut body).await else {
+        *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+        return response;
+    };
+    match http_carrier::serve(edge, Errand { kind, owner: Owner::relayed(&head.headers), body }).await {
+        Ok(response) => response,
+        Err(rejection) => {
+            *response.status_mut() = rejection.http;
+            *response.body_mut() = Body::from(rejection.message);
+            response
+        }
+    }
+}
+
+/// Who we are, or a link to one of our sessions.
+fn link(edge: &Arc<Edge>, mut request: Request<RequestBody>, own: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = match check(&request, own) {
         Ok(Asked::Who) => StatusCode::OK,
         Ok(Asked::Link(conn)) => {
             // The relaying instance has checked the origin, and is believed what the client is and has.
-            let principal = Principal::relayed(&edge.settings(), request.headers());
+            let visitor = Visitor::relayed(request.headers());
             let upgraded = hyper::upgrade::on(&mut request);
             let edge_ = Arc::clone(edge);
             edge.drain.tasks.spawn(async move {
                 let Ok(upgraded) = upgraded.await else { return };
                 let Ok(parts) = downcast::<TokioIo<ConnIo>>(upgraded) else { return };
                 let io = CarrierIo::Http1(parts.io.into_inner());
-                receive(edge_, conn, principal, Socket::to_instance(io, &parts.read_buf, MAX_PACKET)).await;
+                receive(edge_, conn, visitor, Socket::to_instance(io, &parts.read_buf, MAX_PACKET)).await;
             });
             let headers = response.headers_mut();
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -56,9 +91,6 @@ pub(crate) fn answer(edge: &Arc<Edge>, mut request: Request<RequestBody>) -> Res
         }
         Err(status) => status,
     };
-    if let Ok(own) = own.parse() {
-        response.headers_mut().insert(INSTANCE, own);
-    }
     response
 }
 
@@ -100,7 +132,7 @@ fn client(headers: &HeaderMap) -> Option<ConnInfo> {
 }
 
 /// Brings the carrier to the session that its Hello asks for: one of our own, or none.
-async fn receive(edge: Arc<Edge>, conn: ConnInfo, principal: Principal, mut socket: Socket) {
+async fn receive(edge: Arc<Edge>, conn: ConnInfo, visitor: Visitor, mut socket: Socket) {
     let first = timeout(edge.settings().session.hello_timeout, poll_fn(|cx| socket.poll_read(cx))).await;
     let Ok(Incoming::Packet(packet)) = first else { return };
     let mut link = Link::new(Carrier::WebSocket(socket), None, &edge.metrics);
@@ -110,7 +142,7 @@ async fn receive(edge: Arc<Edge>, conn: ConnInfo, principal: Principal, mut sock
         let (code, text) = (Code::INVALID_ARGUMENT.to_close(), "the first packet must be one Hello");
         return link.farewell(code, text).await;
     };
-    let (arrival, answered) = Arrival::new(hello, conn, principal, link);
+    let (arrival, answered) = Arrival::new(hello, conn, visitor, link);
     edge.sessions.deliver(arrival);
     let (link, code, text) = match answered.await {
         Ok(Answer::Taken) | Err(_) => return,

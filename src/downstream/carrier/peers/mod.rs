@@ -2,22 +2,26 @@
 //! that has its session.
 //!
 //! `finder` asks the instances which of them is meant, `dial` connects to it, `relay` is this end of the link: it hands
-//! on whatever comes, either way. `guest` is the other end, where the carrier is one like any other. Which carriers may
+//! on whatever comes, either way. `guest` is the other end, where the carrier is one like any other. The requests of an HTTP
+//! carrier of another instance go there one by one: `forwarder`. Which carriers may
 //! come, and how many of an address, is decided where they arrive; whom a session belongs to, where it lives.
 //! `docs/decisions/0007` says why it is made this way.
 
 mod dial;
 mod finder;
+mod forwarder;
 mod guest;
 mod relay;
 mod settings;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use tokio::time::timeout;
 
 use super::{
+    http_carrier::Errand,
     mailbox::Arrival,
     socket::{Incoming, Socket},
     token::InstanceId,
@@ -28,7 +32,8 @@ use crate::{
     wire::{Code, v1::ResumeFailure},
 };
 use dial::{Client, Dialer};
-use finder::Finder;
+use finder::{Finder, Place};
+use forwarder::Forwarder;
 
 pub(crate) use guest::answer;
 pub use settings::{InvalidPeerAddress, PeerAddress, PeerSettings};
@@ -64,7 +69,7 @@ const FAILURE: u16 = 3000;
 
 /// Why a carrier was not brought to the instance that it asks for.
 #[derive(Debug, thiserror::Error)]
-enum PeerError {
+pub(super) enum PeerError {
     #[error("no peer is this instance, of those that answer")]
     Unknown,
     #[error("cannot connect to {0}: {1}")]
@@ -80,6 +85,11 @@ enum PeerError {
 }
 
 impl PeerError {
+    /// What the client asks for is nowhere any more.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Unknown | Self::Unreachable(..) | Self::Moved(_))
+    }
+
     /// The reason in metrics and logs.
     fn label(&self) -> &'static str {
         match self {
@@ -98,6 +108,7 @@ impl PeerError {
 pub(super) struct Peers {
     settings: PeerSettings,
     finder: Finder,
+    forwarder: Forwarder,
     dialer: Arc<Dialer>,
 }
 
@@ -105,7 +116,8 @@ impl Peers {
     pub(super) fn new(settings: &PeerSettings) -> Self {
         let dialer = Arc::new(Dialer::new(&settings.client));
         let finder = Finder::new(settings.addresses.clone(), Arc::clone(&dialer));
-        Self { settings: settings.clone(), finder, dialer }
+        let forwarder = Forwarder::new(Arc::clone(&dialer));
+        Self { settings: settings.clone(), finder, forwarder, dialer }
     }
 
     /// Whether these settings lead to the same instances in the same way.
@@ -119,7 +131,7 @@ impl Peers {
         let client = Client {
             hello: arrival.hello.clone(),
             conn: arrival.conn.clone(),
-            principal: arrival.principal.clone(),
+            visitor: arrival.visitor.clone(),
         };
         let opened = match timeout(PATIENCE, self.open(instance, &client)).await {
             Ok(opened) => opened,
@@ -154,6 +166,53 @@ impl Peers {
         }
     }
 
+    /// Passes a request of an HTTP carrier on to the instance that has it, and its answer back. Numbers allow that one is
+    /// sent twice.
+    pub(super) async fn forward(
+        &self,
+        edge: &Edge,
+        instance: InstanceId,
+        errand: &Errand,
+    ) -> Result<(StatusCode, Bytes), PeerError> {
+        let answer = self.pass_on(instance, errand).await;
+        match &answer {
+            Ok(_) => edge.metrics.carrier_request_relayed(),
+            Err(error) => {
+                let label = error.label();
+                edge.metrics.relay_failed(label);
+                tracing::warn!(owner = %instance, label, %error, "carrier of another instance not reached");
+            }
+        }
+        answer
+    }
+
+    async fn pass_on(&self, instance: InstanceId, errand: &Errand) -> Result<(StatusCode, Bytes), PeerError> {
+        let forwarder = &self.forwarder;
+        let place = self.place(instance).await?;
+        let error = match in_time(forwarder.connection(&place)).await {
+            Ok((connection, used)) => match forwarder.send(connection, &place, instance, errand).await {
+                // Closed in the very moment, for having been idle.
+                Err(PeerError::Broken(..)) if used => {
+                    let connection = in_time(forwarder.fresh(&place)).await?;
+                    return forwarder.send(connection, &place, instance, errand).await;
+                }
+                Err(error @ PeerError::Moved(_)) => error,
+                answer => return answer,
+            },
+            Err(error @ PeerError::Unreachable(..)) => error,
+            Err(error) => return Err(error),
+        };
+        // It was there once. It may have another address now.
+        self.finder.forget(instance, &place);
+        let place = self.place(instance).await.map_err(|_| error)?;
+        let connection = in_time(forwarder.fresh(&place)).await?;
+        forwarder.send(connection, &place, instance, errand).await
+    }
+
+    async fn place(&self, instance: InstanceId) -> Result<Place, PeerError> {
+        in_time(async { self.finder.find(instance).await.ok_or(PeerError::Unknown) }).await
+    }
+
     /// A link to the instance, and the first that its session says.
     async fn open(&self, instance: InstanceId, client: &Client) -> Result<(Socket, Incoming), PeerError> {
         let place = self.finder.find(instance).await.ok_or(PeerError::Unknown)?;
@@ -166,6 +225,10 @@ impl Peers {
         let place = self.finder.find(instance).await.ok_or(error)?;
         self.dialer.open(&place, instance, client).await
     }
+}
+
+async fn in_time<T>(future: impl Future<Output = Result<T, PeerError>>) -> Result<T, PeerError> {
+    timeout(PATIENCE, future).await.unwrap_or(Err(PeerError::Timeout))
 }
 
 /// What a close code between instances says of the session.

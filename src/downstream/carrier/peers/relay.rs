@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     downstream::{
-        ConnInfo, Drain, Edge,
+        ConnInfo, Edge,
         carrier::{
             link::{self, CLOSE_TIMEOUT, Carrier, Link},
             socket::{Incoming, Socket},
@@ -41,21 +41,28 @@ pub(super) async fn relay(
     let mut relay = Relay { client, owner, first: Some(first), packet: BytesMut::new() };
     let end = tokio::select! {
         end = poll_fn(|cx| relay.poll(cx)) => end,
-        () = stop(&edge.drain) => End::Stopping,
+        () = stop(edge) => End::Stopping,
     };
     tracing::debug!(peer = %conn.peer, owner = %instance, ?end, "relay over");
     relay.end(end).await;
 }
 
 /// A relay can move as easily as it began: the client comes back elsewhere, and its session has lost nothing. So those
-/// there are go when this instance drains, one after the other; who comes later can stay until the end.
-async fn stop(drain: &Drain) {
-    if drain.draining.is_cancelled() {
-        return drain.cut.cancelled().await;
-    }
-    drain.draining.cancelled().await;
+/// there are go when this instance drains, one after the other. Who comes later came because a balancer still leads
+/// here, and would be led here again: it can stay as long as clients of this instance's own sessions can come back,
+/// and keeps nobody waiting after that.
+async fn stop(edge: &Edge) {
+    let drain = &edge.drain;
+    let turn = async {
+        if drain.draining.is_cancelled() {
+            edge.sessions.emptied().await;
+        } else {
+            drain.draining.cancelled().await;
+        }
+        sleep(drain.share()).await;
+    };
     tokio::select! {
-        () = sleep(drain.share()) => {}
+        () = turn => {}
         () = drain.cut.cancelled() => {}
     }
 }

@@ -108,7 +108,8 @@ pub(super) struct Driver {
     own: KeyWaker,
     reader: KeyWaker,
     timer: Pin<Box<Sleep>>,
-    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// What will send the client elsewhere.
+    departure: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
     /// The client address's place among its sockets, given back at the end.
@@ -151,7 +152,7 @@ impl Driver {
         let settings = edge.settings();
         let place = call_gate::socket_place(&edge, &conn);
         let mut driver = Self {
-            draining: Some(Box::pin(edge.drain.draining.clone().cancelled_owned())),
+            departure: Some(Box::pin(edge.drain.departure().clone().cancelled_owned())),
             cut: Some(Box::pin(edge.drain.cut.clone().cancelled_owned())),
             timer: Box::pin(tokio::time::sleep_until(now)),
             greeting: Some(now + settings.session.hello_timeout),

@@ -22,8 +22,8 @@ impl Driver {
         self.own.arm();
         let waker = self.own.waker().clone();
         let own = &mut Context::from_waker(&waker);
-        if self.draining.as_mut().is_some_and(|f| f.as_mut().poll(own).is_ready()) {
-            self.draining = None;
+        if self.departure.as_mut().is_some_and(|f| f.as_mut().poll(own).is_ready()) {
+            self.departure = None;
             if self.path.is_none() {
                 self.goaway = GoAway::Due;
             }
