@@ -178,10 +178,7 @@ impl Authority {
         }
         let mut refused = Unverified::from(TokenError::Issuer);
         for &index in providers {
-            let parsed = match Parsed::new(token) {
-                Ok(parsed) => parsed,
-                Err(error) => return Err(error.into()),
-            };
+            let parsed = Parsed::new(token)?;
             let provider = &self.settings.providers[index];
             if parsed.issuer() != Some(&*provider.issuer) {
                 continue;
