@@ -82,7 +82,7 @@ impl Call {
             None => {
                 let place = match pool.enter() {
                     Ok(place) => place,
-                    Err(outcome) => return Self::refused(outcome),
+                    Err(outcome) => return Self::refused(*outcome),
                 };
                 let lane = Lane::new(request);
                 lane.enter(place);

@@ -139,12 +139,12 @@ impl Pool {
     }
 
     /// Counts one more call, which leaves when the place is dropped; or there are as many as there may be.
-    pub(super) fn enter(&self) -> Result<Counted, Outcome> {
+    pub(super) fn enter(&self) -> Result<Counted, Box<Outcome>> {
         let settings = self.settings();
         let place = self.metrics().calls().enter(settings.max_calls).ok_or_else(|| {
             let (max, name) = (settings.max_calls.unwrap_or_default(), &settings.name);
             let text = format!("upstream {name:?} has as many calls as it may have: {max} (`max_calls`)");
-            Outcome::proxy(Code::UNAVAILABLE, text)
+            Box::new(Outcome::proxy(Code::UNAVAILABLE, text))
         })?;
         self.budget.call();
         Ok(place)

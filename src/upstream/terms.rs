@@ -65,7 +65,7 @@ impl Permission {
                         lane.enter(place);
                         pool.place(lane);
                     }
-                    Err(outcome) => lane.fail(outcome),
+                    Err(outcome) => lane.fail(*outcome),
                 },
                 Err(outcome) => lane.fail(*outcome),
             }
