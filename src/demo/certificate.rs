@@ -8,10 +8,11 @@ use std::{
 
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    crypto::CryptoProvider,
+    ServerConfig,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
 };
+
+use crate::upstream::provider;
 
 /// TLS for `localhost`, `127.0.0.1` and `::1` with a self-signed certificate for a week; ALPN h2 and http/1.1.
 pub(super) fn localhost() -> Result<Arc<ServerConfig>, Box<dyn std::error::Error + Send + Sync>> {
@@ -32,20 +33,6 @@ pub(super) fn localhost() -> Result<Arc<ServerConfig>, Box<dyn std::error::Error
         .with_single_cert(vec![certificate.der().clone()], key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-/// TLS towards the services, which speak none: trusts nobody.
-pub(super) fn client() -> Result<Arc<ClientConfig>, rustls::Error> {
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    Ok(Arc::new(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth()))
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    #[cfg(feature = "aws-lc")]
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    #[cfg(not(feature = "aws-lc"))]
-    let provider = rustls::crypto::ring::default_provider();
-    Arc::new(provider)
 }
 
 #[cfg(test)]

@@ -201,7 +201,7 @@ fn proxy_settings(
     };
     let (host, port) = (services.ip().to_string(), services.port());
     let endpoint = upstream::Endpoint::Tcp { tls: false, host, port };
-    let tls = upstream::ClientTls::new(certificate::client()?, None);
+    let tls = upstream::ClientTls::trusting_nobody();
     let upstream =
         upstream::Settings { keepalive: None, ..upstream::Settings::new("demo", vec![endpoint], tls) };
     Ok(server::Settings {

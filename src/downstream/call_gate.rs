@@ -141,6 +141,13 @@ fn client(edge: &Edge, subject: Subject, limits: CallLimits) -> Result<Option<Ad
     Ok(permit)
 }
 
+/// Whether what a client says anew about itself may be verified now: that costs as much as a call.
+pub(crate) fn refresh(edge: &Edge, conn: &ConnInfo) -> bool {
+    let Some(most) = edge.settings().limits.per_address.calls_per_second else { return true };
+    let key = (Held::Calls, Subject::of(conn.peer.ip()));
+    edge.addresses.rates.take(key, Rate::per_second(most), Instant::now()).is_ok()
+}
+
 fn route_full(edge: &Edge, route: &Route, full: RouteFull) -> Box<Outcome> {
     let (limit, text, wait) = match full {
         RouteFull::Rate(most, wait) => {

@@ -237,7 +237,8 @@ impl Edge {
         }
         let kind = RequestKind::of(&head);
         // Carriers outlive the plan; the next one may ask for what this one does not.
-        if plan.routes.ask_for_hosts() || kind.lasts() {
+        // An authorization service is told.
+        if plan.routes.ask_for_hosts() || plan.settings.identity.is_some() || kind.lasts() {
             conn.host = host_of(&head).map(Into::into);
         }
         drop(plan);

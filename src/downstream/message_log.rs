@@ -22,9 +22,10 @@ use crate::{
 };
 
 /// Words in the names of what is never shown.
-const SECRETS: [&str; 9] = [
+const SECRETS: [&str; 14] = [
     "password",
     "passwd",
+    "passphrase",
     "secret",
     "token",
     "credential",
@@ -32,7 +33,14 @@ const SECRETS: [&str; 9] = [
     "authorization",
     "cookie",
     "privatekey",
+    "session",
+    "jwt",
+    "bearer",
+    "signature",
 ];
+
+/// Whole names of the same kind, as they are parts of harmless words.
+const WHOLE_SECRETS: [&str; 5] = ["auth", "key", "xkey", "sid", "sig"];
 
 /// What stands in its place.
 const MASK: &str = "[redacted]";
@@ -53,12 +61,19 @@ pub struct MessageLog {
     pub max_bytes: usize,
     /// Words, without what separates them, in the names of what is masked.
     redact: Vec<String>,
+    /// Whole names, likewise.
+    whole: Vec<String>,
 }
 
 impl MessageLog {
     /// Logs this part of the calls. Passwords, tokens and the like are masked.
     pub fn new(sample: f64) -> Self {
-        Self { sample, max_bytes: 4096, redact: SECRETS.map(str::to_owned).into() }
+        Self {
+            sample,
+            max_bytes: 4096,
+            redact: SECRETS.map(str::to_owned).into(),
+            whole: WHOLE_SECRETS.map(str::to_owned).into(),
+        }
     }
 
     /// Masks fields and metadata with this word in their names too. False: there is nothing in the word.
@@ -71,7 +86,7 @@ impl MessageLog {
 
     fn hides(&self, name: &str) -> bool {
         let name = bare(name);
-        self.redact.iter().any(|word| name.contains(word))
+        self.redact.iter().any(|word| name.contains(word)) || self.whole.contains(&name)
     }
 
     /// Masks what must not be seen, at any depth.
@@ -122,17 +137,21 @@ pub(crate) fn sampled(edge: &Edge, route: &Arc<Route>, request: &Request) -> Opt
     if f64::from(random) >= log.sample * f64::from(u32::MAX) && log.sample < 1.0 {
         return None;
     }
+    let mut log = log.clone();
+    if let Some(authority) = &edge.settings().identity {
+        log.whole.extend(authority.secret_names().map(|name| bare(name.as_str())));
+    }
     let (tap, passed) = Tap::new();
     let logger = Logger {
         call: CALLS.fetch_add(1, Ordering::Relaxed),
-        log: log.clone(),
+        log,
         path: request.path.path().into(),
         route: Arc::clone(route),
         method: None,
         up: Direction::new("up"),
         down: Direction::new("down"),
     };
-    let metadata = log.metadata(&request.metadata);
+    let metadata = logger.log.metadata(&request.metadata);
     edge.drain.tasks.spawn(logger.run(passed, metadata));
     Some(tap)
 }
@@ -294,9 +313,18 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("authorization", "Bearer x".parse().unwrap());
         headers.insert("x-api-key", "k".parse().unwrap());
+        headers.insert("x-jwt", "a.b.c".parse().unwrap());
+        headers.insert("key", "k".parse().unwrap());
+        headers.insert("x-keyboard", "de".parse().unwrap());
         headers.insert("x-user", "ada".parse().unwrap());
         let shown: Json = serde_json::from_str(&log.metadata(&headers)).unwrap();
-        assert_eq!(shown, json!({"authorization": MASK, "x-api-key": MASK, "x-user": "ada"}));
+        assert_eq!(
+            shown,
+            json!({
+                "authorization": MASK, "x-api-key": MASK, "x-jwt": MASK, "key": MASK, "x-keyboard": "de",
+                "x-user": "ada",
+            })
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use http::{
 use hyper::ext::Protocol;
 
 use super::json::JsonForm;
-use crate::wire::grpc_web::ContentType;
+use crate::wire::{content_type::is_grpc, grpc_web::ContentType};
 
 /// What a request is. Everything the proxy answers is one of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,14 +101,6 @@ fn accepted(headers: &HeaderMap) -> Option<ContentType> {
     values
         .flat_map(|value| value.as_bytes().split(|&b| b == b','))
         .find_map(|type_| ContentType::parse(type_.trim_ascii()))
-}
-
-/// `application/grpc`, with a format behind `+` or parameters behind `;` or neither.
-fn is_grpc(content_type: &[u8]) -> bool {
-    const GRPC: &[u8] = b"application/grpc";
-    content_type.len() >= GRPC.len()
-        && content_type[..GRPC.len()].eq_ignore_ascii_case(GRPC)
-        && matches!(content_type.get(GRPC.len()), None | Some(b'+' | b';' | b' ' | b'\t'))
 }
 
 /// Paths of the proxy's own.

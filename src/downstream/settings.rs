@@ -127,6 +127,15 @@ impl Settings {
             auth.authority = Arc::clone(old);
         }
     }
+
+    /// These settings have taken the place of the `old` ones: whom only those believe, nobody asks for keys any more.
+    /// Sessions keep the settings that they began with.
+    pub fn retire_identity(&self, old: &Self) {
+        let is_kept = |old: &Arc<Authority>| self.identity.as_ref().is_some_and(|new| Arc::ptr_eq(new, old));
+        if let Some(old) = old.identity.as_ref().filter(|old| !is_kept(old)) {
+            old.retire();
+        }
+    }
 }
 
 impl Settings {

@@ -2,8 +2,8 @@
 //!
 //! Nobody reads a clock for each message: a worker's thread has a coarse one that its [`WorkerClock`] sets four times a
 //! second, and a wait is the difference of two looks at it. One wait is counted as a whole number of ticks, perhaps
-//! none; over many, what is counted is on average what was waited. While nobody looks, the clock rests: then whoever
-//! looks first reads the true time.
+//! none; over many, what is counted is on average what was waited. While nobody looks, the clock rests; whoever
+//! looks then reads the true time, until the clock goes again within a second.
 
 use std::{
     cell::Cell,

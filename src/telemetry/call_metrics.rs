@@ -8,7 +8,12 @@ use super::{call_times::CallTimes, method_metrics::MethodMetrics, metrics::EndLa
 use crate::wire::{Code, Origin};
 
 /// Codes 0 to 16, and one place for all others.
-const CODES: usize = 18;
+pub(super) const CODES: usize = 18;
+
+/// The code's place among them.
+pub(super) fn place(code: Code) -> usize {
+    (code.0 as usize).min(CODES - 1)
+}
 
 /// The handles of one route and dialect, looked up once and cached: counting costs an atomic add.
 #[derive(Debug)]
@@ -46,13 +51,12 @@ impl CallMetrics {
 
     /// The counter of calls that ended so.
     pub(super) fn ended(&self, code: Code, origin: Origin) -> &Counter {
-        let row = (code.0 as usize).min(CODES - 1);
         let column = match origin {
             Origin::Client => 0,
             Origin::Proxy => 1,
             Origin::Upstream => 2,
         };
-        self.by_end[row][column].get_or_init(|| {
+        self.by_end[place(code)][column].get_or_init(|| {
             self.ended.get_or_create_owned(&EndLabels {
                 route: self.route.clone(),
                 dialect: self.dialect,

@@ -23,6 +23,7 @@ pub(super) struct IdentityFamilies {
     auth: Family<AuthLabels, Counter>,
     fetches: Family<AuthLabels, Counter>,
     keys: Family<Provider, Gauge>,
+    verifications: Counter,
 }
 
 impl IdentityFamilies {
@@ -34,6 +35,11 @@ impl IdentityFamilies {
             self.fetches.clone(),
         );
         r.register("jwks_keys", "Keys of an issuer that are known now", self.keys.clone());
+        r.register(
+            "token_verifications",
+            "Tokens that were verified, and not remembered from before",
+            self.verifications.clone(),
+        );
     }
 
     /// The handles for what verifies identities.
@@ -52,6 +58,11 @@ impl IdentityMetrics {
     /// The handle for what goes well, which is kept: calls need no look-up then.
     pub fn accepted(&self, provider: &str) -> Counter {
         self.auth(provider, "ok")
+    }
+
+    /// The handle for tokens that are verified anew.
+    pub fn verifications(&self) -> Counter {
+        self.families.verifications.clone()
     }
 
     /// A call was refused, or its question was answered with this word.

@@ -11,6 +11,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::call_metrics::{CODES, place};
 use crate::wire::{Code, Origin};
 
 /// The most methods that have a series of their own; the others share one.
@@ -19,17 +20,15 @@ const MOST: usize = 1000;
 /// The label of those others.
 const OTHERS: &str = "(other)";
 
-/// Codes 0 to 16, and one place for all others.
-const CODES: usize = 18;
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MethodLabels {
     method: String,
     code: &'static str,
 }
 
-/// What is counted of methods. A method becomes a label when a service has answered a call of it, and not with
-/// UNIMPLEMENTED: so clients that make methods up make no labels, and no schema is needed.
+/// What is counted of methods. A method becomes a label when a service has answered a call of it with OK, and its other
+/// ends count from then on: so clients that make methods up make no labels, also where a service refuses callers before
+/// it looks for the method, and no schema is needed.
 #[derive(Debug, Default)]
 pub(super) struct MethodFamilies {
     method_calls: Family<MethodLabels, Counter>,
@@ -40,7 +39,7 @@ impl MethodFamilies {
     pub(super) fn register(&self, r: &mut Registry) {
         r.register(
             "method_calls",
-            "Calls that ended, by method, of methods that a service has answered",
+            "Calls that ended, by method, of methods that a service has answered with OK",
             self.method_calls.clone(),
         );
     }
@@ -77,7 +76,7 @@ impl MethodMetrics {
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains(method) {
-            if origin != Origin::Upstream || code == Code::UNIMPLEMENTED {
+            if origin != Origin::Upstream || code != Code::OK {
                 return;
             }
             if known.len() >= MOST {
@@ -93,8 +92,7 @@ impl MethodMetrics {
     }
 
     fn count(&self, method: &str, counters: &Counters, code: Code) {
-        let place = (code.0 as usize).min(CODES - 1);
-        counters[place].get_or_init(|| self.series(method, code)).inc();
+        counters[place(code)].get_or_init(|| self.series(method, code)).inc();
     }
 
     fn series(&self, method: &str, code: Code) -> Counter {
@@ -114,14 +112,16 @@ mod tests {
     }
 
     #[test]
-    fn a_method_is_counted_once_a_service_has_answered_it() {
+    fn a_method_is_counted_once_a_service_has_answered_it_with_ok() {
         let metrics = Metrics::new();
         let calls = metrics.calls("*", Dialect::Grpc);
         let other = metrics.calls("*", Dialect::Session);
         for (path, code, origin) in [
             ("/a.B/made-up", Code::UNIMPLEMENTED, Origin::Upstream),
-            ("/a.B/made-up", Code::UNAVAILABLE, Origin::Proxy),
+            ("/a.B/made-up", Code::UNAUTHENTICATED, Origin::Upstream),
+            ("/a.B/made-up", Code::OK, Origin::Proxy),
             ("/a.B/Known", Code::CANCELLED, Origin::Client),
+            ("/a.B/Known", Code::OK, Origin::Upstream),
             ("/a.B/Known", Code::NOT_FOUND, Origin::Upstream),
             ("/a.B/Known", Code::CANCELLED, Origin::Client),
         ] {

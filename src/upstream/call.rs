@@ -13,7 +13,7 @@ use super::{
     Allowance, CallReceiver, Chunk, Tap, Terms, lane::Lane, lifetime::Lifetime, pace::Pace, pool::Pool,
 };
 use crate::{
-    telemetry::{Backpressure, Counted, Trip, Wait},
+    telemetry::{Backpressure, Trip, Wait},
     wire::{Code, Outcome, metadata_rules::MetadataRules},
 };
 
@@ -75,18 +75,17 @@ impl Call {
             return Self::refused(lease.outcome());
         }
         let settings = pool.settings();
-        let Some(counted) = pool.metrics().calls().enter(settings.max_calls) else {
-            let (max, name) = (settings.max_calls.unwrap_or_default(), &settings.name);
-            let text = format!("upstream {name:?} has as many calls as it may have: {max} (`max_calls`)");
-            return Self::refused(Outcome::proxy(Code::UNAVAILABLE, text));
-        };
-        pool.budget().call();
         let tap = request.tap.take();
         let rules = request.response_rules.take();
         let pace = request.pace.take().map(|allowance| Box::new(Pace::new(allowance)));
         let (lane, asking) = match permission {
             None => {
+                let place = match pool.enter() {
+                    Ok(place) => place,
+                    Err(outcome) => return Self::refused(*outcome),
+                };
                 let lane = Lane::new(request);
+                lane.enter(place);
                 pool.place(lane.clone());
                 (lane, None)
             }
@@ -98,7 +97,7 @@ impl Call {
             }
         };
         let lifetime = Lifetime::new(deadline, lease, max_age, settings);
-        let mut call = Self::over(lane, Some((pool.clone(), counted)), lifetime);
+        let mut call = Self::over(lane, Some(pool.clone()), lifetime);
         call.receiver.asking = asking;
         call.sender.tap.clone_from(&tap);
         call.sender.pace = pace;
@@ -107,9 +106,8 @@ impl Call {
         call
     }
 
-    fn over(lane: Arc<Lane>, pool: Option<(Arc<Pool>, Counted)>, lifetime: Option<Lifetime>) -> Self {
-        let backpressure = pool.as_ref().map(|(pool, _)| pool.metrics().backpressure().clone());
-        let (pool, counted) = pool.unzip();
+    fn over(lane: Arc<Lane>, pool: Option<Arc<Pool>>, lifetime: Option<Lifetime>) -> Self {
+        let backpressure = pool.as_ref().map(|pool| pool.metrics().backpressure().clone());
         Self {
             sender: CallSender {
                 lane: lane.clone(),
@@ -118,7 +116,7 @@ impl Call {
                 wait: Wait::default(),
                 backpressure: backpressure.clone(),
             },
-            receiver: CallReceiver::new(lane, pool, counted, lifetime, backpressure),
+            receiver: CallReceiver::new(lane, pool, lifetime, backpressure),
         }
     }
 

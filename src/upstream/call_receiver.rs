@@ -22,7 +22,7 @@ use super::{
     retries::{self, Retries},
 };
 use crate::{
-    telemetry::{Backpressure, Counted, NoRetry, Retry, Wait},
+    telemetry::{Backpressure, NoRetry, Retry, Wait},
     wire::{Code, Origin, Outcome, metadata_rules::MetadataRules},
 };
 
@@ -34,8 +34,6 @@ const EXCERPT: usize = 200;
 pub struct CallReceiver {
     lane: Arc<Lane>,
     pool: Option<Arc<Pool>>,
-    /// The call's place among those that the upstream may have.
-    counted: Option<Counted>,
     stage: Stage,
     /// Bytes of `Data` that are not released.
     held: usize,
@@ -97,7 +95,6 @@ impl CallReceiver {
     pub(super) fn new(
         lane: Arc<Lane>,
         pool: Option<Arc<Pool>>,
-        counted: Option<Counted>,
         lifetime: Option<Lifetime>,
         backpressure: Option<Arc<Backpressure>>,
     ) -> Self {
@@ -106,7 +103,6 @@ impl CallReceiver {
             backpressure,
             lane,
             pool,
-            counted,
             stage: Stage::Opening,
             held: 0,
             tap: None,
@@ -422,7 +418,6 @@ impl CallReceiver {
         self.held = 0;
         self.lifetime = None;
         self.asking = None;
-        self.counted = None;
         let slot = std::mem::replace(&mut self.stage, Stage::Done).into_slot();
         self.lane.over(ending, slot);
         self.pool = None;

@@ -37,6 +37,8 @@ struct State {
     replay: Option<Box<Replay>>,
     sender: Option<Waker>,
     receiver: Option<Waker>,
+    /// Its place among the upstream's calls, once it may go there.
+    place: Option<Counted>,
 }
 
 enum Phase {
@@ -113,7 +115,9 @@ impl Lane {
     }
 
     fn with(phase: Phase, replay: Option<Box<Replay>>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { phase, replay, sender: None, receiver: None }) })
+        Arc::new(Self {
+            state: Mutex::new(State { phase, replay, sender: None, receiver: None, place: None }),
+        })
     }
 
     // For the pool.
@@ -125,6 +129,14 @@ impl Lane {
     /// Reads the request's metadata: there are none any more once the request is gone.
     pub(super) fn with_metadata<T>(&self, read: impl FnOnce(Option<&HeaderMap>) -> T) -> T {
         read(lock(&self.state).replay.as_ref().map(|replay| &replay.request.metadata))
+    }
+
+    /// It may go upstream, and is one of its calls from now to its end.
+    pub(super) fn enter(&self, place: Counted) {
+        let mut state = lock(&self.state);
+        if matches!(state.phase, Phase::Waiting { .. }) {
+            state.place = Some(place);
+        }
     }
 
     /// What goes upstream, when it was not known at the beginning.
@@ -410,6 +422,7 @@ impl Lane {
         let old = std::mem::replace(&mut state.phase, Phase::Over);
         state.replay = None;
         state.receiver = None;
+        state.place = None;
         state.wake();
         drop(state);
         // Outside the lock: it may hold a slot, which locks the pool, and the pool locks lanes.

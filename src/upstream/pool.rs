@@ -21,7 +21,7 @@ use super::{
     roster::{Fault, Members, Roster},
 };
 use crate::{
-    telemetry::{Retry, UpstreamMetrics},
+    telemetry::{Counted, Retry, UpstreamMetrics},
     wire::{Code, Outcome},
 };
 
@@ -136,6 +136,18 @@ impl Pool {
 
     pub(super) fn budget(&self) -> &RetryBudget {
         &self.budget
+    }
+
+    /// Counts one more call, which leaves when the place is dropped; or there are as many as there may be.
+    pub(super) fn enter(&self) -> Result<Counted, Box<Outcome>> {
+        let settings = self.settings();
+        let place = self.metrics().calls().enter(settings.max_calls).ok_or_else(|| {
+            let (max, name) = (settings.max_calls.unwrap_or_default(), &settings.name);
+            let text = format!("upstream {name:?} has as many calls as it may have: {max} (`max_calls`)");
+            Box::new(Outcome::proxy(Code::UNAVAILABLE, text))
+        })?;
+        self.budget.call();
+        Ok(place)
     }
 
     /// Finds a connection for a call: opens its stream, lets it wait, or fails it.

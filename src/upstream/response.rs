@@ -3,7 +3,7 @@
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, StatusCode, header, response::Parts};
 
-use crate::wire::{Code, Origin, Outcome, Status, metadata};
+use crate::wire::{Code, Origin, Outcome, Status, content_type::is_grpc, metadata};
 
 /// What response headers say.
 #[derive(Debug)]
@@ -96,13 +96,6 @@ fn keep(headers: &mut HeaderMap, content_type: Option<HeaderValue>) {
     if let Some(value) = content_type {
         headers.insert(header::CONTENT_TYPE, value);
     }
-}
-
-/// `application/grpc`, `application/grpc+…` and `application/grpc;…`, but not `application/grpc-web`.
-fn is_grpc(value: &[u8]) -> bool {
-    const NAME: &[u8] = b"application/grpc";
-    let Some((name, rest)) = value.split_at_checked(NAME.len()) else { return false };
-    name.eq_ignore_ascii_case(NAME) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 
 /// What trailers of at most `limit` bytes say. Without `grpc-status` they say UNKNOWN, as in grpc-go and grpc-java.

@@ -279,7 +279,7 @@ impl Roster {
         if entry.standing.ejected().is_some() {
             return;
         }
-        let time = entry.standing.eject(fault == Fault::Connection, settings, now);
+        let time = entry.standing.eject(settings, now);
         member.unreachable.store(fault == Fault::Connection, Relaxed);
         let upstream = &self.settings.name;
         tracing::warn!(upstream, endpoint = %member, ?time, failures, ?fault, "ejected: it failed too often");
@@ -303,7 +303,7 @@ impl Roster {
         let mut state = lock(&self.state);
         let Some(entry) = state.entry(member) else { return };
         match entry.standing.ejected() {
-            Some(ejection) if until.is_none_or(|until| ejection.until == until) => {}
+            Some(end) if until.is_none_or(|until| end == until) => {}
             _ => return,
         }
         entry.standing.take_back(Instant::now());

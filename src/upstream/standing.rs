@@ -15,7 +15,7 @@ pub(super) struct Standing {
     health: Health,
     /// Checks in a row that speak against `health`.
     against: u32,
-    ejected: Option<Ejection>,
+    ejected: Option<Instant>,
     /// How often it was ejected with little time between.
     ejections: u32,
     /// When it was taken back, and from when on its share grows.
@@ -32,13 +32,6 @@ pub(super) enum Health {
     Unhealthy,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ejection {
-    pub(super) until: Instant,
-    /// For failures of connections rather than for bad answers.
-    pub(super) unreachable: bool,
-}
-
 impl Standing {
     /// `asked`: there are health checks.
     pub(super) fn new(asked: bool) -> Self {
@@ -50,7 +43,8 @@ impl Standing {
         self.health
     }
 
-    pub(super) fn ejected(&self) -> Option<Ejection> {
+    /// Until when, if it is out.
+    pub(super) fn ejected(&self) -> Option<Instant> {
         self.ejected
     }
 
@@ -84,7 +78,7 @@ impl Standing {
     }
 
     /// Takes it out; returns for how long.
-    pub(super) fn eject(&mut self, unreachable: bool, settings: &EjectionSettings, now: Instant) -> Duration {
+    pub(super) fn eject(&mut self, settings: &EjectionSettings, now: Instant) -> Duration {
         // It did well for longer than it was out: that is forgiven.
         let last = settings.time * self.ejections;
         if self.back.is_none_or(|back| now.saturating_duration_since(back) > last) {
@@ -92,7 +86,7 @@ impl Standing {
         }
         self.ejections = (self.ejections + 1).min(LONGEST);
         let time = settings.time * self.ejections;
-        self.ejected = Some(Ejection { until: now + time, unreachable });
+        self.ejected = Some(now + time);
         time
     }
 
@@ -134,15 +128,15 @@ mod tests {
         let mut now = Instant::now();
         let mut standing = Standing::new(false);
         for n in 1..=12 {
-            assert_eq!(standing.eject(false, &settings, now), 10 * SECOND * n.min(10));
+            assert_eq!(standing.eject(&settings, now), 10 * SECOND * n.min(10));
             assert!(!standing.is_usable());
-            now = standing.ejected().unwrap().until;
+            now = standing.ejected().unwrap();
             standing.take_back(now);
             assert!(standing.is_usable());
             now += 5 * SECOND;
         }
         now += 101 * SECOND;
-        assert_eq!(standing.eject(true, &settings, now), 10 * SECOND, "as if it were the first");
+        assert_eq!(standing.eject(&settings, now), 10 * SECOND, "as if it were the first");
     }
 
     #[test]
@@ -150,7 +144,7 @@ mod tests {
         let now = Instant::now();
         let mut standing = Standing::new(true);
         standing.checked(true, &HealthSettings::default(), now);
-        standing.eject(false, &EjectionSettings::default(), now);
+        standing.eject(&EjectionSettings::default(), now);
         standing.checked(true, &HealthSettings::default(), now);
         assert!(!standing.is_usable());
     }

@@ -58,10 +58,15 @@ impl Permission {
         let decision = (self.0)(metadata);
         AbortOnDropHandle::new(tokio::spawn(async move {
             match decision.await {
-                Ok(metadata) => {
-                    lane.set_metadata(metadata);
-                    pool.place(lane);
-                }
+                // A place only now: who has to be verified first must not take those of others.
+                Ok(metadata) => match pool.enter() {
+                    Ok(place) => {
+                        lane.set_metadata(metadata);
+                        lane.enter(place);
+                        pool.place(lane);
+                    }
+                    Err(outcome) => lane.fail(*outcome),
+                },
                 Err(outcome) => lane.fail(*outcome),
             }
         }))

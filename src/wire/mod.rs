@@ -5,6 +5,7 @@
 
 pub mod base64_text;
 pub mod code;
+pub mod content_type;
 pub mod envelope;
 pub mod frame;
 pub mod grpc_web;

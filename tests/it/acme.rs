@@ -1,4 +1,4 @@
-//! Certificates by ACME, against Pebble, Let's Encrypt's test authority: `apt install pebble`, then
+//! Certificates by ACME, against Pebble, Let's Encrypt's test authority: `scripts/test acme`, or `apt install pebble` and
 //! `cargo test --features acme --test it acme:: -- --ignored`.
 
 use std::{net::TcpListener, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
@@ -124,7 +124,7 @@ reload: 100ms
 }
 
 #[tokio::test]
-#[ignore = "needs pebble, a program in Go"]
+#[ignore = "needs pebble, which `scripts/test acme` installs"]
 async fn a_certificate_is_ordered_proven_shown_and_kept() {
     let folder = Folder::new();
     let port = free_port();

@@ -294,3 +294,19 @@ async fn a_token_is_looked_at_first_and_the_service_is_told_whose_it_is() {
     let headers = asked.request.unwrap().http.unwrap().headers;
     assert_eq!(headers, HashMap::from([("x-user".to_owned(), "ada".to_owned())]), "and no more than that");
 }
+
+#[tokio::test]
+async fn the_service_decides_about_all_that_goes_upstream_and_knows_the_host() {
+    let (judge, edge, upstream) = judged(ask(), None).await;
+    within(20, async {
+        let strange = http::HeaderValue::from_bytes(b"admin\xe9").unwrap();
+        let request = edge.web(TALK).header("x-role", strange).body(whole(body())).unwrap();
+        let answer = WebAnswer::read(edge.send(Http::One, request).await).await.unwrap();
+        answer.assert_trailers_only(3, "a value of the metadata x-role is not printable ASCII");
+        assert_eq!((judge.asked.lock().unwrap().len(), upstream.requests()), (0, 0));
+        assert_eq!(call(&edge, &[]).await.status().0, 0);
+        let asked = judge.asked.lock().unwrap()[0].attributes.clone().unwrap().request.unwrap().http.unwrap();
+        assert_eq!(asked.host, "127.0.0.1");
+    })
+    .await;
+}

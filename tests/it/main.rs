@@ -18,6 +18,7 @@ mod grpc_websockets_multiplex;
 mod grpc_websockets_refusals;
 mod guard;
 mod identity;
+mod identity_guard;
 mod identity_sessions;
 mod interop;
 mod json_http;

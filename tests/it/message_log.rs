@@ -28,11 +28,15 @@ struct Logging {
 
 impl Logging {
     async fn start(name: &str, upstream: &str, log_messages: &str) -> Self {
+        Self::start_with(name, upstream, log_messages, "").await
+    }
+
+    async fn start_with(name: &str, upstream: &str, log_messages: &str, more: &str) -> Self {
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("message-log-{name}.yaml"));
         let config = format!(
             "listeners: [{{ address: 127.0.0.1:0 }}]\nupstreams: {{ demo: {{ endpoints: [\"{upstream}\"] }} }}\n\
              routes: [{{ service: \"*\", upstream: demo{log_messages} }}]\n\
-             log: {{ format: json, level: \"off,message=info\" }}\n"
+             log: {{ format: json, level: \"off,message=info\" }}\n{more}"
         );
         std::fs::write(&path, config).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_bidiway"))
@@ -115,6 +119,27 @@ async fn a_binary_call_is_logged_decoded_with_its_secrets_masked() {
     let end = lines.last().unwrap();
     assert_eq!((&end["status"]["code"], &end["metadata"]["demo-trailing"]), (&json!(5), &json!("failed")));
     assert_eq!(end["status"]["details"][0]["fieldViolations"], "[redacted]");
+}
+
+#[tokio::test]
+async fn tokens_and_keys_are_masked_under_whatever_name_the_configuration_gives_them() {
+    let upstream = crate::support::upstream::Scripted::start(crate::support::upstream::echo).await;
+    let identity = format!(
+        "identity: {{ tokens: [{{ header: x-id }}], api_keys: {{ header: x-me, forward: true, \
+         keys: [{{ name: ci, sha256: {} }}] }} }}\n",
+        crate::support::identity::KEY_HASH
+    );
+    let log = ", log_messages: { sample: 1 }";
+    let mut bidiway = Logging::start_with("names", &upstream.url, log, &identity).await;
+    let mut request = Request::new(tokio_stream::iter([ChatMessage::default()]));
+    request.metadata_mut().insert("x-id", "a.b.c".parse().unwrap());
+    request.metadata_mut().insert("x-me", crate::support::identity::KEY.parse().unwrap());
+    request.metadata_mut().insert("x-mean", "7".parse().unwrap());
+    let mut answers = ChatClient::new(bidiway.channel().await).talk(request).await.unwrap().into_inner();
+    while answers.message().await.unwrap().is_some() {}
+    let metadata = bidiway.call().await[0]["metadata"].clone();
+    let shown = ["x-id", "x-me", "x-mean"].map(|name| metadata[name].as_str().unwrap().to_owned());
+    assert_eq!(shown, ["[redacted]", "[redacted]", "7"]);
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ const TLS: &str = "listeners:
   - address: 127.0.0.1:0
   - address: 127.0.0.1:0
     tls: { certificates: [{ chain: edge.pem, key: edge.key }] }
-limits: { http2_streams: 1000, header_timeout: 5m }
+limits: { http2_streams: 1000, header_timeout: 10m }
 session: { streams: 1000, ping: 5m }
 ";
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bidiway::{
     demo::{Services, v1 as demo},
     downstream::{self, RouteSettings, ServicePattern},
+    wire::Code,
 };
 use http::HeaderMap;
 use http_body_util::BodyExt;
@@ -24,26 +25,6 @@ use crate::support::{
 
 /// Dialect, code and origin, as the metrics name them.
 type End = (String, String, String);
-
-const NAMES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 const FAIL: &str = "/demo.v1.Lab/Fail";
 const HELLO: &str = "/demo.v1.Greeter/Hello";
@@ -166,7 +147,7 @@ async fn metrics_equal_what_clients_saw_over_all_codes_dialects_and_origins() {
             if marked {
                 assert_eq!(by_proxy, origin == "proxy", "{dialect} of {code}");
             }
-            let end = (dialect.to_owned(), NAMES[code as usize].to_owned(), origin.to_owned());
+            let end = (dialect.to_owned(), Code(code).name().to_owned(), origin.to_owned());
             *expected.entry(end).or_default() += 1;
         }
     };

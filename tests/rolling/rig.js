@@ -10,6 +10,12 @@ import { fileURLToPath } from "node:url";
 const here = dirname(fileURLToPath(import.meta.url));
 export const BINARY = resolve(here, process.env.BIDIWAY_BIN ?? "../../target/debug/bidiway");
 
+/** Why the tests of a balancer are skipped: what is missing for them. With CI=true nothing is skipped. */
+export function maySkip(missing) {
+  if (missing && process.env.CI === "true") throw new Error(`${missing} (CI=true skips nothing)`);
+  return missing;
+}
+
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Asks until the answer is true. What it waits for is another process; the test's own timeout ends it. */

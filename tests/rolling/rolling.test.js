@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { after, before, describe, test } from "node:test";
 import { startLoad } from "./load.js";
-import { freePorts, haproxy, instance, nginx, scratch, startServices, until } from "./rig.js";
+import { freePorts, haproxy, instance, maySkip, nginx, scratch, startServices, until } from "./rig.js";
 
 const ROUNDS = Number(process.env.ROUNDS ?? 3);
 const LOAD = { channels: 40, fetchers: 8, http2: 4, visitors: 4 };
@@ -29,7 +29,7 @@ const BALANCERS = [
 ];
 
 for (const { name, start, missing } of BALANCERS) {
-  describe(name, { skip: missing }, () => {
+  describe(name, { skip: maySkip(missing) }, () => {
     let folder, services, instances, balancer;
     before(async () => {
       folder = scratch();

@@ -113,6 +113,20 @@ impl Builder<'_> {
                 }
             }
         }
+        let asked = [&auth.api_keys, &auth.ext_authz].into_iter().flatten().any(|asks| asks.value);
+        let has_rule = auth.jwt.is_some() || auth.require.is_some() || asked;
+        match (auth.mode, given, &auth.require) {
+            (Some(RouteMode(Mode::Off)), Some(given), _) if has_rule => {
+                let text = "`mode: off` looks at nothing, so the rest of this rule would do nothing; remove one of the two";
+                self.problems.add(given.at, text);
+            }
+            (Some(RouteMode(Mode::Optional)), _, Some(require)) => {
+                let text = "`mode: optional` lets everybody pass who shows no token, and such callers have no claims; \
+                            remove it or `require`";
+                self.problems.add(require.at, text);
+            }
+            _ => {}
+        }
         let asks = auth.ext_authz.as_ref().is_none_or(|asks| asks.value);
         let rule = Rule {
             mode: auth.mode.map_or(Mode::Required, |RouteMode(mode)| mode),

@@ -77,6 +77,8 @@ pub(super) struct Driver {
     place: Option<Place>,
     /// The client's Hello has come.
     greeted: bool,
+    /// The client has said anew who it is, and that was not looked at.
+    refreshed: bool,
     calls: Calls,
     ready: Arc<ReadyList>,
     /// Taken from `ready` and not polled yet; kept for its capacity.
@@ -115,7 +117,7 @@ impl Driver {
         begun: Begun,
     ) -> Self {
         let settings = edge.settings();
-        conn.shown.session = settings.identity.clone().map(SessionIdentity::new);
+        conn.shown.session = Some(SessionIdentity::new(Arc::clone(&edge)));
         let Begun { session, id: session_id } = begun;
         let ready = Arc::new(ReadyList::default());
         let (own, reader) = (ready.waker(SELF), ready.waker(CARRIER));
@@ -145,6 +147,7 @@ impl Driver {
             entry: None,
             place: None,
             greeted: false,
+            refreshed: false,
             ready,
             turn: Vec::new(),
             own,
@@ -212,6 +215,7 @@ impl Driver {
         }
         self.turn = turn;
         self.drain_events();
+        self.look_at_refresh();
     }
 
     /// Reads what the socket has.
@@ -349,7 +353,7 @@ impl Driver {
                 }
                 Event::Writable { stream } => self.calls.writable(stream),
                 Event::Greeted { agent } => self.greeted(&agent),
-                Event::Refreshed => self.learn(),
+                Event::Refreshed => self.refreshed = true,
                 Event::ResumeAsked(hello) => self.ask(*hello),
                 Event::Resumed { bytes, .. } => self.edge.metrics.session_resumed(bytes as u64),
                 Event::Detached(reason) => {

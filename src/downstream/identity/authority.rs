@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use super::{
-    KeySource, Settings, Shown, Token, TokenError, Verified,
+    KeySource, Settings, Shown, Token, TokenError, TokenSource, Verified,
     api_keys::ApiKeys,
     cache::TokenCache,
     credentials::{self, FoundToken},
@@ -48,6 +48,7 @@ struct Counters {
     accepted: Vec<Counter>,
     api_keys: Counter,
     ext_authz: Counter,
+    verifications: Counter,
 }
 
 /// Why a token is not believed, and whose it says to be.
@@ -55,13 +56,19 @@ struct Counters {
 pub(super) struct Unverified {
     pub(super) error: TokenError,
     pub(super) provider: Option<usize>,
+    /// Those whose newer keys may make it good.
+    lacking: Vec<usize>,
+}
+
+impl From<TokenError> for Unverified {
+    fn from(error: TokenError) -> Self {
+        Self { error, provider: None, lacking: Vec::new() }
+    }
 }
 
 /// Who a client is, from what it says once for many calls.
 #[derive(Debug, Default)]
 pub(crate) struct Identified {
-    /// Its token, believed or not.
-    pub(super) token: Option<Token>,
     /// Who it is, if that is verified.
     pub(crate) principal: Option<Arc<str>>,
     /// It cannot be verified before the issuer's keys are here.
@@ -116,6 +123,7 @@ impl Authority {
                 accepted: providers.map(|provider| metrics.accepted(&provider.name)).collect(),
                 api_keys: metrics.accepted(API_KEYS),
                 ext_authz: metrics.accepted(EXT_AUTHZ),
+                verifications: metrics.verifications(),
                 metrics,
             }
         });
@@ -144,7 +152,7 @@ impl Authority {
             Ok(verified) => (Some(Arc::clone(&verified.principal)), false),
             Err(unverified) => (None, self.renew(&unverified).is_some()),
         };
-        Identified { token: Some(token), principal, later }
+        Identified { principal, later }
     }
 
     /// When a token's time is over; far away when the clock cannot tell.
@@ -168,19 +176,19 @@ impl Authority {
                 return Ok(verified);
             }
         }
-        let mut refused = Unverified { error: TokenError::Issuer, provider: None };
+        let mut refused = Unverified::from(TokenError::Issuer);
         for &index in providers {
-            let parsed = match Parsed::new(token) {
-                Ok(parsed) => parsed,
-                Err(error) => return Err(Unverified { error, provider: None }),
-            };
+            let parsed = Parsed::new(token)?;
             let provider = &self.settings.providers[index];
             if parsed.issuer() != Some(&*provider.issuer) {
                 continue;
             }
             let (keys, generation) = self.stores[index].current();
             let verified = match keys {
-                Some(keys) => parsed.verify(index, provider, &keys, now),
+                Some(keys) => {
+                    self.count_verification();
+                    parsed.verify(index, provider, &keys, now)
+                }
                 None => Err(TokenError::NoKeys),
             };
             match verified {
@@ -189,7 +197,15 @@ impl Authority {
                     self.cache.put(token, &verified, generation);
                     return Ok(verified);
                 }
-                Err(error) => refused = Unverified { error, provider: Some(index) },
+                Err(error) => {
+                    let is_lacking = matches!(error, TokenError::UnknownKey | TokenError::NoKeys);
+                    // Several providers may have one issuer; what may change counts more than what will not.
+                    if is_lacking || refused.lacking.is_empty() {
+                        refused.error = error;
+                        refused.provider = Some(index);
+                    }
+                    refused.lacking.extend(is_lacking.then_some(index));
+                }
             }
         }
         Err(refused)
@@ -197,10 +213,13 @@ impl Authority {
 
     /// Newer keys may make a token good: when they will be here, if they may be asked for.
     pub(super) fn renew(&self, unverified: &Unverified) -> Option<Renewal> {
-        match unverified.error {
-            TokenError::UnknownKey | TokenError::NoKeys => self.stores[unverified.provider?].renew(),
-            _ => None,
-        }
+        let renewals = unverified.lacking.iter().filter_map(|&provider| self.stores[provider].renew());
+        Renewal::of(renewals.collect())
+    }
+
+    /// Fetches no keys from now on: another one has taken its place. What it knows stays known to those who still ask.
+    pub(crate) fn retire(&self) {
+        self.stores.iter().for_each(KeyStore::retire);
     }
 
     /// Takes away what only the proxy may say.
@@ -208,6 +227,12 @@ impl Authority {
         for name in &self.claimed {
             metadata.remove(name);
         }
+    }
+
+    /// The metadata that have tokens and API keys.
+    pub(crate) fn secret_names(&self) -> impl Iterator<Item = &HeaderName> {
+        let tokens = self.settings.sources.iter().filter_map(TokenSource::header);
+        tokens.chain(self.api_keys.as_ref().map(ApiKeys::header))
     }
 
     pub(super) fn api_keys(&self) -> Option<&ApiKeys> {
@@ -252,6 +277,13 @@ impl Authority {
     pub(super) fn count_accepted(&self, provider: usize) {
         if let Some(counters) = self.counters.get() {
             counters.accepted[provider].inc();
+        }
+    }
+
+    /// A token's signature is about to be looked at.
+    fn count_verification(&self) {
+        if let Some(counters) = self.counters.get() {
+            counters.verifications.inc();
         }
     }
 

@@ -28,7 +28,7 @@ impl Shown {
 
     /// What another instance has seen.
     pub(crate) fn from_header(value: Option<&HeaderValue>) -> Self {
-        Self { token: value.and_then(text).map(token), session: None }
+        Self { token: value.and_then(|value| text(value).ok()?).map(token), session: None }
     }
 }
 
@@ -57,10 +57,13 @@ pub(super) fn of_call(
 ) -> Result<Option<FoundToken>, TokenError> {
     for source in sources {
         let found = match source {
-            TokenSource::Authorization => one(metadata, &AUTHORIZATION)?.and_then(bearer),
+            TokenSource::Authorization => match one(metadata, &AUTHORIZATION)? {
+                None => None,
+                Some(value) => bearer(value)?,
+            },
             TokenSource::Header(name) => match one(metadata, name)? {
                 None => None,
-                Some(value) => bearer(value).or_else(|| text(value)),
+                Some(value) => bearer(value)?.or(text(value)?),
             },
             TokenSource::Cookie(_) | TokenSource::Subprotocol(_) => {
                 // What the request showed comes from the first of these.
@@ -94,7 +97,7 @@ pub(super) fn forward(sources: &[TokenSource], found: &FoundToken, forward: bool
 }
 
 impl TokenSource {
-    fn header(&self) -> Option<&HeaderName> {
+    pub(super) fn header(&self) -> Option<&HeaderName> {
         match self {
             Self::Authorization => Some(&AUTHORIZATION),
             Self::Header(name) => Some(name),
@@ -116,14 +119,24 @@ fn one<'a>(metadata: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a Head
     }
 }
 
-/// What follows `Bearer`, in any case (RFC 9110, section 11.1). Another scheme is somebody else's business.
-fn bearer(value: &HeaderValue) -> Option<&str> {
-    let (scheme, token) = text(value)?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+/// What follows `Bearer`, in any case (RFC 9110, section 11.1). Another scheme is somebody else's business. What others
+/// may read as this one and we cannot is refused: it would reach them unverified.
+fn bearer(value: &HeaderValue) -> Result<Option<&str>, TokenError> {
+    let bytes = value.as_bytes().trim_ascii();
+    let Some((scheme, rest)) = bytes.split_at_checked("bearer".len()) else { return Ok(None) };
+    let is_longer = rest.first().is_some_and(|&byte| byte.is_ascii_graphic());
+    if !scheme.eq_ignore_ascii_case(b"bearer") || is_longer {
+        return Ok(None);
+    }
+    let token = rest.strip_prefix(b" ").and_then(|token| str::from_utf8(token.trim_ascii()).ok());
+    let is_token = |token: &&str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    token.filter(is_token).map(Some).ok_or(TokenError::Malformed("one token follows `Bearer` and a space"))
 }
 
-fn text(value: &HeaderValue) -> Option<&str> {
-    value.to_str().ok().map(str::trim).filter(|text| !text.is_empty())
+/// A value that is nothing but a token.
+fn text(value: &HeaderValue) -> Result<Option<&str>, TokenError> {
+    let text = value.to_str().map_err(|_| TokenError::Malformed("it is not ASCII"))?.trim();
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 /// A cookie's value (RFC 6265, section 4.2.1), without quotes.
@@ -182,12 +195,38 @@ mod tests {
         assert_eq!(found(&[("x-token", "plain")]).as_deref(), Some("plain"));
         for nothing in [
             ("authorization", "Basic YTpi"),
-            ("authorization", "Bearer"),
+            ("authorization", "Bear a"),
+            ("authorization", "Bearers a"),
             ("cookie", "sessions=c; session="),
             ("sec-websocket-protocol", "bidiway.v1, bearer."),
         ] {
             assert_eq!(found(&[nothing]), None, "{nothing:?}");
         }
+    }
+
+    #[test]
+    fn what_others_may_read_as_a_token_is_refused_if_it_is_none() {
+        let values: [&[u8]; 8] = [
+            b"Bearer",
+            b"bearer ",
+            b"Bearer\ta",
+            b"BEARER\xa0a",
+            b"Bearer a\xe9",
+            b"Bearer a b",
+            b"Bearer \xe9",
+            b" Bearer\t",
+        ];
+        for name in ["authorization", "x-token"] {
+            for value in values {
+                let mut headers = HeaderMap::new();
+                headers.insert(name, HeaderValue::from_bytes(value).unwrap());
+                let found = of_call(&sources(), &headers, &Shown::default());
+                assert!(found.is_err(), "{name}: {:?}", value.escape_ascii().to_string());
+            }
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("x-token", HeaderValue::from_bytes(b"a\xe9").unwrap());
+        assert!(of_call(&sources(), &headers, &Shown::default()).is_err());
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub(super) struct Question {
     pub(super) peer: SocketAddr,
     pub(super) tls: bool,
     pub(super) path: Box<str>,
+    pub(super) host: Option<Arc<str>>,
     pub(super) principal: Option<Arc<str>>,
 }
 
@@ -62,7 +63,14 @@ impl ExtAuthz {
         question: &Question,
         metadata: HeaderMap,
     ) -> Decision {
-        let request = CheckRequest { attributes: Some(self.attributes(question, &metadata)) };
+        let headers = match self.headers(&metadata) {
+            Ok(headers) => headers,
+            Err(outcome) => {
+                authority.count_refused(EXT_AUTHZ, "unreadable");
+                return Err(outcome);
+            }
+        };
+        let request = CheckRequest { attributes: Some(attributes(question, headers)) };
         let mut client = self.client.clone();
         let answer = tokio::time::timeout(self.settings.timeout, client.check(request)).await;
         let answer = match answer {
@@ -97,44 +105,56 @@ impl ExtAuthz {
         Err(Box::new(Outcome::proxy(Code::UNAVAILABLE, text)))
     }
 
-    fn attributes(&self, question: &Question, metadata: &HeaderMap) -> AttributeContext {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    /// What the service is told of the call's metadata. It must not decide about less than what goes upstream.
+    fn headers(&self, metadata: &HeaderMap) -> Result<HashMap<String, String>, Box<Outcome>> {
         let names: Vec<&HeaderName> = match &self.settings.headers {
             Some(names) => names.iter().collect(),
             None => metadata.keys().collect(),
         };
-        let headers: HashMap<String, String> = names
-            .into_iter()
-            .filter_map(|name| {
-                let values = metadata.get_all(name).iter().filter_map(|value| value.to_str().ok());
-                let values: Vec<&str> = values.collect();
-                (!values.is_empty()).then(|| (name.as_str().to_owned(), values.join(",")))
-            })
-            .collect();
-        let address = SocketAddress {
-            address: question.peer.ip().to_canonical().to_string(),
-            port_value: question.peer.port().into(),
-        };
-        AttributeContext {
-            source: Some(Peer {
-                address: Some(Address { socket_address: Some(address) }),
-                principal: question.principal.as_deref().unwrap_or_default().to_owned(),
-            }),
-            request: Some(Request {
-                time: Some(prost_types::Timestamp {
-                    seconds: now.as_secs() as i64,
-                    nanos: now.subsec_nanos() as i32,
-                }),
-                http: Some(HttpRequest {
-                    method: "POST".to_owned(),
-                    headers,
-                    path: question.path.clone().into(),
-                    scheme: if question.tls { "https" } else { "http" }.to_owned(),
-                    size: -1,
-                    protocol: "HTTP/2".to_owned(),
-                }),
-            }),
+        let mut headers = HashMap::new();
+        for name in names {
+            let values: Result<Vec<&str>, _> =
+                metadata.get_all(name).iter().map(HeaderValue::to_str).collect();
+            let Ok(values) = values else {
+                let text = format!(
+                    "a value of the metadata {name} is not printable ASCII, which gRPC does not allow"
+                );
+                return Err(Box::new(Outcome::proxy(Code::INVALID_ARGUMENT, text)));
+            };
+            if !values.is_empty() {
+                headers.insert(name.as_str().to_owned(), values.join(","));
+            }
         }
+        Ok(headers)
+    }
+}
+
+fn attributes(question: &Question, headers: HashMap<String, String>) -> AttributeContext {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let address = SocketAddress {
+        address: question.peer.ip().to_canonical().to_string(),
+        port_value: question.peer.port().into(),
+    };
+    AttributeContext {
+        source: Some(Peer {
+            address: Some(Address { socket_address: Some(address) }),
+            principal: question.principal.as_deref().unwrap_or_default().to_owned(),
+        }),
+        request: Some(Request {
+            time: Some(prost_types::Timestamp {
+                seconds: now.as_secs() as i64,
+                nanos: now.subsec_nanos() as i32,
+            }),
+            http: Some(HttpRequest {
+                method: "POST".to_owned(),
+                headers,
+                path: question.path.clone().into(),
+                host: question.host.as_deref().unwrap_or_default().to_owned(),
+                scheme: if question.tls { "https" } else { "http" }.to_owned(),
+                size: -1,
+                protocol: "HTTP/2".to_owned(),
+            }),
+        }),
     }
 }
 

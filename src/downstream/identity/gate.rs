@@ -6,7 +6,7 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::{
-    Auth, Authority, Mode, Rule, TokenError, Verified,
+    Auth, Authority, Mode, Rule, Shown, TokenError, Verified,
     authority::{API_KEYS, NOBODY, Unverified},
     claims,
     credentials::{self, FoundToken},
@@ -63,7 +63,7 @@ pub(crate) fn check(
     deadline: Option<Instant>,
 ) -> Result<Passed, Box<Outcome>> {
     let mut passed = match &route.gate {
-        Some(gate) => gate.check(conn, path, metadata, deadline)?,
+        Some(gate) => gate.check(route, conn, path, metadata, deadline)?,
         None => Passed::default(),
     };
     let asks = passed.terms.as_mut().and_then(|terms| Some((terms.permission.take()?, terms)));
@@ -92,8 +92,22 @@ impl Gate {
         Self { authority, rule, ext_authz }
     }
 
+    /// What a newer token says that is shown in this way, if it is good here.
+    pub(super) fn newest(
+        &self,
+        metadata: &HeaderMap,
+        shown: &Shown,
+    ) -> Option<(Arc<Authority>, Arc<Verified>)> {
+        let sources = &self.authority.settings().sources;
+        let FoundToken { token, .. } = credentials::of_call(sources, metadata, shown).ok()??;
+        let verified = self.authority.verify(&token, &self.rule.providers).ok()?;
+        self.rule.accepts(&verified).ok()?;
+        Some((Arc::clone(&self.authority), verified))
+    }
+
     fn check(
         &self,
+        route: &Route,
         conn: &ConnInfo,
         path: &str,
         metadata: &mut HeaderMap,
@@ -115,14 +129,14 @@ impl Gate {
                     passed.principal = Some(Arc::clone(&verified.principal));
                     // Most calls have a deadline that comes first.
                     if deadline.is_none_or(|deadline| self.authority.end_of(&verified) < deadline) {
-                        let lease = self.lease(conn);
+                        let lease = self.lease(route, conn, path);
                         lease.begin(&verified);
                         passed.terms.get_or_insert_default().lease = Some(lease);
                     }
                 }
                 Err(unverified) => match self.authority.renew(&unverified) {
                     Some(renewal) => {
-                        let lease = self.lease(conn);
+                        let lease = self.lease(route, conn, path);
                         passed.terms.get_or_insert_default().lease = Some(lease.clone() as Arc<dyn Lease>);
                         waiting = Some(Waiting { token: Arc::new(token), renewal, lease });
                     }
@@ -136,6 +150,7 @@ impl Gate {
                 peer: conn.peer,
                 tls: conn.tls,
                 path: path.into(),
+                host: conn.host.clone(),
                 principal: passed.principal.clone(),
             });
             passed.terms.get_or_insert_default().permission = Some(self.permission(waiting, question));
@@ -143,9 +158,8 @@ impl Gate {
         Ok(passed)
     }
 
-    fn lease(&self, conn: &ConnInfo) -> Arc<TokenLease> {
-        let (authority, rule) = (Arc::clone(&self.authority), Arc::clone(&self.rule));
-        Arc::new(TokenLease::new(authority, rule, conn.shown.session.clone()))
+    fn lease(&self, route: &Route, conn: &ConnInfo, path: &str) -> Arc<TokenLease> {
+        Arc::new(TokenLease::new(Arc::clone(&self.authority), route, conn, path))
     }
 
     /// What has to be waited for: the issuer's keys, the authorization service, or both.
@@ -193,15 +207,15 @@ impl Gate {
             return Ok(None);
         }
         let sources = &self.authority.settings().sources;
-        credentials::of_call(sources, metadata, &conn.shown)
-            .map_err(|error| self.refuse(&Unverified { error, provider: None }))
+        credentials::of_call(sources, metadata, &conn.shown).map_err(|error| self.refuse(&error.into()))
     }
 
     /// A call without a token: perhaps it needs none.
     fn check_missing(&self, passed: &Passed) -> Result<(), Box<Outcome>> {
         let keyed = passed.principal.is_some();
-        let asks =
-            self.rule.mode == Mode::Required && (self.rule.api_keys || !self.rule.providers.is_empty());
+        // Who shows nothing has no claims either.
+        let is_required = self.rule.mode == Mode::Required || !self.rule.require.is_empty();
+        let asks = is_required && (self.rule.api_keys || !self.rule.providers.is_empty());
         if asks && !keyed {
             self.authority.count_refused(NOBODY, "missing");
             return Err(unauthenticated(match (self.rule.providers.is_empty(), self.rule.api_keys) {
@@ -242,7 +256,7 @@ impl Gate {
 
     /// The outcome of a token that is not believed. It never says what is in it.
     fn refuse(&self, unverified: &Unverified) -> Box<Outcome> {
-        let Unverified { error, provider } = unverified;
+        let Unverified { error, provider, .. } = unverified;
         self.authority.count_refused(self.authority.name(*provider), error.label());
         // Not the client's fault, and may be over soon.
         let code = if *error == TokenError::NoKeys { Code::UNAVAILABLE } else { Code::UNAUTHENTICATED };

@@ -11,8 +11,8 @@ use super::{
 /// More keys than any issuer has: a token without a key's name may be tried with each.
 const MOST_KEYS: usize = 64;
 
-/// How many keys a token without a key's name is tried with.
-const MOST_TRIES: usize = 8;
+/// How many keys a token without a key's name is tried with: an issuer has one, and two or three while it changes them.
+const MOST_TRIES: usize = 3;
 
 /// The least secret of HMAC with SHA-256 (RFC 7518, section 3.2), in bytes.
 pub const LEAST_SECRET: usize = 32;

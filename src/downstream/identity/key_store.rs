@@ -37,21 +37,30 @@ struct State {
     generation: u64,
     /// Somebody fetches.
     kept: bool,
+    /// Nobody shall any more.
+    retired: bool,
     /// A fetch is under way, or about to be.
     under_way: bool,
     /// When the last one was over.
     last: Option<Instant>,
 }
 
-/// The end of a fetch to come.
+/// The end of fetches to come.
 #[derive(Clone, Debug)]
-pub(super) struct Renewal(watch::Receiver<u64>);
+pub(super) struct Renewal(Vec<watch::Receiver<u64>>);
 
 impl Renewal {
-    /// Waits for it, whatever it brings.
-    pub(super) async fn over(mut self) {
-        // An error means that nobody fetches any more.
-        let _ = self.0.changed().await;
+    /// `None`: there are none.
+    pub(super) fn of(fetches: Vec<watch::Receiver<u64>>) -> Option<Self> {
+        (!fetches.is_empty()).then_some(Self(fetches))
+    }
+
+    /// Waits for them, whatever they bring.
+    pub(super) async fn over(self) {
+        for mut fetch in self.0 {
+            // An error means that nobody fetches any more.
+            let _ = fetch.changed().await;
+        }
     }
 }
 
@@ -61,7 +70,7 @@ impl KeyStore {
             KeySource::Secret(keys) | KeySource::File { first: keys, .. } => Some(Arc::new(keys.clone())),
             KeySource::Url(_) => None,
         };
-        let state = State { keys, generation: 0, kept: false, under_way: false, last: None };
+        let state = State { keys, generation: 0, kept: false, retired: false, under_way: false, last: None };
         Self { state: Mutex::new(state), wake: Arc::default(), done: watch::Sender::new(0), cooldown }
     }
 
@@ -73,7 +82,7 @@ impl KeyStore {
 
     /// Asks for newer keys, unless that was done a moment ago: tokens with made-up keys must not make us hammer the
     /// issuer, nor wait.
-    pub(super) fn renew(&self) -> Option<Renewal> {
+    pub(super) fn renew(&self) -> Option<watch::Receiver<u64>> {
         let mut state = self.lock();
         if !state.kept {
             return None;
@@ -85,7 +94,20 @@ impl KeyStore {
             state.under_way = true;
             self.wake.notify_one();
         }
-        Some(Renewal(self.done.subscribe()))
+        Some(self.done.subscribe())
+    }
+
+    /// Ends who keeps it, after the fetch for which somebody waits.
+    pub(super) fn retire(&self) {
+        let mut state = self.lock();
+        (state.kept, state.retired) = (false, true);
+        self.wake.notify_one();
+    }
+
+    /// Whether nobody waits for a fetch, nor will.
+    fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.retired && !state.under_way
     }
 
     /// Begins with what is known elsewhere.
@@ -138,10 +160,12 @@ pub(super) fn keep(authority: &Arc<Authority>, provider: usize) {
         KeySource::File { .. } => true,
         KeySource::Url(_) => false,
     };
-    if mem::replace(&mut store.lock().kept, true) {
+    let mut state = store.lock();
+    if state.retired || mem::replace(&mut state.kept, true) {
         return;
     }
-    store.lock().under_way = !has_first;
+    state.under_way = !has_first;
+    drop(state);
     runtime.spawn(run(Arc::downgrade(authority), provider, store.wake.clone(), has_first));
 }
 
@@ -158,7 +182,9 @@ async fn run(authority: Weak<Authority>, provider: usize, wake: Arc<Notify>, mut
             }
         }
         wait = true;
-        let Some(authority) = authority.upgrade() else { return };
+        let Some(authority) = authority.upgrade().filter(|known| !known.key_store(provider).is_over()) else {
+            return;
+        };
         authority.key_store(provider).lock().under_way = true;
         let result = authority.key_store(provider).take(read(authority.source(provider)).await);
         failed = result.is_err();

@@ -29,7 +29,6 @@ mod tokens;
 
 pub use algorithm::Algorithm;
 pub use api_keys::{ApiKey, InvalidApiKey};
-pub(crate) use authority::Identified;
 pub use authority::{Authority, Clock};
 pub(crate) use credentials::Shown;
 pub use fetch::JwksUrl;

@@ -80,8 +80,9 @@ impl Running {
 
     async fn apply(&mut self, mut settings: Settings) -> Applied {
         let restart_needed = fixed::keep(&self.generation.settings, &mut settings);
-        settings.downstream.keep_identity(&self.generation.settings.downstream);
-        settings.downstream.keep_route_limits(&self.generation.settings.downstream);
+        let old = self.generation.settings.downstream.clone();
+        settings.downstream.keep_identity(&old);
+        settings.downstream.keep_route_limits(&old);
         for (old, new) in self.generation.settings.listeners.iter().zip(&mut settings.listeners) {
             if let (Some(old_tls), Some(new_tls)) = (&old.tls, &mut new.tls)
                 && old.client_trust == new.client_trust
@@ -106,6 +107,7 @@ impl Running {
                 let _ = told.await;
             }
         }
+        self.generation.settings.downstream.retire_identity(&old);
         Applied { restart_needed }
     }
 

@@ -40,7 +40,7 @@ pub(crate) const TALK: &str = "/chat.v1.Chat/Talk";
 
 /// An API key, and its SHA-256.
 pub(crate) const KEY: &str = "secret";
-const KEY_HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+pub(crate) const KEY_HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
 /// A provider with the issuer's keys, whose claims `sub` and `roles` services learn.
 pub(crate) fn provider(issuer: &Issuer) -> ProviderSettings {

@@ -52,11 +52,31 @@ impl Driver {
     }
 
     /// Learns who the client is from what it said last about all its calls.
-    pub(super) fn learn(&self) {
+    pub(super) fn learn(&mut self) {
+        self.hear();
+        if let Some(identity) = &self.conn.shown.session {
+            identity.learn();
+        }
+    }
+
+    fn hear(&mut self) {
+        self.refreshed = false;
         let Some(identity) = &self.conn.shown.session else { return };
         // What is no metadata ends each call, and tells nothing here.
         let metadata = metadata::from_entries(self.session.default_metadata()).unwrap_or_default();
-        identity.learn(&metadata, &self.conn.shown);
+        identity.hear(metadata, &self.conn.shown);
+    }
+
+    /// Verifying tokens takes time: of all that came in a turn only the last is, and no more often than the client may
+    /// call. Otherwise it is when somebody needs it.
+    pub(super) fn look_at_refresh(&mut self) {
+        if !self.refreshed {
+            return;
+        }
+        self.hear();
+        if call_gate::refresh(&self.edge, &self.conn) {
+            self.learn();
+        }
     }
 
     /// Whether an arrival is who the session belongs to, as far as that was verified. Nobody in particular may become
