@@ -26,9 +26,9 @@ struct MethodLabels {
     code: &'static str,
 }
 
-/// What is counted of methods. A method becomes a label when a service has answered a call of it with OK, and its other
-/// ends count from then on: so clients that make methods up make no labels, also where a service refuses callers before
-/// it looks for the method, and no schema is needed.
+/// What is counted of methods. A method becomes a label when a service has answered as only the method itself does, and
+/// its other ends count from then on: so clients that make methods up make no labels, also where a service refuses callers
+/// before it looks for the method, and no schema is needed.
 #[derive(Debug, Default)]
 pub(super) struct MethodFamilies {
     method_calls: Family<MethodLabels, Counter>,
@@ -39,7 +39,7 @@ impl MethodFamilies {
     pub(super) fn register(&self, r: &mut Registry) {
         r.register(
             "method_calls",
-            "Calls that ended, by method, of methods that a service has answered with OK",
+            "Calls that ended, by method, of methods that a service has answered",
             self.method_calls.clone(),
         );
     }
@@ -76,7 +76,7 @@ impl MethodMetrics {
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains(method) {
-            if origin != Origin::Upstream || code != Code::OK {
+            if origin != Origin::Upstream || !is_of_the_method(code) {
                 return;
             }
             if known.len() >= MOST {
@@ -100,6 +100,22 @@ impl MethodMetrics {
     }
 }
 
+/// Whether a service answers so when it has the method. What it says of a method that it does not have (UNIMPLEMENTED), or
+/// before it looks for it (who calls, how much, whether it is up), says nothing.
+fn is_of_the_method(code: Code) -> bool {
+    matches!(
+        code,
+        Code::OK
+            | Code::INVALID_ARGUMENT
+            | Code::NOT_FOUND
+            | Code::ALREADY_EXISTS
+            | Code::FAILED_PRECONDITION
+            | Code::ABORTED
+            | Code::OUT_OF_RANGE
+            | Code::DATA_LOSS
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_is_counted_once_a_service_has_answered_it_with_ok() {
+    fn a_method_is_counted_once_a_service_has_answered_as_only_the_method_does() {
         let metrics = Metrics::new();
         let calls = metrics.calls("*", Dialect::Grpc);
         let other = metrics.calls("*", Dialect::Session);
@@ -121,7 +137,6 @@ mod tests {
             ("/a.B/made-up", Code::UNAUTHENTICATED, Origin::Upstream),
             ("/a.B/made-up", Code::OK, Origin::Proxy),
             ("/a.B/Known", Code::CANCELLED, Origin::Client),
-            ("/a.B/Known", Code::OK, Origin::Upstream),
             ("/a.B/Known", Code::NOT_FOUND, Origin::Upstream),
             ("/a.B/Known", Code::CANCELLED, Origin::Client),
         ] {

@@ -2,7 +2,7 @@
 //!
 //! Redaction is by construction: a [`CallRecord`] is never given metadata but a [`ClientNames`]'s few fields, so no token can
 //! reach a log line, a span or a label. Labels hold configured names and fixed words only, so their number is
-//! bounded. The one exception are methods, once a service has answered them with OK, and at most 1,000.
+//! bounded. The one exception are methods, once a service has answered them, and at most 1,000.
 
 mod backpressure;
 mod call_metrics;
