@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     json_stream::JsonStream,
+    patience::Patience,
     ready::{KeyWaker, ReadyList},
     stream::Stream,
 };
@@ -39,12 +40,8 @@ pub(super) struct Calls {
     streams: StreamTable<Entry>,
     /// The session's frames are text: all messages are JSON.
     text: bool,
-    /// Those that do not wait for a carrier as long as the session does, and how long they do.
-    impatient: StreamTable<Duration>,
-    /// Since when there is no carrier.
-    carrier_lost: Option<Instant>,
-    /// When the first of the impatient is given up, while there is no carrier.
-    next_given_up: Option<Instant>,
+    /// How long they go on without a carrier, where that is not for their session to say.
+    patience: Patience,
 }
 
 /// A stream and its call.
@@ -59,16 +56,7 @@ enum Entry {
 
 impl Calls {
     pub(super) fn new(edge: Arc<Edge>, session_id: Arc<str>, ready: Arc<ReadyList>, text: bool) -> Self {
-        Self {
-            edge,
-            session_id,
-            ready,
-            streams: StreamTable::default(),
-            text,
-            impatient: StreamTable::default(),
-            carrier_lost: None,
-            next_given_up: None,
-        }
+        Self { edge, session_id, ready, streams: StreamTable::default(), text, patience: Patience::default() }
     }
 
     /// No call is open.
@@ -96,7 +84,7 @@ impl Calls {
         match admitted {
             Ok(admitted) => {
                 if let Some(patience) = admitted.route.settings.resume {
-                    self.impatient.insert(id, patience);
+                    self.patience.limit(id, patience);
                 }
                 let waker = self.ready.waker(id.into());
                 waker.wake();
@@ -167,7 +155,8 @@ impl Calls {
             // What is counted is what the client was told.
             stream.close(&match code {
                 Code::CANCELLED => Outcome::cancelled(reason),
-                code => Outcome::proxy(code, reason),
+                // It broke the rules of the stream.
+                code => Outcome::faulty_request(code, reason),
             });
         }
     }
@@ -206,40 +195,34 @@ impl Calls {
     }
 
     fn remove(&mut self, id: StreamId) -> Option<Entry> {
-        self.impatient.remove(&id);
+        self.patience.ended(id);
         self.streams.remove(&id)
     }
 
     /// The session has lost its carrier: some routes' calls do not wait for the next one, or not for long.
     pub(super) fn lose_carrier(&mut self, session: &mut Session, now: Instant) {
-        self.carrier_lost.get_or_insert(now);
+        self.patience.lost(now);
         self.give_up(session, now);
     }
 
     /// It has another one.
     pub(super) fn find_carrier(&mut self) {
-        self.carrier_lost = None;
-        self.next_given_up = None;
+        self.patience.found();
     }
 
     /// When to give calls up, if there is still no carrier then.
     pub(super) fn next_given_up(&self) -> Option<Instant> {
-        self.next_given_up
+        self.patience.next()
     }
 
     /// Ends the calls that have waited for a carrier as long as their routes let them.
     pub(super) fn give_up(&mut self, session: &mut Session, now: Instant) {
-        let Some(lost) = self.carrier_lost.filter(|_| !self.impatient.is_empty()) else { return };
-        let patience = now.saturating_duration_since(lost);
-        let over = self.impatient.iter().filter(|(_, most)| **most <= patience);
-        let over: Vec<_> = over.map(|(&id, &most)| (id, most)).collect();
-        for (id, most) in over {
+        for (id, most) in self.patience.over(now) {
             let text = format!(
                 "the client's connection was lost, and calls of this route go on without for {most:?} at most"
             );
             self.end(session, id, &Outcome::proxy(Code::UNAVAILABLE, text));
         }
-        self.next_given_up = self.impatient.values().min().and_then(|least| lost.checked_add(*least));
     }
 
     /// Ends every call with an outcome of the proxy's, which the clients are told.
@@ -258,7 +241,7 @@ impl Calls {
     /// Cancels every call that still runs: there is nobody to tell.
     pub(super) fn abandon(&mut self, text: &str) {
         let outcome = Outcome::cancelled(text);
-        self.impatient.clear();
+        self.patience = Patience::default();
         for (_, stream) in self.streams.drain() {
             stream.close(&outcome);
         }

@@ -199,6 +199,8 @@ impl Driver {
             turn.swap_remove(at);
             self.reader.arm();
             self.read(now);
+            // Before the streams: what has come in time prolongs a call whose token is over now.
+            self.look_at_refresh();
             self.ready.take(&mut turn);
         }
         for key in turn.drain(..) {

@@ -51,7 +51,7 @@ impl JsonStream {
         if first && size > limit {
             let text =
                 format!("as JSON, a request message has {size} bytes, more than the limit of {limit} bytes");
-            self.call.fail(Outcome::proxy(Code::RESOURCE_EXHAUSTED, text));
+            self.call.fail(Outcome::faulty_request(Code::RESOURCE_EXHAUSTED, text));
         } else if first && remaining == 0 {
             self.call.push(bytes);
         } else {

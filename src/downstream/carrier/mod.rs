@@ -13,6 +13,7 @@ mod json_stream;
 mod link;
 mod mailbox;
 mod parking;
+mod patience;
 mod peers;
 pub(super) mod ready;
 pub(super) mod socket;
@@ -130,10 +131,10 @@ fn admit(edge: &Edge, conn: &ConnInfo) -> Result<(AddressPermit, bool), CloseRea
     call_gate::upgrade(edge, conn)?;
     let settings = edge.settings();
     let (address, limit) = (conn.peer.ip(), settings.limits.sockets_per_address);
-    let crowded = if conn.resume_grace(&settings).is_zero() { limit } else { limit.saturating_mul(2) };
     let place = edge.addresses.enter(address, limit).map(|place| (place, false));
     place
-        .or_else(|| edge.addresses.enter(address, crowded).map(|place| (place, true)))
+        // Also where sessions do not wait: one that began on another port may, and can come back on any.
+        .or_else(|| edge.addresses.enter(address, limit.saturating_mul(2)).map(|place| (place, true)))
         .ok_or_else(|| too_many_sockets(edge))
 }
 

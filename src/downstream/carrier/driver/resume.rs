@@ -42,7 +42,7 @@ impl Driver {
         self.late = drain.draining.is_cancelled();
         // Who comes on new connections all the time cannot stay until there are none.
         let is_http = self.link.as_ref().is_some_and(|link| link.carrier.is_http());
-        let departure = if is_http { &drain.draining } else { drain.departure() };
+        let departure = if is_http || !self.late { &drain.draining } else { &drain.closed };
         self.departure = Some(Box::pin(departure.clone().cancelled_owned()));
         self.own.wake();
         if let Some(token) = self.session.resume_tokens().next() {
