@@ -227,6 +227,8 @@ export function createLink(session, first, { ask, open, spare, connectTimeoutMs,
             greeted = true;
             const welcome = read(hello);
             if (token && !number(welcome[0x20])) {
+              // Its Hello is what the next session begins with.
+              if (fresh) control(REFRESH, metadataFields(0x0a, fresh));
               leave();
               spare(next, /** @type {ArrayBuffer} */ (data));
               // The proxy is well: the next session begins at once.

@@ -72,18 +72,22 @@ pub(super) fn of(
     Some(Arc::new(ClientPace { addresses, metrics, limits }))
 }
 
+impl ClientPace {
+    /// The limits that so much counts for, and how much.
+    fn counts(&self, messages: u32, bytes: usize) -> impl Iterator<Item = (&Limit, u64)> {
+        let count = move |what| match what {
+            Counted::Messages => messages.into(),
+            Counted::Bytes => bytes as u64,
+        };
+        self.limits.iter().map(move |limit| (limit, count(limit.what))).filter(|(_, count)| *count > 0)
+    }
+}
+
 impl Allowance for ClientPace {
     fn take(&self, messages: u32, bytes: usize) -> Option<Turn> {
         let now = Instant::now();
         let mut turn: Option<Turn> = None;
-        for Limit { name, what, rate, bucket } in &self.limits {
-            let count = match what {
-                Counted::Messages => messages.into(),
-                Counted::Bytes => bytes as u64,
-            };
-            if count == 0 {
-                continue;
-            }
+        for (Limit { name, what, rate, bucket }, count) in self.counts(messages, bytes) {
             // Of all, so that each counts what passes: the longest wait is that of all together.
             let wait = match (bucket, what) {
                 (Whose::Client(subject), _) => {
@@ -98,6 +102,18 @@ impl Allowance for ClientPace {
             }
         }
         turn
+    }
+
+    fn give_back(&self, messages: u32, bytes: usize) {
+        for (Limit { name, what, rate, bucket }, count) in self.counts(messages, bytes) {
+            match (bucket, what) {
+                (Whose::Client(subject), _) => {
+                    self.addresses.rates.give_back((*name, *subject), *rate, count, Instant::now());
+                }
+                (Whose::Route(limits), Counted::Messages) => limits.used.messages.give_back(*rate, count),
+                (Whose::Route(limits), Counted::Bytes) => limits.used.bytes.give_back(*rate, count),
+            }
+        }
     }
 
     fn waited(&self, limit: &'static str, time: Duration) {

@@ -40,7 +40,7 @@ const SECRETS: [&str; 14] = [
 ];
 
 /// Whole names of the same kind, as they are parts of harmless words.
-const WHOLE_SECRETS: [&str; 5] = ["auth", "key", "xkey", "sid", "sig"];
+const WHOLE_SECRETS: [&str; 7] = ["auth", "xauth", "key", "xkey", "sid", "xsid", "sig"];
 
 /// What stands in its place.
 const MASK: &str = "[redacted]";
@@ -141,6 +141,8 @@ pub(crate) fn sampled(edge: &Edge, route: &Arc<Route>, request: &Request) -> Opt
     if let Some(authority) = &edge.settings().identity {
         log.whole.extend(authority.secret_names().map(|name| bare(name.as_str())));
     }
+    // Cookies are credentials, whatever they are called on their way up.
+    log.whole.extend(route.settings.cookies.iter().map(|(_, name)| bare(name.as_str())));
     let (tap, passed) = Tap::new();
     let logger = Logger {
         call: CALLS.fetch_add(1, Ordering::Relaxed),

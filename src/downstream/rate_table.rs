@@ -63,6 +63,11 @@ impl Rate {
         (after, Duration::from_nanos((after - now).saturating_sub(self.time_of(self.burst))))
     }
 
+    /// When a bucket is full of which so many were reserved and not used.
+    fn give_back(self, full: u64, count: u64) -> u64 {
+        full.saturating_sub(self.time_of(count).max(1))
+    }
+
     /// In how many nanoseconds so many come.
     fn time_of(self, count: u64) -> u64 {
         let time = u128::from(self.period) * u128::from(count) / u128::from(self.count);
@@ -119,6 +124,13 @@ impl Bucket {
             }
         }
     }
+
+    /// Gives back so many that were reserved and not used.
+    pub(crate) fn give_back(&self, rate: Rate, count: u64) {
+        let given_back = |full| Some(rate.give_back(full, count));
+        // It changes in any case.
+        let _ = self.full.fetch_update(Ordering::Relaxed, Ordering::Relaxed, given_back);
+    }
 }
 
 /// A bucket for each key. One that is full is forgotten when room is needed. When none is, that goes which is nearest
@@ -149,6 +161,11 @@ impl RateTable {
     /// Takes so many from a key's bucket in any case; how long until they are there.
     pub fn reserve(&self, key: impl Hash, rate: Rate, count: u64, now: Instant) -> Duration {
         self.change(key, now, |full, now| rate.reserve(full, now, count))
+    }
+
+    /// Gives back so many that were reserved from a key's bucket and not used.
+    pub fn give_back(&self, key: impl Hash, rate: Rate, count: u64, now: Instant) {
+        self.change(key, now, |full, _| (rate.give_back(full, count), ()));
     }
 
     /// Changes the time at which a key's bucket is full.
@@ -271,5 +288,19 @@ mod tests {
         let rate = Rate::per_second(u32::MAX).with_burst(u32::MAX);
         assert_eq!(rate.take(0, u64::MAX), Ok(u64::MAX));
         assert!(Rate::per_minute(u32::MAX).take(0, 5).is_ok());
+    }
+
+    #[test]
+    fn what_was_reserved_and_not_used_is_there_for_others() {
+        let (bucket, table, now) = (Bucket::default(), RateTable::default(), Instant::now());
+        let rate = Rate::per_second(10);
+        for expected in [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(1)] {
+            assert_eq!(bucket.reserve(rate, 10, now), expected);
+            assert_eq!(table.reserve("k", rate, 10, now), expected);
+            if !expected.is_zero() {
+                bucket.give_back(rate, 10);
+                table.give_back("k", rate, 10, now);
+            }
+        }
     }
 }

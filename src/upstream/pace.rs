@@ -18,9 +18,11 @@ const PART: usize = 16 * 1024;
 
 /// What tells a call how fast it may send.
 pub trait Allowance: fmt::Debug + Send + Sync {
-    /// Takes so many messages and bytes, which are then sent: now, or at the time that comes back. What is taken is
-    /// not given back.
+    /// Takes so many messages and bytes, which are then sent: now, or at the time that comes back.
     fn take(&self, messages: u32, bytes: usize) -> Option<Turn>;
+
+    /// Gives back what was taken and is not sent: the call ended before its turn.
+    fn give_back(&self, messages: u32, bytes: usize);
 
     /// A call has waited for so long because of a limit.
     fn waited(&self, limit: &'static str, time: Duration);
@@ -54,6 +56,7 @@ pub(super) struct Pace {
 
 #[derive(Debug)]
 struct Waiting {
+    messages: u32,
     bytes: usize,
     since: Instant,
     limit: &'static str,
@@ -86,7 +89,7 @@ impl Pace {
                 None => self.granted += bytes,
                 Some(Turn { at, limit }) => {
                     let timer = Box::pin(sleep_until(at));
-                    self.waiting = Some(Waiting { bytes, since: Instant::now(), limit, timer });
+                    self.waiting = Some(Waiting { messages, bytes, since: Instant::now(), limit, timer });
                 }
             }
         }
@@ -126,6 +129,9 @@ impl Pace {
 
 impl Drop for Pace {
     fn drop(&mut self) {
+        if let Some(Waiting { messages, bytes, .. }) = self.waiting {
+            self.allowance.give_back(messages, bytes);
+        }
         self.end_wait();
     }
 }
@@ -148,6 +154,7 @@ mod tests {
         next: Mutex<Instant>,
         asked: Mutex<Vec<(u32, usize)>>,
         waited: Mutex<Duration>,
+        given_back: Mutex<Vec<(u32, usize)>>,
     }
 
     impl Allowance for Slow {
@@ -162,6 +169,10 @@ mod tests {
             (at > Instant::now()).then_some(Turn { at, limit: "test" })
         }
 
+        fn give_back(&self, messages: u32, bytes: usize) {
+            self.given_back.lock().unwrap().push((messages, bytes));
+        }
+
         fn waited(&self, limit: &'static str, time: Duration) {
             assert_eq!(limit, "test");
             *self.waited.lock().unwrap() += time;
@@ -170,7 +181,8 @@ mod tests {
 
     fn slow() -> (Arc<Slow>, Pace) {
         let next = Mutex::new(Instant::now());
-        let slow = Arc::new(Slow { next, asked: Mutex::default(), waited: Mutex::default() });
+        let (asked, waited, given_back) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let slow = Arc::new(Slow { next, asked, waited, given_back });
         (slow.clone(), Pace::new(slow))
     }
 
@@ -233,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_is_given_up_has_waited_until_then() {
+    async fn a_call_that_is_given_up_has_waited_until_then_and_gives_back_what_it_has_not_sent() {
         let (slow, mut pace) = slow();
         let next = messages(&[1, 1]);
         assert_eq!(poll_fn(|cx| pace.poll(cx, &next)).await, 6);
@@ -244,5 +256,6 @@ mod tests {
         drop(pace);
         let waited = *slow.waited.lock().unwrap();
         assert!(waited >= SECOND / 2 && waited < SECOND, "{waited:?}");
+        assert_eq!(*slow.given_back.lock().unwrap(), [(1, 6)]);
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, OnceLock, Weak},
+    sync::{
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle, time::Instant};
@@ -41,6 +44,8 @@ pub(super) struct Pool {
     table: Mutex<Table>,
     complaints: Mutex<Complaints>,
     worker: OnceLock<Worker>,
+    /// Where the next probe begins: the members that fail take turns.
+    next_probe: AtomicUsize,
 }
 
 /// The worker whose connections these are.
@@ -120,6 +125,7 @@ impl Pool {
             table: Mutex::new(table),
             complaints: Mutex::default(),
             worker: OnceLock::new(),
+            next_probe: AtomicUsize::new(0),
             roster,
         });
         pool.renew(&pool.roster.members());
@@ -283,8 +289,11 @@ impl Pool {
     /// back.
     fn probe(self: &Arc<Self>, candidates: &[Candidate], now: Instant) {
         let mut dialled = 0;
-        for place in candidates.iter().map(|candidate| &candidate.place).filter(|place| place.is_failing()) {
+        let first = self.next_probe.load(Relaxed) % candidates.len().max(1);
+        let in_turn = candidates.iter().enumerate().cycle().skip(first).take(candidates.len());
+        for (at, place) in in_turn.map(|(at, it)| (at, &it.place)).filter(|(_, place)| place.is_failing()) {
             if dialled == MOST_PROBES {
+                self.next_probe.store(at, Relaxed);
                 return;
             }
             let mut state = place.state();

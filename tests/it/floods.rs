@@ -16,6 +16,7 @@ use tokio::{
 use crate::support::{
     carrier::{Carrier, tcp},
     edge::{BOTH, Edge, Http, WebAnswer, edge_with, open, settings, whole},
+    grpc_websocket::Multiplex,
     raw::{
         CONTINUATION, ENHANCE_YOUR_CALM, Frame, HEADERS, PING, RST_STREAM, RawConnection, call_headers,
         call_headers_with, data, encode, rst_stream, settings_frame,
@@ -479,7 +480,8 @@ async fn calls_that_a_client_makes_the_proxy_reset_again_and_again_cost_the_conn
 
 #[tokio::test]
 async fn calls_that_a_session_makes_the_proxy_reset_again_and_again_close_it() {
-    for provoked in [Provoked::TooLarge, Provoked::Deadline] {
+    let cases = [(Provoked::TooLarge, true), (Provoked::TooLarge, false), (Provoked::Deadline, true)];
+    for (provoked, by_the_route) in cases {
         let silent = Scripted::start(|exchange: Exchange| async move {
             let _held = exchange;
             std::future::pending::<()>().await;
@@ -487,7 +489,9 @@ async fn calls_that_a_session_makes_the_proxy_reset_again_and_again_close_it() {
         let upstream = silent.await;
         let mut settings = settings();
         settings.limits.cancels_per_second = Some(2);
-        settings.routes[0].max_message = 100;
+        // A session refuses by itself what is too large for any route.
+        let limits = (&mut settings.routes[0].max_message, &mut settings.limits.max_message);
+        *(if by_the_route { limits.0 } else { limits.1 }) = 100;
         let edge = edge_with(&upstream.url, settings).await;
         within(20, async {
             let mut attacker = Carrier::Http1.connect(&edge).await;
@@ -512,6 +516,31 @@ async fn calls_that_a_session_makes_the_proxy_reset_again_and_again_close_it() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn calls_that_a_socket_of_many_makes_the_proxy_reset_again_and_again_close_it() {
+    let upstream = Waiting::start(true).await;
+    let mut settings = settings();
+    settings.limits.cancels_per_second = Some(2);
+    let edge = edge_with(&upstream.server.url, settings).await;
+    within(20, async {
+        let mut attacker = Multiplex::connect(Carrier::Http1, &edge).await;
+        let mut id = 0;
+        while attacker.closed.is_none() {
+            id += 1;
+            assert!(id < 100, "nobody stops it");
+            attacker.open(id, ECHO).await;
+            attacker.frame(id, b"what is this").await;
+            let is_over =
+                |socket: &Multiplex| socket.streams.get(&id).is_some_and(|it| it.trailers.is_some());
+            while !is_over(&attacker) && attacker.receive().await {}
+        }
+        assert_eq!(attacker.closed, Some(1008));
+        assert!((20..60).contains(&id), "{id}");
+        comes_to(&edge, "bidiway_limited_total{limit=\"cancels\"}", 1).await;
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -56,6 +56,9 @@ const ANSWERS_WHILE_BLOCKED: usize = 256;
 /// How long the client may take to answer our close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The close code for a client that does not keep to a limit (RFC 6455, section 7.4.1: its policy).
+const POLICY: u16 = 1008;
+
 /// Why a socket of an address that has enough is closed.
 const TOO_MANY: &str = "too many sockets";
 
@@ -207,6 +210,9 @@ impl Driver {
             }
             let now = Instant::now();
             self.wake(cx, now);
+            if let Some(reason) = call_gate::cancel_storm(&self.edge, &self.conn) {
+                self.end_socket(POLICY, reason.label, &Outcome::proxy(reason.code, reason.message));
+            }
             let wrote_all = self.write(cx, now);
             match self.state {
                 State::Open if wrote_all && self.is_done() => self.state = State::Ending(1000, ""),
@@ -368,7 +374,7 @@ impl Driver {
             Ok(Some(Request::HalfClose)) => self.half_close(id),
             Ok(None) => {}
             Err(error) => {
-                let outcome = Box::new(Outcome::proxy(Code::INVALID_ARGUMENT, error.to_string()));
+                let outcome = Box::new(Outcome::faulty_request(Code::INVALID_ARGUMENT, error.to_string()));
                 self.with_stream(id, |_| Err(outcome));
             }
         }
