@@ -84,7 +84,7 @@ test("refresh() sets other metadata for the calls to come and for the next conne
 });
 
 test("metadata that is refreshed between Hello and Welcome is sent behind Welcome, on the first connection and on the next", async (t) => {
-  setup(t);
+  const tick = setup(t);
   const { channel, proxy } = pair({ metadata: { n: "1" } });
   const call = channel.open({ method: METHOD });
   await settle();
@@ -113,6 +113,20 @@ test("metadata that is refreshed between Hello and Welcome is sent behind Welcom
   proxy.last.send({ ping: 1 });
   await settle();
   assert.equal(proxy.last.take("refresh").length, 0);
+
+  // Also where the session is not there any more, and this Hello begins the next one.
+  proxy.last.close(1006);
+  await settle();
+  tick(1000);
+  await settle();
+  proxy.last.accept();
+  await settle();
+  assert.equal(proxy.last.take("hello")[0].hello.metadata[0].text, "3");
+  await channel.refresh({ n: "4" });
+  proxy.last.welcome({ resumeToken: T1 });
+  await settle();
+  assert.equal(proxy.last.take("refresh")[0].refresh.metadata[0].text, "4");
+  assert.equal((await call.status).code, 14);
   await channel.close();
 });
 
